@@ -1,0 +1,76 @@
+"""Every error that SynchroChain raises on purpose.
+
+One line each, worded for the person who must act: what was wrong, the value, what to do. The
+command line prints that line and exits with `exit_code`; a traceback means a defect of ours.
+"""
+
+
+class SynchroChainError(Exception):
+    """The base of all of them: an operation failed for a reason the message explains."""
+
+    exit_code = 1
+
+
+class UsageError(SynchroChainError):
+    """The caller asked for something that does not exist or makes no sense."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UsageError):
+    """A setting has a value that is not allowed."""
+
+
+class UnknownNameError(UsageError):
+    """A feature view, key, table or run was named that is not there."""
+
+
+class LiveDatabaseError(SynchroChainError):
+    """A live database cannot be used: corrupt, not a database, or unreadable."""
+
+
+class LiveDatabaseBusyError(LiveDatabaseError):
+    """A live database stayed locked for longer than the busy time-out; trying again may work."""
+
+
+class ContractError(LiveDatabaseError):
+    """A live database lacks a table or a column that the pipelines need."""
+
+
+class ChangeLogGapError(LiveDatabaseError):
+    """The change log no longer follows on from where its reader stands."""
+
+
+class CorruptFileError(SynchroChainError):
+    """A published file is missing, truncated or altered."""
+
+
+class StorageFullError(SynchroChainError):
+    """The disk has no room left for what had to be written."""
+
+
+class PipelineStateError(SynchroChainError):
+    """data/pipeline_state.db cannot be read or written."""
+
+
+class CycleInProgressError(SynchroChainError):
+    """Another batch cycle runs on the same data directory."""
+
+    def __init__(self, pid: int | None) -> None:
+        self.pid = pid
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(
+            f"a batch cycle is already running in {who}: wait for it to end, or stop it first"
+        )
+
+
+class RedisUnavailableError(SynchroChainError):
+    """The Redis server cannot be reached or does not answer in time."""
+
+
+class RedisRefusedError(SynchroChainError):
+    """The Redis server answered and refused: wrong password, out of memory, unsafe policy."""
+
+
+class SimulationError(SynchroChainError):
+    """A simulated world cannot be continued from what lies in the data directory."""
