@@ -1,0 +1,290 @@
+"""BatchProcessor: one cycle after another, each whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import schedule
+import stamina
+from filelock import FileLock, Timeout
+
+from pipelines.batch.cleanup import Cleanup, trim_change_logs
+from pipelines.batch.extract import Span, plan
+from pipelines.batch.files import check_sizes, full_disk_reported
+from pipelines.batch.processor import DataProcessor, Produced, Progress
+from pipelines.batch.publish import publish, remove_leftovers
+from pipelines.batch.state import PipelineState
+from pipelines.batch.summary import ViewSummary, summarize
+from pipelines.batch.update import apply, materialize, open_store
+from pipelines.batch.workspace import attach_history, workspace
+from pipelines.change_log.logs import LOGS
+from pipelines.change_log.reader import ChangeLogReader
+from pipelines.errors import (
+    CycleInProgressError,
+    LiveDatabaseBusyError,
+    RedisUnavailableError,
+    SynchroChainError,
+)
+from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+
+logger = logging.getLogger(__name__)
+
+READER: Final = "batch"
+STEPS: Final = ("extract", "check", "transform", "load", "update", "cleanup")
+
+
+@dataclass
+class CycleReport:
+    """What one cycle did. Rows by log, table or view; seconds by step."""
+
+    cycle: int
+    started_at: str
+    extracted: int = 0
+    accepted: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
+    feature_rows: dict[str, int] = field(default_factory=dict)
+    files: int = 0
+    applied: bool = False
+    materialized: dict[str, list[str]] = field(default_factory=dict)
+    """By view, from when to when in event time."""
+    trimmed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+
+
+def utc_now() -> datetime:
+    """The present moment, UTC and naive, as every time stamp of ours."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+class BatchProcessor:
+    """Runs the batch flow: extract, check, transform, load, update, cleanup.
+
+    Args:
+        config: how often, how much, where to.
+        data: where the live databases are.
+        clock: tells the present moment, UTC and naive.
+        progress: told the step and how many more rows it has dealt with.
+    """
+
+    def __init__(
+        self,
+        config: BatchConfig | None = None,
+        data: DataConfig | None = None,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config = config or BatchConfig()
+        self.data = data or DataConfig(data_dir=self.config.data_dir)
+        self._clock = clock
+        self._progress: Progress = progress or _unwatched
+        self.state = PipelineState(self.config.state_path)
+
+    def run_cycle(self, *, update: bool = True) -> CycleReport:
+        """Process what is new, once.
+
+        Args:
+            update: whether to bring Feast and Redis up to date too; what is left undone waits for
+                the next cycle that does.
+
+        Raises:
+            CycleInProgressError: another cycle runs on this data directory, here or elsewhere.
+            SynchroChainError: a step failed. What was not loaded is repeated by the next cycle.
+        """
+        with self._only_cycle():
+            started = self._clock()
+            cycle = self.state.begin_cycle(started)
+            report = CycleReport(cycle, started.isoformat(sep=" "))
+            self._step = STEPS[0]
+            try:
+                with full_disk_reported(self.config.data_dir):
+                    self._run(report, update)
+            except BaseException as error:
+                reason = str(error) or type(error).__name__
+                self.state.end_cycle(
+                    cycle, self._clock(), asdict(report), step=self._step, error=reason
+                )
+                raise
+            self.state.end_cycle(cycle, self._clock(), asdict(report))
+            return report
+
+    def start_scheduled_processing(
+        self,
+        stop: threading.Event | None = None,
+        *,
+        sleep: Callable[[float], Any] = time.sleep,
+        on_cycle: Callable[[CycleReport | SynchroChainError], None] | None = None,
+    ) -> None:
+        """Run a cycle now and then every `processing_interval` seconds, until `stop` is set.
+
+        A cycle that fails is logged and the next one is due as ever.
+        """
+        stop = stop or threading.Event()
+
+        def cycle() -> None:
+            outcome: CycleReport | SynchroChainError
+            try:
+                outcome = self.run_cycle()
+                logger.info("cycle %d: %d changes", outcome.cycle, outcome.extracted)
+            except SynchroChainError as error:
+                outcome = error
+                logger.error("batch cycle failed, the next one repeats it: %s", error)
+            if on_cycle:
+                on_cycle(outcome)
+
+        scheduler = schedule.Scheduler()
+        scheduler.every(self.config.processing_interval).seconds.do(cycle)
+        scheduler.run_all()
+        while not stop.is_set():
+            sleep(max(0.0, min(1.0, scheduler.idle_seconds or 0.0)))
+            scheduler.run_pending()
+
+    def get_feature_summary(self) -> dict[str, ViewSummary]:
+        """Per view: rows, keys, newest event, its age in seconds, and the share of nulls."""
+        return summarize(self.state, self._clock())
+
+    def rebuild(self) -> None:
+        """Forget every position and published file, so that the next cycle starts from the
+        beginning of the change logs. Offline sources and processed logs are removed."""
+        with self._only_cycle():
+            for kind in ("log", "view", "quarantine"):
+                for status in ("live", "pending", "superseded"):
+                    paths = [file.path for file in self.state.files(kind, status=status)]
+                    for path in paths:
+                        path.unlink(missing_ok=True)
+                    self.state.forget_files(paths)
+            self.state.forget_positions(READER)
+
+    def _run(self, report: CycleReport, update: bool) -> None:
+        folders = [
+            self.config.processed_data_path,
+            self.config.offline_path,
+            self.config.quarantine_path,
+        ]
+        removed = remove_leftovers(self.state, folders)
+        if removed:
+            logger.warning("removed %d files that an interrupted cycle had left", removed)
+        self._load(report)
+        if update:
+            with self._timed("update", report):
+                self._update(report)
+        with self._timed("cleanup", report):
+            with self._workspace("cleanup") as connection:
+                Cleanup(connection, self.state, self.config, report.cycle, self._clock()).run()
+            for attempt in self._retrying(LiveDatabaseBusyError):
+                with attempt:
+                    report.trimmed = trim_change_logs(
+                        self.data, self.config, self.state, self._clock()
+                    )
+
+    def _load(self, report: CycleReport) -> None:
+        readers = {
+            name: ChangeLogReader(name, self.data.database_url(name), self.data.busy_timeout)
+            for name in DATABASE_NAMES
+        }
+        history = {log.name: self.state.files("log", log.name) for log in LOGS}
+        check_sizes(file for files in history.values() for file in files)
+        with self._workspace(f"cycle-{report.cycle}") as connection:
+            for attempt in self._retrying(LiveDatabaseBusyError):
+                with attempt:
+                    processor = DataProcessor(connection, self.config, self._progress)
+                    with self._timed("extract", report):
+                        spans = plan(readers, self.state.positions(READER))
+                        processor.extract(readers, spans)
+            produced = processor.produced
+            if produced.extracted:
+                attach_history(connection, history)
+                with self._timed("check", report):
+                    processor.check(spans, report.cycle)
+                with self._timed("transform", report):
+                    processor.transform(self._clock(), report.cycle)
+            with self._timed("load", report):
+                self._publish(report, produced, spans)
+
+    def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
+        moved = {name: span.upto for name, span in spans.items() if span.upto > span.after}
+        if moved:
+            publish(
+                self.state,
+                report.cycle,
+                produced.drafts,
+                self._clock(),
+                reader=READER,
+                positions=moved,
+                waiting=produced.waiting,
+            )
+        report.extracted = produced.extracted
+        report.accepted = {n: c.accepted for n, c in produced.checked.items() if c.accepted}
+        report.quarantined = {n: c.refused for n, c in produced.checked.items() if c.refused}
+        report.feature_rows = dict(produced.rows)
+        report.files = len(produced.drafts)
+        report.positions = self.state.positions(READER)
+        for log, count in report.quarantined.items():
+            logger.warning("%d rows of %s were refused: see data/quarantine", count, log)
+
+    def _update(self, report: CycleReport) -> None:
+        report.applied = apply(self.config, self.state)
+        if not self.state.waiting_views():
+            return
+        store = open_store(self.config)
+        for attempt in self._retrying(RedisUnavailableError):
+            with attempt:
+                for view, (start, end) in materialize(store, self.state).items():
+                    report.materialized[view] = [str(start), str(end)]
+
+    def _retrying(self, error: type[Exception]) -> Iterable[Any]:
+        return stamina.retry_context(
+            on=error,
+            attempts=self.config.retry_attempts,
+            timeout=None,
+            wait_initial=0.1,
+            wait_max=self.config.retry_max_wait,
+        )
+
+    @contextmanager
+    def _timed(self, step: str, report: CycleReport) -> Iterator[None]:
+        self._step = step
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            report.seconds[step] = round(time.perf_counter() - started, 3)
+
+    def _workspace(self, name: str) -> Any:
+        return workspace(self.config.data_dir / "staging" / name)
+
+    @contextmanager
+    def _only_cycle(self) -> Iterator[None]:
+        self.config.data_dir.mkdir(parents=True, exist_ok=True)
+        path = self.config.data_dir / "batch.lock"
+        lock = FileLock(path, timeout=0)  # one per call, so that threads exclude each other too
+        try:
+            lock.acquire()
+        except Timeout:
+            raise CycleInProgressError(_pid_in(path.with_suffix(".pid"))) from None
+        try:
+            path.with_suffix(".pid").write_text(str(os.getpid()))
+            yield
+        finally:
+            lock.release()
+
+
+def _unwatched(_step: str, _rows: int) -> None:
+    """Nobody asked for progress."""
+
+
+def _pid_in(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

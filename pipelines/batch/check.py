@@ -1,0 +1,94 @@
+"""Check: type every change, refuse what breaks a rule, and keep the refused with the reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+from pipelines.batch.workspace import columns, empty
+from pipelines.change_log.logs import BY_NAME, Log, parents_first
+from pipelines.change_log.parsing import typed_rows
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks made of one log's changes."""
+
+    accepted: int
+    refused: int
+
+
+def check(connection: duckdb.DuckDBPyConnection) -> dict[str, Checked]:
+    """Turn `raw_<log>` into `new_<log>` (good rows) and `bad_<log>` (seq, reason), for every log.
+
+    A row is refused for a wrong type, a value out of range, a missing key, a reference to nothing
+    and a second delivery. Parents are checked before children, so a row that refers to a refused
+    one is refused as well.
+    """
+    return {log.name: _check(connection, log) for log in parents_first()}
+
+
+def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int) -> list[str]:
+    """The refused changes of a log, a JSON object each: the change as it was and the reason."""
+    rows = connection.execute(
+        f"SELECT to_json({{'table': '{log.table}', 'seq': raw.seq, 'op': op, 'row': raw.row, "
+        f"'committed_at': committed_at, 'cycle': {cycle}, 'reason': bad.reason}}) "
+        f"FROM raw_{log.name} AS raw JOIN bad_{log.name} AS bad USING (seq) ORDER BY raw.seq"
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def _check(connection: duckdb.DuckDBPyConnection, log: Log) -> Checked:
+    if not _count(connection, f"raw_{log.name}"):
+        connection.execute(f"CREATE OR REPLACE TABLE new_{log.name} AS {empty(log)}")
+        connection.execute(f"CREATE OR REPLACE TABLE bad_{log.name} (seq BIGINT, reason VARCHAR)")
+        return Checked(0, 0)
+    connection.execute(f"CREATE OR REPLACE TABLE typed AS {typed_rows(log, f'raw_{log.name}')}")
+    connection.execute(
+        f"CREATE OR REPLACE TABLE bad_{log.name} AS "
+        "SELECT seq, reason FROM typed WHERE reason IS NOT NULL"
+    )
+    for column, parent in log.references.items():
+        _refuse_orphans(connection, log, column, BY_NAME[parent])
+    if log.append_only:
+        _refuse_duplicates(connection, log)
+    connection.execute(
+        f"CREATE OR REPLACE TABLE new_{log.name} AS SELECT {columns(log)} FROM typed "
+        f"WHERE seq NOT IN (SELECT seq FROM bad_{log.name})"
+    )
+    connection.execute("DROP TABLE typed")
+    return Checked(_count(connection, f"new_{log.name}"), _count(connection, f"bad_{log.name}"))
+
+
+def _refuse_orphans(
+    connection: duckdb.DuckDBPyConnection, log: Log, column: str, parent: Log
+) -> None:
+    key = parent.key[0]
+    connection.execute(
+        f"INSERT INTO bad_{log.name} "
+        f"SELECT seq, '{column} = ' || \"{column}\" || ' is not in {parent.table}' FROM typed "
+        f"WHERE op <> 'D' AND reason IS NULL AND \"{column}\" IN ("
+        f'  SELECT DISTINCT "{column}" FROM typed WHERE "{column}" IS NOT NULL '
+        f'  EXCEPT SELECT "{key}" FROM new_{parent.name} '
+        f'  EXCEPT SELECT "{key}" FROM old_{parent.name}'
+        f") AND seq NOT IN (SELECT seq FROM bad_{log.name})"
+    )
+
+
+def _refuse_duplicates(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    key = ", ".join(f'"{name}"' for name in log.key)
+    shown = " || ', ' || ".join(f"'{name} = ' || \"{name}\"" for name in log.key)
+    connection.execute(
+        f"INSERT INTO bad_{log.name} "
+        f"WITH fresh AS (SELECT seq, {key} FROM typed WHERE op = 'I' AND reason IS NULL), "
+        f"again AS (SELECT seq, {key}, row_number() OVER (PARTITION BY {key} ORDER BY seq) > 1 "
+        f"OR ({key}) IN (SELECT ({key}) FROM old_{log.name} WHERE op = 'I') AS twice FROM fresh) "
+        f"SELECT seq, {shown} || ' was inserted before' FROM again "
+        f"WHERE twice AND seq NOT IN (SELECT seq FROM bad_{log.name})"
+    )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(found[0]) if found else 0

@@ -1,0 +1,184 @@
+"""Cleanup: merge small files, drop what has expired, and trim the change logs.
+
+Merging keeps the number of files, and so the cost of reading them, from growing with the number of
+cycles. Merged files replace their sources in the state at once; the sources stay on disk for a
+while, for a reader who has just listed them. Meanwhile such a reader may see a row twice, which a
+point-in-time join does not mind: both copies are equal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import sqlalchemy as sa
+
+from pipelines.batch.files import Draft, check_content, condensed, write_parquet
+from pipelines.batch.processor import log_schema
+from pipelines.batch.publish import publish
+from pipelines.batch.state import PipelineState, PublishedFile
+from pipelines.batch.transform import ROWS_PER_BATCH
+from pipelines.batch.workspace import read_files
+from pipelines.change_log.logs import LOGS, Log
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
+from pipelines.live_databases import open_engine, translate_errors
+from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+
+logger = logging.getLogger(__name__)
+
+FILES_BEFORE_MERGE: Final = 24
+BYTES_OF_A_FULL_FILE: Final = 64 * 2**20
+GRACE: Final = timedelta(minutes=15)
+LONGEST_WINDOW: Final = timedelta(days=30)
+ROWS_PER_DELETE: Final = 20_000
+
+
+class Cleanup:
+    """The cleaning of one cycle.
+
+    Raises:
+        CorruptFileError: a file to be merged is not what was published.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        state: PipelineState,
+        config: BatchConfig,
+        cycle: int,
+        now: datetime,
+    ) -> None:
+        self._connection = connection
+        self._state = state
+        self._config = config
+        self._cycle = cycle
+        self._now = now
+        self._expiry = now - timedelta(days=config.retention_days)
+
+    def run(self) -> None:
+        """Merge, expire, and remove what nobody can be reading any more."""
+        for log in LOGS:
+            self._merge(
+                "log", log.name, log_schema(log), log.time, self._config.processed_data_path
+            )
+            self._expire(log)
+        for view in VIEWS:
+            folder = self._config.offline_path / view.name
+            self._merge("view", view.name, view.schema, EVENT_TIMESTAMP, folder)
+        gone = self._state.superseded_before(self._now - GRACE)
+        for path in gone:
+            path.unlink(missing_ok=True)
+        self._state.forget_files(gone)
+        self._state.forget_cycles(self._expiry)
+
+    def _merge(
+        self, kind: str, name: str, schema: pa.Schema, time: str | None, folder: Path
+    ) -> None:
+        small = [
+            file
+            for file in self._state.files(kind, name)
+            if file.bytes < BYTES_OF_A_FULL_FILE and not file.condensed
+        ]
+        if len(small) < FILES_BEFORE_MERGE:
+            return
+        order = "seq" if kind == "log" else EVENT_TIMESTAMP
+        target = folder / f"{name}_{self._cycle:08d}_merged.parquet"
+        if kind == "log":  # named by the changes it holds, like every processed log
+            spans = [file.path.stem.rpartition("_")[2].split("-") for file in small]
+            first, last = min(span[0] for span in spans), max(span[-1] for span in spans)
+            target = folder / f"{name}_{first}-{last}.parquet"
+        query = f"SELECT * FROM {read_files(small)} ORDER BY {order}"
+        self._replace(small, query, target, kind, name, schema, time)
+        logger.info("merged %d files of %s", len(small), name)
+
+    def _expire(self, log: Log) -> None:
+        """Keep, of rows too old for any window to be recomputed, the newest of each key."""
+        if log.time is None or not log.expires:
+            return
+        horizon = self._expiry - LONGEST_WINDOW
+        old = [
+            file
+            for file in self._state.files("log", log.name)
+            if file.max_time is not None and file.max_time < horizon
+        ]
+        if all(file.condensed for file in old):
+            return
+        keep = ", ".join(log.keep_newest_by)
+        newest = f"row_number() OVER (PARTITION BY {keep} ORDER BY {log.time} DESC, seq DESC) = 1"
+        query = f"SELECT * FROM {read_files(old)} " + (
+            f"QUALIFY {newest}" if keep else "WHERE FALSE"
+        )
+        target = self._config.processed_data_path / f"{log.name}_kept_{self._cycle:08d}.parquet"
+        self._replace(old, query, target, "log", log.name, log_schema(log), log.time, kept=True)
+        logger.info("expired %d files of %s", len(old), log.name)
+
+    def _replace(
+        self,
+        files: Sequence[PublishedFile],
+        query: str,
+        target: Path,
+        kind: str,
+        name: str,
+        schema: pa.Schema,
+        time: str | None,
+        kept: bool = False,
+    ) -> None:
+        for file in files:
+            check_content(file)
+        rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
+        draft = write_parquet(target, kind, name, schema, rows, time)
+        drafts: list[Draft] = []
+        if draft:
+            drafts.append(condensed(draft) if kept else draft)
+        publish(
+            self._state,
+            self._cycle,
+            drafts,
+            self._now,
+            superseded=[file.path for file in files],
+        )
+
+
+def trim_change_logs(
+    data: DataConfig, config: BatchConfig, state: PipelineState, now: datetime
+) -> int:
+    """Delete changes that every reader is done with and that are older than the retention.
+
+    Returns:
+        The number of changes deleted. Small bites, so that a writer never waits for long.
+    """
+    expiry = now - timedelta(days=config.retention_days)
+    deleted = 0
+    for name in DATABASE_NAMES:
+        done = state.slowest_position(name)
+        engine = open_engine(data.database_url(name), data.busy_timeout)
+        try:
+            with translate_errors(str(engine.url.database)):
+                deleted += _trim(engine, done, expiry)
+        finally:
+            engine.dispose()
+    return deleted
+
+
+def _trim(engine: sa.Engine, done: int, expiry: datetime) -> int:
+    newest = sa.text(
+        "SELECT max(seq) FROM change_log WHERE seq <= :done AND committed_at < :expiry"
+    )
+    remove = sa.text("DELETE FROM change_log WHERE seq <= :upto")
+    with engine.connect() as connection:
+        first = connection.scalar(sa.text("SELECT min(seq) FROM change_log"))
+        if first is None:
+            return 0
+        upto = connection.scalar(newest, {"done": done, "expiry": f"{expiry:%Y-%m-%d %H:%M:%S.%f}"})
+    deleted = 0
+    while upto is not None and first <= upto:
+        first += ROWS_PER_DELETE
+        with engine.begin() as connection:
+            found = connection.execute(remove, {"upto": min(first - 1, upto)})
+            deleted += found.rowcount
+    return deleted

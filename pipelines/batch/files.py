@@ -1,0 +1,201 @@
+"""Writing files that no reader ever sees half of.
+
+A file is written under a hidden name beside its place, synced, and renamed when the whole cycle is
+ready. Parquet pages carry checksums, and the file's own SHA-256 goes into the pipeline's state.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.batch.state import PublishedFile
+from pipelines.errors import CorruptFileError, StorageFullError
+
+PARTIAL_PREFIX: Final = "."
+PARTIAL_SUFFIX: Final = ".partial"
+ROWS_PER_GROUP: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A written file that waits under a hidden name to be published."""
+
+    file: PublishedFile
+    partial: Path
+
+
+def partial_path(target: Path) -> Path:
+    """The hidden name under which a file is written before it is published."""
+    return target.with_name(f"{PARTIAL_PREFIX}{target.name}{PARTIAL_SUFFIX}")
+
+
+def write_parquet(
+    target: Path,
+    kind: str,
+    name: str,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    time_column: str | None,
+) -> Draft | None:
+    """Stream record batches into a draft of `target`.
+
+    Returns:
+        The draft, or None if there were no rows (then no file is left behind).
+
+    Raises:
+        StorageFullError: the disk has no room; what was written of the file is removed.
+    """
+    partial = partial_path(target)
+    rows = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+    with _removing_on_failure(partial):
+        with pq.ParquetWriter(
+            partial,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            write_page_checksum=True,
+            coerce_timestamps="us",
+        ) as writer:
+            for batch in batches:
+                if batch.num_rows == 0:
+                    continue
+                writer.write_batch(batch.cast(schema), row_group_size=ROWS_PER_GROUP)
+                rows += batch.num_rows
+                if time_column:
+                    low, high = pc.min_max(batch.column(time_column)).as_py().values()
+                    oldest = min(filter(None, (oldest, low)), default=None)
+                    newest = max(filter(None, (newest, high)), default=None)
+        if rows == 0:
+            partial.unlink()
+            return None
+        return _draft(target, partial, kind, name, rows, oldest, newest)
+
+
+def write_lines(target: Path, kind: str, name: str, lines: Sequence[str]) -> Draft:
+    """Write text lines into a draft of `target`."""
+    partial = partial_path(target)
+    with _removing_on_failure(partial):
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return _draft(target, partial, kind, name, len(lines), None, None)
+
+
+def discard(drafts: Iterable[Draft]) -> None:
+    """Remove drafts, renamed or not."""
+    for draft in drafts:
+        draft.partial.unlink(missing_ok=True)
+        draft.file.path.unlink(missing_ok=True)
+
+
+def move_into_place(drafts: Sequence[Draft]) -> None:
+    """Rename every draft to its name and sync the folders."""
+    for draft in drafts:
+        os.rename(draft.partial, draft.file.path)
+    for folder in {draft.file.path.parent for draft in drafts}:
+        sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Have the file system write a file's or folder's state to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_sizes(files: Iterable[PublishedFile]) -> None:
+    """Make sure that files are there and as long as they were when published.
+
+    Raises:
+        CorruptFileError: one is missing or has another length.
+    """
+    for file in files:
+        try:
+            size = file.path.stat().st_size
+        except FileNotFoundError:
+            size = None
+        if size != file.bytes:
+            found = "is missing" if size is None else f"has {size} bytes instead of {file.bytes}"
+            raise CorruptFileError(
+                f"{file.path} {found}: restore it from a backup, or make all of it anew from "
+                "the change log with `synchrochain batch --rebuild`"
+            )
+
+
+def check_content(file: PublishedFile) -> None:
+    """Make sure that a file holds, to the bit, what was published.
+
+    Raises:
+        CorruptFileError: its checksum differs.
+    """
+    check_sizes([file])
+    if _sha256(file.path) != file.sha256:
+        raise CorruptFileError(
+            f"{file.path} was altered after it was published (its SHA-256 differs): restore it "
+            "from a backup, or run `synchrochain batch --rebuild`"
+        )
+
+
+@contextmanager
+def full_disk_reported(where: Path) -> Iterator[None]:
+    """Turn "no space left" into one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError(
+                f"no room left on the disk of {where}: free some; nothing was published, "
+                "the next cycle repeats this one"
+            ) from None
+        raise
+
+
+@contextmanager
+def _removing_on_failure(partial: Path) -> Iterator[None]:
+    try:
+        with full_disk_reported(partial.parent):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            yield
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _draft(
+    target: Path,
+    partial: Path,
+    kind: str,
+    name: str,
+    rows: int,
+    oldest: datetime | None,
+    newest: datetime | None,
+) -> Draft:
+    sync(partial)
+    file = PublishedFile(
+        target, kind, name, rows, partial.stat().st_size, _sha256(partial), oldest, newest
+    )
+    return Draft(file, partial)
+
+
+def condensed(draft: Draft) -> Draft:
+    """The same draft, marked as holding only the newest rows of an expired stretch of time."""
+    return replace(draft, file=replace(draft.file, condensed=True))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

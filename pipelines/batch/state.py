@@ -1,0 +1,328 @@
+"""data/pipeline_state.db: positions, cycles and published files, in one small SQLite file.
+
+A file is *pending* from before its rename until the transaction that also moves the positions;
+then it is *live*, until a merged file *supersedes* it. What is pending when a cycle begins was
+left by a crash and is removed, so nothing is half published and nothing is published twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.errors import PipelineStateError, StorageFullError
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS positions (
+    reader TEXT NOT NULL, database TEXT NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (reader, database)
+) STRICT;
+CREATE TABLE IF NOT EXISTS cycles (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    started_at TEXT NOT NULL, finished_at TEXT, pid INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('running', 'succeeded', 'failed')),
+    step TEXT, error TEXT, report TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, cycle INTEGER NOT NULL,
+    rows INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    min_time TEXT, max_time TEXT, condensed INTEGER NOT NULL DEFAULT 0,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'live', 'superseded')),
+    changed_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS live_files ON files (status, kind, name);
+CREATE TABLE IF NOT EXISTS waiting_views (
+    view TEXT PRIMARY KEY, oldest TEXT NOT NULL, newest TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+_TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file and what it held when it was published; times are event times, UTC and naive."""
+
+    path: Path
+    kind: str
+    """"log", "view" or "quarantine"."""
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    min_time: datetime | None = None
+    max_time: datetime | None = None
+    condensed: bool = False
+    """Holds only the newest row per key of an expired stretch of time."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One run of the batch flow."""
+
+    id: int
+    started_at: datetime
+    finished_at: datetime | None
+    pid: int
+    status: str
+    step: str | None
+    error: str | None
+    report: Mapping[str, Any]
+
+
+class PipelineState:
+    """Reads and writes the state file; every method is one transaction.
+
+    Raises:
+        PipelineStateError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._transaction() as connection:
+            connection.executescript(_SCHEMA)
+
+    def positions(self, reader: str) -> dict[str, int]:
+        """The last `seq` that `reader` has dealt with, by database; absent means none."""
+        rows = self._query("SELECT database, seq FROM positions WHERE reader = ?", reader)
+        return {row["database"]: row["seq"] for row in rows}
+
+    def forget_positions(self, reader: str) -> None:
+        """Put a reader back to the beginning of every change log."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM positions WHERE reader = ?", (reader,))
+
+    def slowest_position(self, database: str) -> int:
+        """The `seq` up to which every known reader of `database` is done."""
+        rows = self._query("SELECT min(seq) AS seq FROM positions WHERE database = ?", database)
+        return int(rows[0]["seq"] or 0)
+
+    def begin_cycle(self, now: datetime) -> int:
+        """Record the start of a cycle; one that never ended is marked as failed."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE cycles SET status = 'failed', error = 'interrupted', finished_at = ? "
+                "WHERE status = 'running'",
+                (_text(now),),
+            )
+            cursor = connection.execute(
+                "INSERT INTO cycles (started_at, pid, status) VALUES (?, ?, 'running')",
+                (_text(now), os.getpid()),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def end_cycle(
+        self,
+        cycle: int,
+        now: datetime,
+        report: Mapping[str, Any],
+        *,
+        step: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Record how a cycle ended: with an `error` at a `step`, or well."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE cycles SET status = ?, finished_at = ?, step = ?, error = ?, report = ? "
+                "WHERE id = ?",
+                (
+                    "failed" if error else "succeeded",
+                    _text(now),
+                    step,
+                    error,
+                    json.dumps(report),
+                    cycle,
+                ),
+            )
+
+    def last_cycles(self, count: int = 10) -> list[Cycle]:
+        """The newest cycles, newest first."""
+        rows = self._query("SELECT * FROM cycles ORDER BY id DESC LIMIT ?", count)
+        return [
+            Cycle(
+                row["id"],
+                _time(row["started_at"]),
+                _time(row["finished_at"]) if row["finished_at"] else None,
+                row["pid"],
+                row["status"],
+                row["step"],
+                row["error"],
+                json.loads(row["report"] or "{}"),
+            )
+            for row in rows
+        ]
+
+    def forget_cycles(self, before: datetime) -> None:
+        """Drop the records of cycles that started before a time."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM cycles WHERE started_at < ?", (_text(before),))
+
+    def files(
+        self, kind: str, name: str | None = None, status: str = "live"
+    ) -> list[PublishedFile]:
+        """Files of a kind (and name), oldest event time first."""
+        rows = self._query(
+            "SELECT * FROM files WHERE status = ? AND kind = ? AND (? IS NULL OR name = ?) "
+            "ORDER BY coalesce(min_time, ''), path",
+            status,
+            kind,
+            name,
+            name,
+        )
+        return [self._file(row) for row in rows]
+
+    def add_pending(self, cycle: int, files: Sequence[PublishedFile], now: datetime) -> None:
+        """Write down which files are about to appear."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
+                [
+                    (
+                        self._stored(file.path),
+                        file.kind,
+                        file.name,
+                        cycle,
+                        file.rows,
+                        file.bytes,
+                        file.sha256,
+                        _text(file.min_time) if file.min_time else None,
+                        _text(file.max_time) if file.max_time else None,
+                        int(file.condensed),
+                        _text(now),
+                    )
+                    for file in files
+                ],
+            )
+
+    def commit_pending(
+        self,
+        cycle: int,
+        now: datetime,
+        *,
+        reader: str | None = None,
+        positions: Mapping[str, int] | None = None,
+        waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
+        superseded: Sequence[Path] = (),
+    ) -> None:
+        """Make a cycle's files live, move the positions and supersede old files: all or nothing.
+
+        Args:
+            waiting: per view, the oldest and newest event time that still has to be materialized;
+                it widens what already waits.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE files SET status = 'live', changed_at = ? "
+                "WHERE cycle = ? AND status = 'pending'",
+                (_text(now), cycle),
+            )
+            connection.executemany(
+                "UPDATE files SET status = 'superseded', changed_at = ? WHERE path = ?",
+                [(_text(now), self._stored(path)) for path in superseded],
+            )
+            connection.executemany(
+                "INSERT INTO positions VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET seq = excluded.seq",
+                [(reader, database, seq) for database, seq in (positions or {}).items()],
+            )
+            connection.executemany(
+                "INSERT INTO waiting_views VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
+                [(view, _text(a), _text(b)) for view, (a, b) in (waiting or {}).items()],
+            )
+
+    def forget_files(self, paths: Sequence[Path]) -> None:
+        """Drop the records of files that are gone."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "DELETE FROM files WHERE path = ?", [(self._stored(path),) for path in paths]
+            )
+
+    def superseded_before(self, moment: datetime) -> list[Path]:
+        """Files that a merged one replaced before a time."""
+        rows = self._query(
+            "SELECT path FROM files WHERE status = 'superseded' AND changed_at < ?", _text(moment)
+        )
+        return [self._path.parent / row["path"] for row in rows]
+
+    def waiting_views(self) -> dict[str, tuple[datetime, datetime]]:
+        """Per view with rows not yet materialized, their oldest and newest event time."""
+        rows = self._query("SELECT * FROM waiting_views")
+        return {row["view"]: (_time(row["oldest"]), _time(row["newest"])) for row in rows}
+
+    def view_is_materialized(self, view: str) -> None:
+        """Nothing of the view waits any more."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM waiting_views WHERE view = ?", (view,))
+
+    def note(self, name: str) -> str | None:
+        """A remembered value."""
+        rows = self._query("SELECT value FROM notes WHERE name = ?", name)
+        return str(rows[0]["value"]) if rows else None
+
+    def set_note(self, name: str, value: str) -> None:
+        """Remember a value."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                (name, value),
+            )
+
+    def _stored(self, path: Path) -> str:
+        # Relative to the data directory, so that the directory can be moved as a whole.
+        home = self._path.parent
+        return str(path.relative_to(home) if path.is_relative_to(home) else path)
+
+    def _file(self, row: sqlite3.Row) -> PublishedFile:
+        return PublishedFile(
+            self._path.parent / row["path"],
+            row["kind"],
+            row["name"],
+            row["rows"],
+            row["bytes"],
+            row["sha256"],
+            _time(row["min_time"]) if row["min_time"] else None,
+            _time(row["max_time"]) if row["max_time"] else None,
+            bool(row["condensed"]),
+        )
+
+    def _query(self, statement: str, *values: object) -> list[sqlite3.Row]:
+        with self._transaction() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = None
+        try:
+            connection = sqlite3.connect(self._path, timeout=5.0)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            with connection:
+                yield connection
+        except sqlite3.Error as error:
+            if "full" in str(error):
+                raise StorageFullError(f"{self._path}: the disk is full") from None
+            raise PipelineStateError(
+                f"{self._path}: {error}: restore it, or move it away and run "
+                "`synchrochain batch --rebuild`"
+            ) from None
+        finally:
+            if connection is not None:
+                connection.close()
+
+
+def _text(moment: datetime) -> str:
+    return moment.strftime(_TIME_FORMAT)
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, _TIME_FORMAT)

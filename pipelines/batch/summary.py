@@ -1,0 +1,55 @@
+"""How the offline sources stand: how much, how new, how complete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+
+from pipelines.batch.state import PipelineState
+from pipelines.batch.workspace import read_files
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+
+
+@dataclass(frozen=True)
+class ViewSummary:
+    """One view's offline source. `age_seconds` is that of the newest event, not of the last run."""
+
+    rows: int
+    keys: int
+    files: int
+    newest_event: datetime | None
+    age_seconds: float | None
+    null_share: dict[str, float]
+    """By feature, 0–1."""
+
+
+def summarize(state: PipelineState, now: datetime) -> dict[str, ViewSummary]:
+    """A summary of every view, from its published files."""
+    with duckdb.connect() as connection:
+        return {view.name: _summarize(connection, state, view, now) for view in VIEWS}
+
+
+def _summarize(
+    connection: duckdb.DuckDBPyConnection, state: PipelineState, view: View, now: datetime
+) -> ViewSummary:
+    files = state.files("view", view.name)
+    if not files:
+        return ViewSummary(0, 0, 0, None, None, {})
+    keys = ", ".join(f'"{key}"' for key in view.keys)
+    nulls = ", ".join(f'avg(("{name}" IS NULL)::INTEGER)' for name in view.features)
+    found = connection.execute(
+        f"SELECT count(*), count(DISTINCT ({keys})), max({EVENT_TIMESTAMP}), {nulls} "
+        f"FROM {read_files(files)}"
+    ).fetchone()
+    assert found is not None  # an aggregate without groups always has one row
+    rows, distinct, newest, *shares = found
+    return ViewSummary(
+        rows,
+        distinct,
+        len(files),
+        newest,
+        (now - newest).total_seconds(),
+        dict(zip(view.features, shares, strict=True)),
+    )

@@ -1,0 +1,118 @@
+"""Transform: recompute the feature rows that the new changes touch, and no others.
+
+A change at time t of a key touches that key's rows from t on. They are computed from the new rows
+and as much history of just those keys as the windows reach back.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.batch.workspace import columns
+from pipelines.change_log.logs import BY_NAME
+from pipelines.features import FeatureEngineer
+from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Source, View
+
+ROWS_PER_BATCH: Final = 65_536
+
+
+def transform(
+    connection: duckdb.DuckDBPyConnection, view: View, created: datetime
+) -> pa.RecordBatchReader | None:
+    """The rows of a view that are new or changed, as a stream of record batches.
+
+    Args:
+        connection: a workspace that holds `new_<log>` and `old_<log>` for each log.
+        created: the `created_timestamp` of the rows, UTC and naive.
+
+    Returns:
+        A reader of the view's schema; None if nothing the view depends on has changed.
+    """
+    earliest = _find_touched(connection, view)
+    if earliest is None:
+        return None
+    for source in view.sources:
+        connection.execute(_history(view, source, earliest))
+    for name in view.tables:
+        connection.execute(
+            f'CREATE OR REPLACE TEMP TABLE "{name}" AS SELECT * FROM old_{name} '
+            f"UNION ALL BY NAME SELECT * FROM new_{name}"
+        )
+    keys = ", ".join(view.keys)
+    features = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
+    found = connection.execute(
+        f"SELECT {features}, CAST(? AS TIMESTAMP) AS {CREATED_TIMESTAMP} "
+        f"FROM ({FeatureEngineer(connection).query(view.name)}) JOIN touched USING ({keys}) "
+        f"WHERE {EVENT_TIMESTAMP} >= since",
+        [created],
+    )
+    return found.to_arrow_reader(ROWS_PER_BATCH)
+
+
+def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime | None:
+    """Make `touched`: each key with changes and the earliest time of one; the earliest of all."""
+    parts = []
+    for source in view.sources:
+        keys = ", ".join(f"{column} AS {key}" for column, key in _key_pairs(view, source))
+        fresh = f"new_{source.log} WHERE {source.only}"
+        parts.append(f"SELECT {keys}, {source.time} AS t FROM {fresh}")
+        if source.identity:  # an earlier report of the same thing may have stood at another time
+            parts.append(
+                f"SELECT {keys}, {source.time} AS t FROM old_{source.log} WHERE {source.only} "
+                f"AND {source.identity} IN (SELECT {source.identity} FROM {fresh})"
+            )
+    keys = ", ".join(view.keys)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE touched AS SELECT {keys}, min(t) AS since "
+        f"FROM ({' UNION ALL '.join(parts)}) GROUP BY {keys}"
+    )
+    found = connection.execute("SELECT min(since) FROM touched").fetchone()
+    return found[0] if found else None
+
+
+def _history(view: View, source: Source, earliest: datetime) -> str:
+    """SQL that makes the relation `<log>`: all rows that the touched keys' new rows depend on."""
+    log = BY_NAME[source.log]
+    on = " AND ".join(f"t.{key} = e.{column}" for column, key in _key_pairs(view, source))
+    wanted = ", ".join(f'e."{name}"' for name in log.types)
+    old_only = source.only
+    if source.lookback is not None and not source.newest_before and not source.identity:
+        # A constant bound lets whole files and row groups be passed over.
+        old_only += (
+            f" AND {source.time} >= TIMESTAMP '{earliest}' - INTERVAL {source.lookback} MICROSECOND"
+        )
+    every = (
+        f"SELECT {columns(log)} FROM old_{log.name} WHERE {old_only} "
+        f"UNION ALL SELECT {columns(log)} FROM new_{log.name} WHERE {source.only}"
+    )
+    of_keys = f"SELECT {wanted}, t.since FROM ({every}) AS e JOIN touched AS t ON {on}"
+    return (
+        f'CREATE OR REPLACE TEMP TABLE "{log.name}" AS '
+        f"SELECT {columns(log)} FROM ({_bounded(source, of_keys)})"
+    )
+
+
+def _bounded(source: Source, of_keys: str) -> str:
+    if source.lookback is None:
+        return of_keys
+    edge = f"since - INTERVAL {source.lookback} MICROSECOND"
+    if source.newest_before:
+        keys = ", ".join(source.keys)
+        before = f"max({source.time}) FILTER (WHERE {source.time} <= {edge})"
+        return (
+            f"SELECT *, {before} OVER (PARTITION BY {keys}) AS newest_before FROM ({of_keys}) "
+            f"QUALIFY {source.time} >= {edge} OR {source.time} = newest_before"
+        )
+    within = f"{source.time} >= {edge}"
+    if source.identity:
+        same = f"PARTITION BY {source.identity}"
+        return f"SELECT * FROM ({of_keys}) QUALIFY bool_or({within}) OVER ({same})"
+    return f"SELECT * FROM ({of_keys}) WHERE {within}"
+
+
+def _key_pairs(view: View, source: Source) -> list[tuple[str, str]]:
+    return list(zip(source.keys, view.keys, strict=True))

@@ -1,0 +1,74 @@
+"""The DuckDB database in which one cycle does its work, bounded in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from pipelines.batch.state import PublishedFile
+from pipelines.change_log.logs import LOGS, Log
+from pipelines.errors import CorruptFileError, StorageFullError
+
+
+@contextmanager
+def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection that spills to `folder` when memory runs short; the folder is removed.
+
+    Raises:
+        CorruptFileError: a Parquet file that was read inside is damaged.
+        StorageFullError: there was no room left to spill.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect(config={"temp_directory": str(folder)})
+    try:
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+    except (
+        duckdb.IOException,
+        duckdb.InvalidInputException,
+        duckdb.SerializationException,
+    ) as error:
+        text = str(error).splitlines()[0]
+        if "No space left" in text:
+            raise StorageFullError(f"no room left on the disk of {folder}: free some") from None
+        if "parquet" in text.lower():
+            raise CorruptFileError(
+                f"a published file cannot be read ({text}): restore it from a backup, or make "
+                "all of it anew from the change log with `synchrochain batch --rebuild`"
+            ) from None
+        raise
+    finally:
+        connection.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_files(files: Sequence[PublishedFile]) -> str:
+    """SQL that reads the given Parquet files as one relation."""
+    listed = ", ".join("'" + str(file.path).replace("'", "''") + "'" for file in files)
+    return f"read_parquet([{listed}])"
+
+
+def attach_history(
+    connection: duckdb.DuckDBPyConnection, files: dict[str, list[PublishedFile]]
+) -> None:
+    """Make `old_<log>` readable: what earlier cycles have published of each log."""
+    for log in LOGS:
+        published = files.get(log.name)
+        source = f"SELECT {columns(log)} FROM {read_files(published)}" if published else empty(log)
+        connection.execute(f"CREATE OR REPLACE VIEW old_{log.name} AS {source}")
+
+
+def columns(log: Log) -> str:
+    """The log's columns, quoted, for a SELECT."""
+    return ", ".join(f'"{name}"' for name in log.types)
+
+
+def empty(log: Log) -> str:
+    """A query with the log's columns and no rows."""
+    nulls = ", ".join(f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in log.types.items())
+    return f"SELECT {nulls} WHERE FALSE"

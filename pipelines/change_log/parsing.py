@@ -1,0 +1,110 @@
+"""SQL that types the JSON of change-log rows and says why a row is refused."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Final
+
+from pipelines.change_log.logs import (
+    INTEGER,
+    KIND_IN_WORDS,
+    NUMBER,
+    TEXTS,
+    TIME,
+    Column,
+    Log,
+)
+
+CLOCK_TOLERANCE: Final = "5 minutes"
+"""How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
+
+
+@cache
+def typed_rows(log: Log, relation: str) -> str:
+    """A query that types the change-log rows of one table.
+
+    Args:
+        relation: what holds the rows: seq, op, row (JSON), committed_at.
+
+    Returns:
+        DuckDB SQL that yields seq, op, committed_at, the log's columns, and `reason`: null for a
+        good row, else every rule that the row breaks, in words.
+    """
+    live_columns = sorted({column.source[0] for column in log.columns})
+    nested = sorted({column.source[0] for column in log.columns if column.source[1]})
+    opened = "".join(
+        f", {_json_as(f'texts.{name}', _shape(log, name))} AS {name}_fields" for name in nested
+    )
+    typed = ",\n            ".join(_typed(column) for column in log.columns)
+    names = ", ".join(f'"{column.name}"' for column in log.columns)
+    reasons = ",\n            ".join(_reasons(column) for column in log.columns)
+    whole = _json_as('"row"', dict.fromkeys(live_columns, "VARCHAR"))
+    return f"""
+        WITH opened AS (
+            SELECT seq, op, committed_at, {whole} AS texts FROM {relation}
+        ), nested AS (
+            SELECT *{opened} FROM opened
+        ), typed AS (
+            SELECT seq, op, TRY_CAST(committed_at AS TIMESTAMP) AS committed_at,
+            texts IS NULL AS malformed,
+            {typed}
+            FROM nested
+        )
+        SELECT seq, op, committed_at, {names},
+        CASE WHEN malformed THEN 'the row is not a JSON object'
+        WHEN op NOT IN ('I', 'U', 'D') THEN 'op ' || op || ' is not I, U or D'
+        WHEN op = 'D' THEN NULL
+        ELSE nullif(concat_ws('; ',
+            {reasons}), '') END AS reason
+        FROM typed
+    """
+
+
+def _shape(log: Log, column: str) -> dict[str, str]:
+    return {
+        field: "VARCHAR"
+        for name, field in (c.source for c in log.columns)
+        if name == column
+        if field
+    }
+
+
+def _json_as(value: str, shape: object) -> str:
+    # json_transform raises on malformed JSON, which is a row's fault and not the batch's.
+    return f"CASE WHEN json_valid({value}) THEN json_transform({value}, '{json.dumps(shape)}') END"
+
+
+def _typed(column: Column) -> str:
+    live, field = column.source
+    text = f"{live}_fields.{field}" if field else f"texts.{live}"
+    raw = f"raw_{column.name}"
+    if column.type == TEXTS:
+        value = _json_as(raw, ["VARCHAR"])
+    elif column.type == INTEGER:  # a cast alone would round 2.7 to 3
+        number = f"TRY_CAST({raw} AS DOUBLE)"
+        value = f"CASE WHEN {number} = floor({number}) THEN TRY_CAST({raw} AS BIGINT) END"
+    elif column.type == NUMBER:
+        value = f"CASE WHEN isfinite(TRY_CAST({raw} AS DOUBLE)) THEN TRY_CAST({raw} AS DOUBLE) END"
+    else:
+        value = f"TRY_CAST({raw} AS {column.type})"
+    return f'{text} AS {raw}, {value} AS "{column.name}"'
+
+
+def _reasons(column: Column) -> str:
+    name, raw = f'"{column.name}"', f"raw_{column.name}"
+    shown = f"'{column.name} = ' || left({raw}, 60) || ' "
+    rules = [
+        f"WHEN {raw} IS NOT NULL AND {name} IS NULL "
+        f"THEN {shown}is not {KIND_IN_WORDS[column.type]}'"
+    ]
+    if not column.nullable:
+        rules.insert(0, f"WHEN {raw} IS NULL THEN '{column.name} is missing'")
+    if column.check:
+        rules.append(f"WHEN NOT ({column.check}) THEN {shown}{column.rule}'")
+    if column.type == TIME and column.name != "promised_at":
+        rules.append(
+            f"WHEN {name} > committed_at + INTERVAL '{CLOCK_TOLERANCE}' "
+            f"THEN {shown}lies in the future: it was committed at ' || committed_at"
+        )
+    return f"CASE {' '.join(rules)} END"

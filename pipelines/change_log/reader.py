@@ -1,0 +1,168 @@
+"""Reading a live database's change log as Arrow record batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from pipelines.errors import ChangeLogGapError, LiveDatabaseError
+from pipelines.live_databases import (
+    METADATA,
+    check_contract,
+    live_database_error,
+    open_engine,
+    sqlite_path,
+    translate_errors,
+)
+
+SCHEMA: Final = pa.schema(
+    [
+        ("seq", pa.int64()),
+        ("table_name", pa.string()),
+        ("op", pa.string()),
+        ("row", pa.string()),
+        ("committed_at", pa.string()),
+    ]
+)
+_TEXTS: Final = ", ".join(
+    f'"{f.name}"' if f.type == pa.int64() else f'CAST("{f.name}" AS TEXT) AS "{f.name}"'
+    for f in SCHEMA
+)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The change log's first and last `seq`; both 0 when it is empty and always was."""
+
+    first: int
+    last: int
+
+
+class ChangeLogReader:
+    """Reads one live database's change log; it never writes.
+
+    Args:
+        name: the live database's name, such as "orders".
+        url: its SQLAlchemy URL. SQLite is read through ADBC, any other through SQLAlchemy.
+        busy_timeout: seconds to wait for a lock.
+    """
+
+    def __init__(self, name: str, url: str, busy_timeout: float = 5.0) -> None:
+        self.name = name
+        self._url = url
+        self._path = sqlite_path(url)
+        self._busy_timeout = busy_timeout
+
+    def check(self) -> None:
+        """Make sure that the database is there and has what the pipelines need.
+
+        Raises:
+            LiveDatabaseError: it is missing, corrupt or locked.
+            ContractError: a table or column is missing.
+        """
+        if self._path is not None and not self._path.exists():
+            raise LiveDatabaseError(
+                f"{self._path} does not exist: fill it with `synchrochain simulate`, "
+                f"or set SYNCHROCHAIN_{self.name.upper()}_URL to your own database"
+            )
+        engine = open_engine(self._url, self._busy_timeout)
+        try:
+            check_contract(engine, METADATA[self.name])
+        finally:
+            engine.dispose()
+
+    def bounds(self, after: int) -> Bounds:
+        """What the change log holds, checked against a reader that stands at `after`.
+
+        Raises:
+            ChangeLogGapError: changes between `after` and the log's first row are gone, or the
+                log ends before `after`, so this is not the database that was read before.
+        """
+        engine = open_engine(self._url, self._busy_timeout)
+        try:
+            with translate_errors(self._where), engine.connect() as connection:
+                first, last = connection.execute(
+                    sa.text("SELECT min(seq), max(seq) FROM change_log")
+                ).one()
+                if first is None and engine.dialect.name == "sqlite":
+                    last = connection.execute(
+                        sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'change_log'")
+                    ).scalar()
+        finally:
+            engine.dispose()
+        found = Bounds(int(first or (last or 0) + 1), int(last or 0))
+        if found.last < after:
+            raise ChangeLogGapError(
+                f"{self._where}: the change log ends at {found.last}, but was read up to {after} "
+                "before: another database lies in its place. Put the old one back, or start "
+                "over with `synchrochain batch --rebuild`"
+            )
+        if found.first > after + 1:
+            raise ChangeLogGapError(
+                f"{self._where}: changes {after + 1} to {found.first - 1} are gone from the "
+                "change log before they were read: restore them from a backup, or start over "
+                "with `synchrochain batch --rebuild`"
+            )
+        return found
+
+    def batches(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
+        """Changes with `after < seq <= upto` in the order of `seq`, at most `size` rows each.
+
+        Returns:
+            Record batches of `SCHEMA`.
+        """
+        if upto <= after:
+            return iter(())
+        return (
+            self._by_adbc(after, upto, size)
+            if self._path is not None
+            else self._by_sqlalchemy(after, upto, size)
+        )
+
+    @property
+    def _where(self) -> str:
+        return str(self._path or sa.engine.make_url(self._url).render_as_string())
+
+    def _by_adbc(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
+        from adbc_driver_manager import Error
+        from adbc_driver_sqlite import dbapi
+
+        try:
+            with closing(dbapi.connect(str(self._path))) as connection:
+                with closing(connection.cursor()) as cursor:
+                    cursor.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+                with closing(connection.cursor()) as cursor:
+                    cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(size)})
+                    cursor.execute(
+                        f"SELECT {_TEXTS} FROM change_log WHERE seq > ? AND seq <= ? ORDER BY seq",
+                        (after, upto),
+                    )
+                    for batch in cursor.fetch_record_batch():
+                        yield batch.cast(SCHEMA)
+        except Error as error:
+            raise live_database_error(self._where, str(error)) from None
+
+    def _by_sqlalchemy(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
+        engine = open_engine(self._url, self._busy_timeout)
+        query = sa.text(
+            f"SELECT {_TEXTS} FROM change_log WHERE seq > :after AND seq <= :upto ORDER BY seq"
+        )
+        try:
+            with (
+                translate_errors(self._where),
+                engine.connect().execution_options(yield_per=size) as connection,
+            ):
+                found = connection.execute(query, {"after": after, "upto": upto})
+                for rows in found.partitions(size):
+                    columns = zip(*rows, strict=True)
+                    yield pa.record_batch(
+                        [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)],
+                        schema=SCHEMA,
+                    )
+        finally:
+            engine.dispose()

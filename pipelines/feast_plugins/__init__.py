@@ -1,0 +1,1 @@
+"""SynchroChain behind Feast's own extension points: registry store, offline and online store."""

@@ -1,0 +1,47 @@
+"""A registry file in the data directory, replaced in one step."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Final
+
+from feast.infra.registry.file import FileRegistryStore
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.repo_config import RegistryConfig
+from feast.utils import _utc_now
+
+from pipelines.settings import BatchConfig
+
+TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+
+
+class DataDirRegistryStore(FileRegistryStore):
+    """Feast's registry file, found through SynchroChain's settings instead of the YAML file.
+
+    `feature_store.yaml` can neither give a default to an environment variable nor point MLflow at
+    a path that holds from any working directory. Every process that opens the feature store makes
+    one of these first, so this is where both are settled.
+    """
+
+    def __init__(self, registry_config: RegistryConfig, repo_path: Path) -> None:
+        del registry_config, repo_path
+        config = BatchConfig()
+        self._filepath = config.registry_path
+        os.environ.setdefault(TRACKING_VARIABLE, config.mlflow_uri)
+
+    def _write_registry(self, registry_proto: RegistryProto) -> None:
+        # Feast writes in place, where another process may read half a registry.
+        registry_proto.version_id = str(uuid.uuid4())
+        registry_proto.last_updated.FromDatetime(_utc_now())
+        self._filepath.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._filepath.with_name(f".{self._filepath.name}.{uuid.uuid4().hex}")
+        try:
+            with partial.open("wb") as stream:
+                stream.write(registry_proto.SerializeToString())
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(self._filepath)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+"""Running the feature functions on DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, feature_sql, view_named
+
+_DUCKDB_TYPES: Final[Mapping[pa.DataType, str]] = {
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    pa.timestamp("us"): "TIMESTAMP",
+    pa.list_(pa.string()): "VARCHAR[]",
+    pa.list_(pa.float64()): "DOUBLE[]",
+}
+
+
+class FeatureEngineer:
+    """Computes feature views on a DuckDB connection whose relations are named after the logs.
+
+    The same compiled statement serves the batch flow, whose relations read Parquet, and the
+    real-time flow, whose relations are tables in memory.
+    """
+
+    views: Final = tuple(view.name for view in VIEWS)
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def query(self, view: str) -> str:
+        """SQL whose columns are those of the view's schema, without the created time.
+
+        Raises:
+            UnknownNameError: there is no such view.
+        """
+        schema = view_named(view).schema
+        columns = ", ".join(
+            f'CAST("{field.name}" AS {_DUCKDB_TYPES[field.type]}) AS "{field.name}"'
+            for field in schema
+            if field.name != CREATED_TIMESTAMP
+        )
+        return f"SELECT {columns} FROM ({feature_sql(view)})"
+
+    def compute(self, view: str) -> pa.Table:
+        """The view over everything the connection's relations hold, unordered."""
+        return self._connection.sql(self.query(view)).to_arrow_table()

@@ -1,0 +1,52 @@
+"""inventory_levels: one row per warehouse, product and moment at which the stock row changed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import ibis.expr.types as ir
+
+from pipelines.features.windows import DAY, last_per_instant, ratio, sliding, totals_at
+
+KEYS: Final = ("warehouse_id", "product_id")
+LOW_STOCK: Final = 50
+
+
+def inventory_levels(inventory: ir.Table, orders: ir.Table, warehouses: ir.Table) -> ir.Table:
+    """How much of a product a warehouse can still sell, and how long that lasts.
+
+    Args:
+        inventory, orders, warehouses: the change logs of the tables of those names.
+
+    Returns:
+        warehouse_id, product_id, event_timestamp and the view's features; units of the product.
+    """
+    changes = inventory.filter(inventory["op"] != "D").rename(event_timestamp="updated_at")
+    current = last_per_instant(changes, KEYS, "event_timestamp", "seq")
+    placed = orders.filter(orders["op"] == "I")
+    counted = totals_at(
+        current,
+        KEYS,
+        "event_timestamp",
+        sliding(placed, KEYS, placed.order_timestamp, DAY, {"demand_24h": placed.quantity}),
+    )
+    regions = _latest_regions(warehouses)
+    placed_there = counted.left_join(regions, "warehouse_id")
+    stock = placed_there.current_stock - placed_there.reserved_stock
+    return placed_there.select(
+        "warehouse_id",
+        "product_id",
+        "event_timestamp",
+        stock_level=stock.cast("int64"),
+        stock_ratio=ratio(stock, placed_there.reorder_point),
+        carbon_intensity=ratio(placed_there.carbon_footprint, placed_there.current_stock),
+        is_low_stock=stock < LOW_STOCK,
+        warehouse_region=placed_there.warehouse_region,
+        demand_24h=placed_there.demand_24h,
+        days_of_cover=ratio(stock, placed_there.demand_24h),
+    )
+
+
+def _latest_regions(warehouses: ir.Table) -> ir.Table:
+    there = warehouses.filter(warehouses["op"] != "D")
+    return there.group_by("warehouse_id").agg(warehouse_region=there.region.argmax(there.seq))

@@ -1,0 +1,94 @@
+"""route_conditions: one row per route and moment of a change of the route or of a delivery."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import ibis
+import ibis.expr.types as ir
+
+from pipelines.features.windows import DAY, HOUR, moves, ratio, sliding, totals_at
+
+KEYS: Final = ("route_id",)
+MEDIUM_RISK: Final = 0.2
+HIGH_RISK: Final = 0.5
+
+
+def route_conditions(routes: ir.Table, shipments: ir.Table) -> ir.Table:
+    """How a route has been doing: its published state and what its deliveries showed.
+
+    Args:
+        routes, shipments: the change logs of the tables of those names.
+
+    Returns:
+        route_id, event_timestamp and the view's features. A delivery before the first known state
+        of its route gives no row, but counts in the windows of later ones.
+    """
+    states = routes.filter(routes["op"] != "D").rename(event_timestamp="updated_at")
+    in_order = ibis.window(group_by="route_id", order_by=[states.event_timestamp, states.seq])
+    states = states.mutate(version=(ibis.row_number().over(in_order) + 1).cast("int64"))
+    delivered = _deliveries(shipments)
+    delay = ibis.greatest(
+        delivered.event_timestamp.delta(delivered.promised_at, unit="microsecond"), 0
+    )
+    one = ibis.literal(1)
+    instants = states.select("route_id", "event_timestamp").union(
+        delivered.select("route_id", "event_timestamp"), distinct=True
+    )
+    counted = totals_at(
+        instants,
+        KEYS,
+        "event_timestamp",
+        [
+            moves(states, KEYS, states.event_timestamp, {"version": one}),
+            *sliding(
+                delivered,
+                KEYS,
+                delivered.event_timestamp,
+                DAY,
+                {
+                    "deliveries_24h": one,
+                    "late_24h": (delay > 0).cast("int64"),
+                    "delay_24h": delay,
+                },
+            ),
+            *sliding(
+                delivered,
+                KEYS,
+                delivered.event_timestamp,
+                7 * DAY,
+                {"deliveries_7d": one, "delay_7d": delay},
+            ),
+        ],
+    )
+    known = counted.inner_join(states.drop("event_timestamp"), ["route_id", "version"])
+    mean_delay_24h = ratio(known.delay_24h, known.deliveries_24h) / HOUR
+    mean_delay_7d = ratio(known.delay_7d, known.deliveries_7d) / HOUR
+    return known.select(
+        "route_id",
+        "event_timestamp",
+        delay_risk=known.delay_risk,
+        congestion=known.congestion,
+        carbon_cost=known.carbon_cost,
+        deliveries_24h=known.deliveries_24h,
+        late_rate_24h=ratio(known.late_24h, known.deliveries_24h),
+        mean_delay_hours_24h=mean_delay_24h,
+        mean_delay_hours_7d=mean_delay_7d,
+        risk_category=ibis.cases(
+            (known.delay_risk < MEDIUM_RISK, "low"),
+            (known.delay_risk < HIGH_RISK, "medium"),
+            else_="high",
+        ),
+        efficiency_score=ratio(
+            known.base_hours, known.base_hours + ibis.coalesce(mean_delay_7d, 0.0)
+        ),
+        carbon_per_tonne_km=ratio(known.carbon_cost, known.distance_km),
+    )
+
+
+def _deliveries(shipments: ir.Table) -> ir.Table:
+    """One row per delivered shipment, as last reported."""
+    done = shipments.filter(shipments["op"] != "D", shipments.delivered_at.notnull())
+    reports = ibis.window(group_by="shipment_id", order_by=done.seq.desc())
+    last = done.mutate(report=ibis.row_number().over(reports)).filter(ibis._.report == 0)
+    return last.select("route_id", "promised_at", event_timestamp=last.delivered_at)

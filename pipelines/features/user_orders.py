@@ -1,0 +1,113 @@
+"""user_orders: one row per user and moment at which the user ordered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import ibis
+import ibis.expr.types as ir
+
+from pipelines.features.windows import DAY, ratio, sliding, totals_at
+from pipelines.live_databases import SHIPPING_METHODS
+
+KEYS: Final = ("user_id",)
+FAST_METHODS: Final = ("express", "overnight")
+# A method's score is its count, then how late its last order stands in the user's sequence.
+_COUNT_WEIGHT: Final = 2**40
+
+
+def user_orders(orders: ir.Table) -> ir.Table:
+    """What a user has ordered up to now. The lines of one basket share a moment and a row.
+
+    Args:
+        orders: the change log of `orders`; a row counts as it was placed.
+
+    Returns:
+        user_id, event_timestamp and the view's features; money in the shop's currency.
+    """
+    placed = orders.filter(orders["op"] == "I").rename(event_timestamp="order_timestamp")
+    in_order = ibis.window(group_by="user_id", order_by=[placed.event_timestamp, placed.id])
+    lines = placed.select(
+        "user_id",
+        "event_timestamp",
+        "shipping_method",
+        cents=((placed.price * 100).round().cast("int64") * placed.quantity).cast("int64"),
+        place=ibis.row_number().over(in_order).cast("int64"),
+    )
+    instants = lines.group_by(["user_id", "event_timestamp"]).agg(order_cents=lines.cents.sum())
+    previous = instants.event_timestamp.lag().over(
+        ibis.window(group_by="user_id", order_by=instants.event_timestamp)
+    )
+    instants = instants.mutate(
+        microseconds_since=instants.event_timestamp.delta(previous, unit="microsecond")
+    )
+    one = ibis.literal(1)
+    by_method = {_count(m): (lines.shipping_method == m).cast("int64") for m in SHIPPING_METHODS}
+    counted = totals_at(
+        instants,
+        KEYS,
+        "event_timestamp",
+        [
+            *sliding(lines, KEYS, lines.event_timestamp, 7 * DAY, {"orders_7d": one}),
+            *sliding(
+                lines,
+                KEYS,
+                lines.event_timestamp,
+                30 * DAY,
+                {"orders_30d": one, "cents_30d": lines.cents, **by_method},
+            ),
+        ],
+    )
+    known = _with_last_places(counted, lines)
+    moment = known.event_timestamp
+    day = moment.day_of_week.index().cast("int64")
+    return known.select(
+        "user_id",
+        "event_timestamp",
+        order_value=known.order_cents / 100.0,
+        orders_7d=known.orders_7d,
+        orders_30d=known.orders_30d,
+        spend_30d=known.cents_30d / 100.0,
+        avg_order_value_30d=ratio(known.cents_30d / 100.0, known.orders_30d),
+        express_share_30d=ratio(
+            sum((known[_count(m)] for m in FAST_METHODS), ibis.literal(0)), known.orders_30d
+        ),
+        preferred_shipping_method=_preferred(known),
+        hour_of_day=moment.hour().cast("int64"),
+        day_of_week=day,
+        is_weekend=day >= 5,
+        days_since_previous_order=known.microseconds_since / float(DAY),
+    )
+
+
+def _count(method: str) -> str:
+    return f"count_{method}"
+
+
+def _last(method: str) -> str:
+    return f"last_{method}"
+
+
+def _with_last_places(counted: ir.Table, lines: ir.Table) -> ir.Table:
+    """Add, per method, the place in the user's sequence of its last order so far."""
+    per_instant = lines.group_by(["user_id", "event_timestamp"]).agg(
+        **{
+            _last(m): lines.place.max(where=lines.shipping_method == m).fill_null(-1)
+            for m in SHIPPING_METHODS
+        }
+    )
+    so_far = ibis.range_window(
+        preceding=None, following=0, group_by="user_id", order_by=per_instant.event_timestamp
+    )
+    running = per_instant.select(
+        "user_id",
+        "event_timestamp",
+        **{_last(m): per_instant[_last(m)].max().over(so_far) for m in SHIPPING_METHODS},
+    )
+    return counted.inner_join(running, ["user_id", "event_timestamp"])
+
+
+def _preferred(known: ir.Table) -> ir.Value:
+    scores = {m: known[_count(m)] * _COUNT_WEIGHT + known[_last(m)] for m in SHIPPING_METHODS}
+    best = ibis.greatest(*scores.values())
+    return ibis.cases(*((score == best, method) for method, score in scores.items()))

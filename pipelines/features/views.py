@@ -1,0 +1,196 @@
+"""The feature views: which logs feed each, how far back it looks, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
+from pipelines.errors import UnknownNameError
+from pipelines.features import (
+    inventory_levels,
+    route_conditions,
+    session_events,
+    user_intent,
+    user_orders,
+)
+from pipelines.features.windows import DAY
+
+EVENT_TIMESTAMP: Final = "event_timestamp"
+CREATED_TIMESTAMP: Final = "created_timestamp"
+
+_IBIS_TYPES: Final[Mapping[str, str]] = {
+    INTEGER: "int64",
+    NUMBER: "float64",
+    MONEY: "decimal(10, 2)",
+    TEXT: "string",
+    TIME: "timestamp(6)",
+    TEXTS: "array<string>",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one log feeds a view.
+
+    `keys` are the log's columns that hold the view's entity keys, in the view's order; `time` is
+    the event time of a row. `lookback` is how many microseconds before a row its windows reach;
+    None means the key's whole history. With `newest_before`, the newest row of the key before the
+    windows is needed too. `only` (SQL) narrows the rows that matter. `identity` names the thing a
+    row reports on where several rows may report on the same one.
+    """
+
+    log: str
+    keys: tuple[str, ...]
+    time: str
+    lookback: int | None = 0
+    newest_before: bool = False
+    only: str = "TRUE"
+    identity: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """One feature view: its name, entity keys, sources and function.
+
+    `tables` are small logs read whole, without a time.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    function: Callable[..., ir.Table]
+    sources: tuple[Source, ...]
+    tables: tuple[str, ...] = ()
+
+    @property
+    def expression(self) -> ir.Table:
+        """The features as an Ibis expression over tables named after the logs."""
+        names = [source.log for source in self.sources] + list(self.tables)
+        return self.function(**{name: log_table(name) for name in names})
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the offline source: keys, event time, features, created time."""
+        return _schema(self.name)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features, in the dictionary's order."""
+        apart = {*self.keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP}
+        return tuple(name for name in self.schema.names if name not in apart)
+
+
+def log_table(name: str) -> ir.Table:
+    """An unbound Ibis table with the columns of one processed log."""
+    types = {column: _IBIS_TYPES[kind] for column, kind in BY_NAME[name].types.items()}
+    return ibis.table(types, name=name)
+
+
+VIEWS: Final = (
+    View(
+        "user_intent",
+        user_intent.KEYS,
+        user_intent.user_intent,
+        (
+            Source("sessions", ("user_id",), "timestamp", 7 * DAY),
+            Source(
+                "clickstream",
+                ("user_id",),
+                "event_timestamp",
+                7 * DAY,
+                only="op = 'I' AND action IN ('add_to_cart', 'purchase')",
+            ),
+        ),
+    ),
+    View(
+        "session_events",
+        session_events.KEYS,
+        session_events.session_events,
+        (Source("clickstream", ("session_id",), "event_timestamp", None, only="op = 'I'"),),
+    ),
+    View(
+        "user_orders",
+        user_orders.KEYS,
+        user_orders.user_orders,
+        (
+            Source(
+                "orders",
+                ("user_id",),
+                "order_timestamp",
+                30 * DAY,
+                newest_before=True,
+                only="op = 'I'",
+            ),
+        ),
+    ),
+    View(
+        "inventory_levels",
+        inventory_levels.KEYS,
+        inventory_levels.inventory_levels,
+        (
+            Source("inventory", ("warehouse_id", "product_id"), "updated_at"),
+            Source(
+                "orders",
+                ("warehouse_id", "product_id"),
+                "order_timestamp",
+                DAY,
+                only="op = 'I'",
+            ),
+        ),
+        tables=("warehouses",),
+    ),
+    View(
+        "route_conditions",
+        route_conditions.KEYS,
+        route_conditions.route_conditions,
+        (
+            Source("routes", ("route_id",), "updated_at", newest_before=True),
+            Source(
+                "shipments",
+                ("route_id",),
+                "delivered_at",
+                7 * DAY,
+                only="delivered_at IS NOT NULL",
+                identity="shipment_id",
+            ),
+        ),
+    ),
+)
+
+VIEWS_BY_NAME: Final[Mapping[str, View]] = {view.name: view for view in VIEWS}
+
+
+def view_named(name: str) -> View:
+    """The view of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in VIEWS_BY_NAME:
+        raise UnknownNameError(
+            f"there is no feature view {name!r}; there are: {', '.join(VIEWS_BY_NAME)}"
+        )
+    return VIEWS_BY_NAME[name]
+
+
+@cache
+def feature_sql(name: str) -> str:
+    """The view's expression compiled for DuckDB once; it reads relations named after the logs."""
+    return str(ibis.to_sql(view_named(name).expression, dialect="duckdb"))
+
+
+@cache
+def _schema(name: str) -> pa.Schema:
+    view = view_named(name)
+    fields = list(view.expression.schema().to_pyarrow())
+    typed = [
+        pa.field(f.name, pa.timestamp("us") if f.name == EVENT_TIMESTAMP else f.type)
+        for f in fields
+    ]
+    return pa.schema([*typed, pa.field(CREATED_TIMESTAMP, pa.timestamp("us"))])

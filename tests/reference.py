@@ -1,0 +1,374 @@
+"""Every feature of the dictionary, computed the slow and obvious way, to check the real ones.
+
+Plain lists, dicts and loops, written from the specification alone; quadratic in the log's length.
+The input is the processed logs: for each table a list of dict rows, one for each change, with
+`seq`, `op` ('I', 'U' or 'D'), `committed_at` and the table's typed columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any, Final
+
+Row = dict[str, Any]
+Logs = Mapping[str, Sequence[Row]]
+
+HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+SEQUENCE_LENGTH: Final = 32
+
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "user_intent": ("user_id",),
+    "session_events": ("session_id",),
+    "user_orders": ("user_id",),
+    "inventory_levels": ("warehouse_id", "product_id"),
+    "route_conditions": ("route_id",),
+}
+FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
+    "user_intent": (
+        "intent_score",
+        "urgency_score",
+        "action_diversity",
+        "products_viewed",
+        "session_duration",
+        "sessions_1d",
+        "sessions_7d",
+        "carts_7d",
+        "purchases_7d",
+        "conversion_rate_7d",
+    ),
+    "session_events": (
+        "actions",
+        "product_ids",
+        "times_on_page",
+        "scroll_depths",
+        "gaps",
+        "event_count",
+    ),
+    "user_orders": (
+        "order_value",
+        "orders_7d",
+        "orders_30d",
+        "spend_30d",
+        "avg_order_value_30d",
+        "express_share_30d",
+        "preferred_shipping_method",
+        "hour_of_day",
+        "day_of_week",
+        "is_weekend",
+        "days_since_previous_order",
+    ),
+    "inventory_levels": (
+        "stock_level",
+        "stock_ratio",
+        "carbon_intensity",
+        "is_low_stock",
+        "warehouse_region",
+        "demand_24h",
+        "days_of_cover",
+    ),
+    "route_conditions": (
+        "delay_risk",
+        "congestion",
+        "carbon_cost",
+        "deliveries_24h",
+        "late_rate_24h",
+        "mean_delay_hours_24h",
+        "mean_delay_hours_7d",
+        "risk_category",
+        "efficiency_score",
+        "carbon_per_tonne_km",
+    ),
+}
+VIEWS: Final = tuple(FEATURES)
+
+
+def compute(view: str, logs: Logs) -> list[Row]:
+    """All rows of `view`, sorted by its keys and then `event_timestamp`."""
+    keys = KEYS[view]
+    rows = _VIEW_FUNCTIONS[view](logs)
+    return sorted(rows, key=lambda row: (*(row[key] for key in keys), row["event_timestamp"]))
+
+
+def decision_context(
+    *,
+    quantity: float | None,
+    price: float | None,
+    weight_kg: float | None,
+    carbon_cost: float | None,
+    stock_level: float | None,
+    urgency_score: float | None,
+    mean_delay_hours_24h: float | None,
+    late_rate_24h: float | None,
+) -> dict[str, float | None]:
+    """The on-demand features of one request; null where any operand is null."""
+    return {
+        "order_carbon_kg": None
+        if carbon_cost is None or weight_kg is None
+        else carbon_cost * weight_kg / 1000,
+        "stock_after_order": None
+        if stock_level is None or quantity is None
+        else stock_level - quantity,
+        "urgency_weighted_delay": None
+        if urgency_score is None or mean_delay_hours_24h is None
+        else urgency_score * mean_delay_hours_24h,
+        "value_at_risk": None
+        if quantity is None or price is None or late_rate_24h is None
+        else quantity * price * late_rate_24h,
+    }
+
+
+def _user_intent(logs: Logs) -> list[Row]:
+    """A row for each user and time of a change of one of the user's sessions."""
+    sessions = _changes(logs, "sessions")
+    clicks = _inserts(logs, "clickstream")
+    rows = []
+    for user, t in _distinct((s["user_id"], s["timestamp"]) for s in sessions):
+        own_sessions = [s for s in sessions if s["user_id"] == user]
+        own_clicks = [c for c in clicks if c["user_id"] == user]
+        last = [s for s in own_sessions if s["timestamp"] == t][-1]
+        time_on_page, scroll_depth = last["time_on_page"], last["scroll_depth"]
+        click_rate = last["click_rate"]
+        sessions_7d = _distinct(
+            s["session_id"] for s in own_sessions if _within(s["timestamp"], t, 7 * DAY)
+        )
+        sessions_1d = _distinct(
+            s["session_id"] for s in own_sessions if _within(s["timestamp"], t, DAY)
+        )
+        recent = [c["action"] for c in own_clicks if _within(c["event_timestamp"], t, 7 * DAY)]
+        rows.append(
+            {
+                "user_id": user,
+                "event_timestamp": t,
+                "intent_score": None
+                if time_on_page is None or scroll_depth is None
+                else (time_on_page / 300) * scroll_depth * 10,
+                "urgency_score": None if click_rate is None else click_rate * 20,
+                "action_diversity": len(_distinct(last["actions_performed"])),
+                "products_viewed": len(_distinct(last["products_viewed"])),
+                "session_duration": last["session_duration"],
+                "sessions_1d": len(sessions_1d),
+                "sessions_7d": len(sessions_7d),
+                "carts_7d": recent.count("add_to_cart"),
+                "purchases_7d": recent.count("purchase"),
+                # The row's own session is always in the window, so this never divides by zero.
+                "conversion_rate_7d": recent.count("purchase") / len(sessions_7d),
+            }
+        )
+    return rows
+
+
+def _session_events(logs: Logs) -> list[Row]:
+    """A row for each session and time of an event, with the session's events until then."""
+    clicks = _inserts(logs, "clickstream")
+    rows = []
+    for session, t in _distinct((c["session_id"], c["event_timestamp"]) for c in clicks):
+        events = [c for c in clicks if c["session_id"] == session and c["event_timestamp"] <= t]
+        events.sort(key=lambda c: (c["event_timestamp"], c["event_id"]))
+        gaps = [0.0]
+        for earlier, later in pairwise(events):
+            gaps.append(_seconds(later["event_timestamp"] - earlier["event_timestamp"]))
+        last = events[-SEQUENCE_LENGTH:]
+        rows.append(
+            {
+                "session_id": session,
+                "event_timestamp": t,
+                "actions": [c["action"] for c in last],
+                "product_ids": ["" if c["product_id"] is None else c["product_id"] for c in last],
+                "times_on_page": [c["time_on_page"] for c in last],
+                "scroll_depths": [c["scroll_depth"] for c in last],
+                "gaps": gaps[-SEQUENCE_LENGTH:],
+                "event_count": len(events),
+            }
+        )
+    return rows
+
+
+def _user_orders(logs: Logs) -> list[Row]:
+    """A row for each user and time of an order."""
+    orders = _inserts(logs, "orders")
+    rows = []
+    for user, t in _distinct((o["user_id"], o["order_timestamp"]) for o in orders):
+        own = [o for o in orders if o["user_id"] == user]
+        now = [o for o in own if o["order_timestamp"] == t]
+        week = [o for o in own if _within(o["order_timestamp"], t, 7 * DAY)]
+        month = [o for o in own if _within(o["order_timestamp"], t, 30 * DAY)]
+        fast = [o for o in month if o["shipping_method"] in ("express", "overnight")]
+        earlier_times = [o["order_timestamp"] for o in own if o["order_timestamp"] < t]
+        rows.append(
+            {
+                "user_id": user,
+                "event_timestamp": t,
+                "order_value": _value(now),
+                "orders_7d": len(week),
+                "orders_30d": len(month),
+                "spend_30d": _value(month),
+                "avg_order_value_30d": _value(month) / len(month),
+                "express_share_30d": len(fast) / len(month),
+                "preferred_shipping_method": _preferred_method(month),
+                "hour_of_day": t.hour,
+                "day_of_week": t.weekday(),
+                "is_weekend": t.weekday() in (5, 6),
+                "days_since_previous_order": _seconds(t - max(earlier_times)) / 86400
+                if earlier_times
+                else None,
+            }
+        )
+    return rows
+
+
+def _inventory_levels(logs: Logs) -> list[Row]:
+    """A row for each warehouse, product and time of a change of the stock."""
+    changes = _changes(logs, "inventory")
+    orders = _inserts(logs, "orders")
+    regions = {w["warehouse_id"]: w["region"] for w in _changes(logs, "warehouses")}
+    rows = []
+    for warehouse, product, t in _distinct(
+        (i["warehouse_id"], i["product_id"], i["updated_at"]) for i in changes
+    ):
+        last = [
+            i
+            for i in changes
+            if (i["warehouse_id"], i["product_id"], i["updated_at"]) == (warehouse, product, t)
+        ][-1]
+        demand = sum(
+            o["quantity"]
+            for o in orders
+            if (o["warehouse_id"], o["product_id"]) == (warehouse, product)
+            and _within(o["order_timestamp"], t, DAY)
+        )
+        stock_level = last["current_stock"] - last["reserved_stock"]
+        rows.append(
+            {
+                "warehouse_id": warehouse,
+                "product_id": product,
+                "event_timestamp": t,
+                "stock_level": stock_level,
+                "stock_ratio": _ratio(stock_level, last["reorder_point"]),
+                "carbon_intensity": _ratio(last["carbon_footprint"], last["current_stock"]),
+                "is_low_stock": stock_level < 50,
+                "warehouse_region": regions.get(warehouse),
+                "demand_24h": demand,
+                "days_of_cover": _ratio(stock_level, demand),
+            }
+        )
+    return rows
+
+
+def _route_conditions(logs: Logs) -> list[Row]:
+    """A row for each route and time of a change of the route or of a delivery on it."""
+    routes = _changes(logs, "routes")
+    # A shipment delivers once: what the last change with a delivery time says.
+    last_delivery: dict[int, Row] = {}
+    for shipment in _changes(logs, "shipments"):
+        if shipment["delivered_at"] is not None:
+            last_delivery[shipment["shipment_id"]] = shipment
+    deliveries = list(last_delivery.values())
+
+    rows = []
+    for route, t in _distinct(
+        [(r["route_id"], r["updated_at"]) for r in routes]
+        + [(d["route_id"], d["delivered_at"]) for d in deliveries]
+    ):
+        known = [r for r in routes if r["route_id"] == route and r["updated_at"] <= t]
+        if not known:
+            continue  # delivered before anything was known of the route
+        state = max(known, key=lambda r: (r["updated_at"], r["seq"]))
+        own = [d for d in deliveries if d["route_id"] == route]
+        day = [d for d in own if _within(d["delivered_at"], t, DAY)]
+        week = [d for d in own if _within(d["delivered_at"], t, 7 * DAY)]
+        late = [d for d in day if d["delivered_at"] > d["promised_at"]]
+        mean_delay_7d = _mean_delay_hours(week)
+        base_hours = state["base_hours"]
+        rows.append(
+            {
+                "route_id": route,
+                "event_timestamp": t,
+                "delay_risk": state["delay_risk"],
+                "congestion": state["congestion"],
+                "carbon_cost": state["carbon_cost"],
+                "deliveries_24h": len(day),
+                "late_rate_24h": _ratio(len(late), len(day)),
+                "mean_delay_hours_24h": _mean_delay_hours(day),
+                "mean_delay_hours_7d": mean_delay_7d,
+                "risk_category": _risk_category(state["delay_risk"]),
+                "efficiency_score": _ratio(base_hours, base_hours + (mean_delay_7d or 0.0)),
+                "carbon_per_tonne_km": _ratio(state["carbon_cost"], state["distance_km"]),
+            }
+        )
+    return rows
+
+
+_VIEW_FUNCTIONS: Final[Mapping[str, Callable[[Logs], list[Row]]]] = {
+    "user_intent": _user_intent,
+    "session_events": _session_events,
+    "user_orders": _user_orders,
+    "inventory_levels": _inventory_levels,
+    "route_conditions": _route_conditions,
+}
+
+
+def _changes(logs: Logs, table: str) -> list[Row]:
+    """Insertions and updates of a table, in change-log order."""
+    return sorted(
+        (row for row in logs.get(table, ()) if row["op"] in ("I", "U")), key=lambda row: row["seq"]
+    )
+
+
+def _inserts(logs: Logs, table: str) -> list[Row]:
+    """Insertions into a table, in change-log order."""
+    return [row for row in _changes(logs, table) if row["op"] == "I"]
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """The values without repetitions, in order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def _within(time: datetime, t: datetime, width: timedelta) -> bool:
+    """Whether `time` is in the window of `width` at `t`: (t − width, t]."""
+    return t - width < time <= t
+
+
+def _seconds(difference: timedelta) -> float:
+    return difference / timedelta(seconds=1)
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient; null where the denominator is 0."""
+    return None if denominator == 0 else numerator / denominator
+
+
+def _value(orders: Iterable[Row]) -> float:
+    """What the order rows are worth together."""
+    return math.fsum(o["quantity"] * o["price"] for o in orders)
+
+
+def _preferred_method(orders: Sequence[Row]) -> str:
+    """The most frequent method; among equals the one that was ordered last."""
+    best: tuple[int, datetime, int] | None = None
+    preferred = ""
+    for method in _distinct(o["shipping_method"] for o in orders):
+        own = [o for o in orders if o["shipping_method"] == method]
+        time, order_id = max((o["order_timestamp"], o["id"]) for o in own)
+        if best is None or (len(own), time, order_id) > best:
+            best = (len(own), time, order_id)
+            preferred = method
+    return preferred
+
+
+def _mean_delay_hours(deliveries: Sequence[Row]) -> float | None:
+    """Mean of the hours past the promise, 0 for one in time; null without deliveries."""
+    delays = [max(0.0, (d["delivered_at"] - d["promised_at"]) / HOUR) for d in deliveries]
+    return _ratio(math.fsum(delays), len(delays))
+
+
+def _risk_category(delay_risk: float) -> str:
+    if delay_risk < 0.2:
+        return "low"
+    if delay_risk < 0.5:
+        return "medium"
+    return "high"

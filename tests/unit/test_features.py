@@ -1,0 +1,65 @@
+"""Every feature against the slow, obvious reference, over logs full of ties and edges."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import duckdb
+import pytest
+from log_tables import load_logs
+from random_log import random_log
+from reference import VIEWS, compute
+
+from pipelines.features import FeatureEngineer
+from pipelines.features.views import VIEWS_BY_NAME
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, float) and isinstance(theirs, float | int):
+        return math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(ours == theirs)
+
+
+def in_order(view: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    keys = (*VIEWS_BY_NAME[view].keys, "event_timestamp")
+    return sorted(rows, key=lambda row: tuple(row[key] for key in keys))
+
+
+@pytest.fixture(scope="module")
+def connection() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_equals_the_reference(
+    connection: duckdb.DuckDBPyConnection, view: str, seed: int
+) -> None:
+    """Whatever the log holds, ties and window edges included, both give the same rows."""
+    logs = random_log(seed)
+    load_logs(connection, logs)
+    ours = in_order(view, FeatureEngineer(connection).compute(view).to_pylist())
+    theirs = in_order(view, compute(view, logs))
+    assert [list(row) for row in ours[:1]] == [list(row) for row in theirs[:1]]
+    for mine, reference in zip(ours, theirs, strict=True):
+        different = {k: (mine[k], reference[k]) for k in mine if not same(mine[k], reference[k])}
+        assert not different, (view, seed, reference)
+
+
+def test_the_views_are_those_of_the_reference() -> None:
+    """No view is left unchecked."""
+    assert set(VIEWS) == set(FeatureEngineer.views)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_an_empty_log_gives_no_rows(connection: duckdb.DuckDBPyConnection, view: str) -> None:
+    """Nothing happened: no rows, but the schema stands."""
+    load_logs(connection, {})
+    table = FeatureEngineer(connection).compute(view)
+    assert table.num_rows == 0
+    assert table.schema.names == [
+        n for n in VIEWS_BY_NAME[view].schema.names if n != "created_timestamp"
+    ]
