@@ -64,7 +64,7 @@ class Cleanup:
         """Merge, expire, and remove what nobody can be reading any more."""
         for log in LOGS:
             self._merge(
-                "log", log.name, log_schema(log), log.time, self._config.processed_data_path
+                "log", log.name, log_schema(log), "committed_at", self._config.processed_data_path
             )
             self._expire(log)
         for view in VIEWS:
@@ -97,8 +97,8 @@ class Cleanup:
         logger.info("merged %d files of %s", len(small), name)
 
     def _expire(self, log: Log) -> None:
-        """Keep, of rows too old for any window to be recomputed, the newest of each key."""
-        if log.time is None or not log.expires:
+        """Keep, of changes too old for any window to be recomputed, the newest of each key."""
+        if not log.expires:
             return
         horizon = self._expiry - LONGEST_WINDOW
         old = [
@@ -109,12 +109,14 @@ class Cleanup:
         if all(file.condensed for file in old):
             return
         keep = ", ".join(log.keep_newest_by)
-        newest = f"row_number() OVER (PARTITION BY {keep} ORDER BY {log.time} DESC, seq DESC) = 1"
+        newest = f"row_number() OVER (PARTITION BY {keep} ORDER BY seq DESC) = 1"
         query = f"SELECT * FROM {read_files(old)} " + (
             f"QUALIFY {newest}" if keep else "WHERE FALSE"
         )
         target = self._config.processed_data_path / f"{log.name}_kept_{self._cycle:08d}.parquet"
-        self._replace(old, query, target, "log", log.name, log_schema(log), log.time, kept=True)
+        self._replace(
+            old, query, target, "log", log.name, log_schema(log), "committed_at", kept=True
+        )
         logger.info("expired %d files of %s", len(old), log.name)
 
     def _replace(

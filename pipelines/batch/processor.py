@@ -103,7 +103,7 @@ class DataProcessor:
                 log.name,
                 log_schema(log),
                 rows.to_arrow_reader(ROWS_PER_BATCH),
-                log.time,
+                "committed_at",
             )
         )
 

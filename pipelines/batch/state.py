@@ -48,7 +48,10 @@ _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file and what it held when it was published; times are event times, UTC and naive."""
+    """A file and what it held when it was published.
+
+    Times are UTC and naive: commit times for a log, event times for a view.
+    """
 
     path: Path
     kind: str

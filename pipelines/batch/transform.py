@@ -59,10 +59,10 @@ def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime
     for source in view.sources:
         keys = ", ".join(f"{column} AS {key}" for column, key in _key_pairs(view, source))
         fresh = f"new_{source.log} WHERE {source.only}"
-        parts.append(f"SELECT {keys}, {source.time} AS t FROM {fresh}")
+        parts.append(f"SELECT {keys}, {source.at} AS t FROM {fresh}")
         if source.identity:  # an earlier report of the same thing may have stood at another time
             parts.append(
-                f"SELECT {keys}, {source.time} AS t FROM old_{source.log} WHERE {source.only} "
+                f"SELECT {keys}, {source.at} AS t FROM old_{source.log} WHERE {source.only} "
                 f"AND {source.identity} IN (SELECT {source.identity} FROM {fresh})"
             )
     keys = ", ".join(view.keys)
@@ -83,35 +83,35 @@ def _history(view: View, source: Source, earliest: datetime) -> str:
     if source.lookback is not None and not source.newest_before and not source.identity:
         # A constant bound lets whole files and row groups be passed over.
         old_only += (
-            f" AND {source.time} >= TIMESTAMP '{earliest}' - INTERVAL {source.lookback} MICROSECOND"
+            f" AND {source.at} >= TIMESTAMP '{earliest}' - to_microseconds({source.lookback})"
         )
     every = (
         f"SELECT {columns(log)} FROM old_{log.name} WHERE {old_only} "
         f"UNION ALL SELECT {columns(log)} FROM new_{log.name} WHERE {source.only}"
     )
     of_keys = f"SELECT {wanted}, t.since FROM ({every}) AS e JOIN touched AS t ON {on}"
-    return (
-        f'CREATE OR REPLACE TEMP TABLE "{log.name}" AS '
-        f"SELECT {columns(log)} FROM ({_bounded(source, of_keys)})"
-    )
+    found = _bounded(source, of_keys)
+    if source.identity:  # with every report on the same thing, even one under another key
+        found = (
+            f"FROM ({every}) WHERE {source.identity} IN (SELECT {source.identity} FROM ({found}))"
+        )
+    else:
+        found = f"FROM ({found})"
+    return f'CREATE OR REPLACE TEMP TABLE "{log.name}" AS SELECT {columns(log)} {found}'
 
 
 def _bounded(source: Source, of_keys: str) -> str:
     if source.lookback is None:
         return of_keys
-    edge = f"since - INTERVAL {source.lookback} MICROSECOND"
-    if source.newest_before:
-        keys = ", ".join(source.keys)
-        before = f"max({source.time}) FILTER (WHERE {source.time} <= {edge})"
-        return (
-            f"SELECT *, {before} OVER (PARTITION BY {keys}) AS newest_before FROM ({of_keys}) "
-            f"QUALIFY {source.time} >= {edge} OR {source.time} = newest_before"
-        )
-    within = f"{source.time} >= {edge}"
-    if source.identity:
-        same = f"PARTITION BY {source.identity}"
-        return f"SELECT * FROM ({of_keys}) QUALIFY bool_or({within}) OVER ({same})"
-    return f"SELECT * FROM ({of_keys}) WHERE {within}"
+    edge = f"since - to_microseconds({source.lookback})"
+    if not source.newest_before:
+        return f"SELECT * FROM ({of_keys}) WHERE {source.at} >= {edge}"
+    keys = ", ".join(source.keys)
+    before = f"max({source.at}) FILTER (WHERE {source.at} <= {edge})"
+    return (
+        f"SELECT *, {before} OVER (PARTITION BY {keys}) AS newest_before FROM ({of_keys}) "
+        f"QUALIFY {source.at} >= {edge} OR {source.at} = newest_before"
+    )
 
 
 def _key_pairs(view: View, source: Source) -> list[tuple[str, str]]:

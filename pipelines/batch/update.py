@@ -104,10 +104,9 @@ def _fingerprint(config: BatchConfig) -> str:
 def _quiet() -> Iterator[None]:
     """Keep Feast's prints out of standard output, which belongs to the caller's answer."""
     printed = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
         yield
-    for line in printed.getvalue().splitlines():
+    for line in (*printed.getvalue().splitlines(), *(str(w.message) for w in warned)):
         if line.strip():
             logger.debug("feast: %s", line)
 

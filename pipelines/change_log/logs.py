@@ -69,8 +69,6 @@ class Log:
     database: str
     table: str
     key: tuple[str, ...]
-    time: str | None
-    """The column that holds the event time; None for tables without one."""
     columns: tuple[Column, ...]
     references: Mapping[str, str]
     """Column → the log whose (single) key it must be found in."""
@@ -110,7 +108,6 @@ LOGS: Final = (
         "users",
         "users",
         key=("user_id",),
-        time="signed_up_at",
         columns=(Column("user_id", INTEGER), Column("region", TEXT), Column("signed_up_at", TIME)),
         references={},
         keep_newest_by=("user_id",),
@@ -120,7 +117,6 @@ LOGS: Final = (
         "users",
         "user_sessions",
         key=("session_id",),
-        time="timestamp",
         columns=(
             Column("session_id", TEXT),
             Column("user_id", INTEGER),
@@ -153,7 +149,6 @@ LOGS: Final = (
         "users",
         "clickstream",
         key=("event_id",),
-        time="event_timestamp",
         columns=(
             Column("event_id", INTEGER),
             Column("session_id", TEXT),
@@ -172,7 +167,6 @@ LOGS: Final = (
         "inventory",
         "warehouses",
         key=("warehouse_id",),
-        time=None,
         columns=(
             Column("warehouse_id", TEXT),
             Column("region", TEXT),
@@ -188,7 +182,6 @@ LOGS: Final = (
         "inventory",
         "products",
         key=("product_id",),
-        time=None,
         columns=(
             Column("product_id", TEXT),
             Column("category", TEXT),
@@ -203,7 +196,6 @@ LOGS: Final = (
         "inventory",
         "inventory",
         key=("warehouse_id", "product_id"),
-        time="updated_at",
         columns=(
             Column("warehouse_id", TEXT),
             Column("product_id", TEXT),
@@ -221,7 +213,6 @@ LOGS: Final = (
         "orders",
         "orders",
         key=("id",),
-        time="order_timestamp",
         columns=(
             Column("id", INTEGER),
             Column("user_id", INTEGER),
@@ -242,7 +233,6 @@ LOGS: Final = (
         "supply_chain",
         "suppliers",
         key=("supplier_id",),
-        time=None,
         columns=(
             Column("supplier_id", TEXT),
             Column("region", TEXT),
@@ -256,7 +246,6 @@ LOGS: Final = (
         "supply_chain",
         "routes",
         key=("route_id",),
-        time="updated_at",
         columns=(
             Column("route_id", TEXT),
             Column("origin_id", TEXT),
@@ -278,7 +267,6 @@ LOGS: Final = (
         "supply_chain",
         "shipments",
         key=("shipment_id",),
-        time="shipped_at",
         columns=(
             Column("shipment_id", INTEGER),
             Column("order_id", INTEGER, nullable=True),

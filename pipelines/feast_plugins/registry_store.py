@@ -15,6 +15,8 @@ from feast.utils import _utc_now
 from pipelines.settings import BatchConfig
 
 TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+# Without it MLflow puts a new experiment's artifacts into ./mlruns of whoever came first.
+ARTIFACTS_VARIABLE: Final = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 
 
 class DataDirRegistryStore(FileRegistryStore):
@@ -29,7 +31,10 @@ class DataDirRegistryStore(FileRegistryStore):
         del registry_config, repo_path
         config = BatchConfig()
         self._filepath = config.registry_path
-        os.environ.setdefault(TRACKING_VARIABLE, config.mlflow_uri)
+        if TRACKING_VARIABLE not in os.environ:
+            config.mlflow_path.mkdir(parents=True, exist_ok=True)
+            os.environ[TRACKING_VARIABLE] = config.mlflow_uri
+            os.environ[ARTIFACTS_VARIABLE] = str(config.mlflow_path / "artifacts")
 
     def _write_registry(self, registry_proto: RegistryProto) -> None:
         # Feast writes in place, where another process may read half a registry.

@@ -54,6 +54,11 @@ class Source:
     only: str = "TRUE"
     identity: str | None = None
 
+    @property
+    def at(self) -> str:
+        """The event time, quoted for SQL: a column may be called `timestamp`."""
+        return f'"{self.time}"'
+
 
 @dataclass(frozen=True)
 class View:

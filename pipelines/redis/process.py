@@ -112,6 +112,12 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
+def age_of(process: psutil.Process) -> float:
+    """How long the process has been there, seconds; 0 when the clock was set back meanwhile."""
+    age: float = time.time() - process.create_time()
+    return max(age, 0.0)
+
+
 def wait_until_gone(process: psutil.Process, seconds: float) -> bool:
     """Wait for the end of a process, at most so many seconds; whether it came."""
     deadline = time.monotonic() + seconds

@@ -27,7 +27,12 @@ from pipelines.redis.process import (
     wait_until_gone,
 )
 from pipelines.redis.programs import PrivateEngine, Program, find_programs
-from pipelines.redis.start import LOOPBACK, fits_socket, start_server
+from pipelines.redis.start import (
+    LOOPBACK,
+    fits_socket,
+    start_server,
+    wait_until_reachable,
+)
 from pipelines.redis.state import (
     ServerState,
     explain_file_errors,
@@ -86,6 +91,7 @@ def ensure_server(
                     f"{state.engine} already serves {root}: stop it with `synchrochain down` "
                     f"before you start {engine}"
                 )
+            wait_until_reachable(state, process)
     endpoint = _endpoint(config, state, started)
     _wait_until_loaded(endpoint)
     if endpoint.engine == "fakeredis":

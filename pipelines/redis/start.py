@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import psutil  # type: ignore[import-untyped,unused-ignore]  # ships no types
 from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 
 from pipelines.errors import RedisUnavailableError
 from pipelines.redis.client import connect
 from pipelines.redis.endpoint import RedisEndpoint
-from pipelines.redis.process import CONFIG_NAME, FAKE_SERVER, POLL_SECONDS, is_gone, launch
+from pipelines.redis.process import CONFIG_NAME, FAKE_SERVER, POLL_SECONDS, age_of, is_gone, launch
 from pipelines.redis.programs import Program
 from pipelines.redis.state import (
     ServerState,
@@ -89,6 +90,20 @@ def start_server(root: Path, program: Program, before: ServerState | None) -> Se
         f"{program.engine} {program.version} ended while it started in {directory}: {last_line} "
         f"(see {log_path}); mend that, or remove {directory} and materialize again"
     )
+
+
+def wait_until_reachable(state: ServerState, process: psutil.Process) -> None:
+    """Give a server that is younger than 20 s the time to open its port; silent if it does not.
+
+    Whoever started it may have been interrupted before it listened.
+    """
+    deadline = time.monotonic() + START_SECONDS - age_of(process)
+    while time.monotonic() < deadline and not is_gone(process):
+        try:
+            socket.create_connection((LOOPBACK, state.port), timeout=START_SECONDS).close()
+            return
+        except OSError:
+            time.sleep(POLL_SECONDS)
 
 
 def fits_socket(path: Path) -> bool:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -151,9 +152,9 @@ def test_a_server_is_started_once_and_then_reused(config: DataConfig, any_progra
     assert stop_server(config) is False
 
 
-def test_two_processes_at_once_start_one_server(config: DataConfig, any_program: Program) -> None:
+def test_two_processes_at_once_start_one_server(config: DataConfig, program: Program) -> None:
     """Whoever comes second waits and gets the server of the first; it outlives both."""
-    processes = [other_process(config, any_program.engine) for _ in range(2)]
+    processes = [other_process(config, program.engine) for _ in range(2)]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
@@ -163,12 +164,12 @@ def test_two_processes_at_once_start_one_server(config: DataConfig, any_program:
     assert answers[0][0] == answers[1][0]
     assert sorted(started for _, started in answers) == ["False", "True"]
     assert [process.pid for process in servers_in(config.redis_dir)] == [int(answers[0][0])]
-    assert ensure_server(config, programs=[any_program]).pid == int(answers[0][0])
+    assert ensure_server(config, programs=[program]).pid == int(answers[0][0])
 
 
-def test_the_server_does_not_hear_the_terminal(config: DataConfig, any_program: Program) -> None:
+def test_the_server_does_not_hear_the_terminal(config: DataConfig, program: Program) -> None:
     """It leads a session of its own, so Ctrl-C and a closed terminal do not reach it."""
-    pid = ensure_server(config, programs=[any_program]).pid
+    pid = ensure_server(config, programs=[program]).pid
     assert pid is not None
     assert os.getsid(pid) == pid
 
@@ -323,14 +324,34 @@ def write_record(config: DataConfig, record: dict[str, object]) -> None:
     (config.redis_dir / "server.json").write_text(json.dumps(record))
 
 
-def test_a_starter_that_died_before_it_knew_the_process_leaves_a_usable_server(
-    config: DataConfig, any_program: Program
+def test_a_starter_that_dies_before_it_knows_the_process_leaves_a_usable_server(
+    config: DataConfig, any_program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record is written before the process exists; the process is recognised by its work."""
-    endpoint = ensure_server(config, programs=[any_program])
-    record = json.loads((config.redis_dir / "server.json").read_text())
-    write_record(config, record | {"pid": None, "created": None})
-    assert ensure_server(config, programs=[any_program]).pid == endpoint.pid
+    """Ctrl-C right after the launch: the next call finds the server by its work and takes it."""
+
+    def interrupted(*arguments: Any) -> None:
+        started = launch(*arguments)
+        assert started is not None
+        pids.append(started.pid)
+        raise KeyboardInterrupt
+
+    pids: list[int] = []
+    launch = starting.launch
+    monkeypatch.setattr(starting, "launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_server(config, programs=[any_program])
+    assert [ensure_server(config, programs=[any_program]).pid] == pids
+
+
+def test_a_server_that_loads_its_data_is_waited_for(config: DataConfig, program: Program) -> None:
+    """An endpoint is returned when its data are there, not when the server says LOADING."""
+    script = "for i = ARGV[1], ARGV[1] + 1999 do redis.call('SET', 'stock:' .. i, i) end"
+    with connect(ensure_server(config, programs=[program])) as client:
+        for first in range(0, 300_000, 2_000):
+            client.eval(script, 0, first)
+    stop_server(config)
+    with connect(ensure_server(config, programs=[program])) as client:
+        assert client.dbsize() == 300_000
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"pid": 1}'])
@@ -355,6 +376,7 @@ def test_a_moved_directory_keeps_its_server(folder: Path, program: Program) -> N
     moved = DataConfig(data_dir=folder / "b", redis_host=None)
     after = ensure_server(moved, programs=[program])
     assert after.pid == before.pid
+    assert after.directory == moved.redis_dir / program.directory_name
     with connect(after) as client:
         assert client.ping()
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import duckdb
 import pytest
+from comparing import differences
 from log_tables import load_logs
 from random_log import random_log
 from reference import VIEWS, compute
 
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import VIEWS_BY_NAME
-
-
-def same(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, float) and isinstance(theirs, float | int):
-        return math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=1e-12)
-    if isinstance(ours, list) and isinstance(theirs, list):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    return bool(ours == theirs)
 
 
 def in_order(view: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -45,8 +37,7 @@ def test_a_view_equals_the_reference(
     theirs = in_order(view, compute(view, logs))
     assert [list(row) for row in ours[:1]] == [list(row) for row in theirs[:1]]
     for mine, reference in zip(ours, theirs, strict=True):
-        different = {k: (mine[k], reference[k]) for k in mine if not same(mine[k], reference[k])}
-        assert not different, (view, seed, reference)
+        assert not differences(mine, reference), (view, seed, reference)
 
 
 def test_the_views_are_those_of_the_reference() -> None:

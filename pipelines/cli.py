@@ -1,0 +1,322 @@
+"""The command line: a thin translation into calls. Whatever is heavy is imported by its command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from pipelines.errors import SynchroChainError, UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pipelines.batch import BatchProcessor, CycleReport
+
+app = typer.Typer(
+    name="synchrochain",
+    help="A feature platform for an e-commerce supply chain.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(no_args_is_help=True, help="Measure, against the usual ways, in one run.")
+app.add_typer(bench_app, name="bench")
+
+
+def _use_data_dir(value: Path | None) -> Path | None:
+    # Feast's plug-ins read the same variable, so every part of this process agrees.
+    if value is not None:
+        os.environ["SYNCHROCHAIN_DATA_DIR"] = str(value.expanduser().absolute())
+    return value
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        callback=_use_data_dir,
+        help="Where everything lies; also SYNCHROCHAIN_DATA_DIR. Default: data/ in the project.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Users = Annotated[int | None, typer.Option(help="Customers of a new world (default 8000).")]
+Products = Annotated[int | None, typer.Option(help="Products of a new world (default 300).")]
+Warehouses = Annotated[int | None, typer.Option(help="Warehouses of a new world (default 8).")]
+Days = Annotated[int | None, typer.Option(help="Days of history of a new world (default 30).")]
+Seed = Annotated[int | None, typer.Option(help="Seed of a new world (default 7).")]
+NoSignal = Annotated[
+    bool, typer.Option("--no-signal", help="A world in which there is nothing to learn.")
+]
+
+
+@app.command()
+def run(
+    data_dir: DataDir = None,
+    users: Users = None,
+    products: Products = None,
+    warehouses: Warehouses = None,
+    days: Days = None,
+    seed: Seed = None,
+    no_signal: NoSignal = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do everything once: simulate, process, apply, materialize, read back.
+
+    The first run fills 30 days of history; a later one adds the time since.
+
+    Example: `synchrochain run --users 2000 --days 7`
+    """
+    from pipelines.main_job import run_main_job
+
+    sizes = _sizes(users, products, warehouses, days, seed, no_signal)
+    run_main_job(_processor(), sizes, as_json=as_json)
+
+
+@app.command()
+def simulate(
+    data_dir: DataDir = None,
+    users: Users = None,
+    products: Products = None,
+    warehouses: Warehouses = None,
+    days: Days = None,
+    seed: Seed = None,
+    no_signal: NoSignal = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Then go on in real time until Ctrl-C.")
+    ] = False,
+    speed: Annotated[
+        float, typer.Option(help="Simulated seconds a second while it lags behind the present.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Fill the live databases with a simulated shop, up to now.
+
+    Example: `synchrochain simulate --days 7 --live`
+    """
+    from pipelines.main_job import simulate_live, simulate_until_now
+
+    processor = _processor()
+    sizes = _sizes(users, products, warehouses, days, seed, no_signal)
+    report = simulate_until_now(processor.data, sizes)
+    if live:
+        report = simulate_live(processor.data, speed)
+    _answer(report, as_json)
+
+
+@app.command()
+def batch(
+    data_dir: DataDir = None,
+    once: Annotated[bool, typer.Option("--once", help="Run one cycle and end.")] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="First drop what was published and start from the log."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the batch flow: now, and then every 5 minutes until Ctrl-C.
+
+    Example: `synchrochain batch --once`
+    """
+    from pipelines.console import progress_of_steps
+
+    with progress_of_steps("batch") as progress:
+        processor = _processor(progress)
+        if rebuild:
+            processor.rebuild()
+        if once:
+            report = processor.run_cycle()
+    if once:
+        _answer(_as_dict(report), as_json)
+        return
+
+    def told(outcome: CycleReport | SynchroChainError) -> None:
+        if not isinstance(outcome, SynchroChainError):
+            _answer(_as_dict(outcome), as_json)
+
+    _processor().start_scheduled_processing(on_cycle=told)
+
+
+@app.command()
+def features(
+    view: Annotated[str, typer.Argument(help="A feature view, such as user_intent.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE…", help="The entity key.")],
+    at: Annotated[
+        str | None, typer.Option(help="As of this time (UTC, ISO 8601) instead of now.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the features of one key: online as of now, or offline as of a time.
+
+    Example: `synchrochain features user_intent user_id=42 --at 2026-01-31T12:00`
+    """
+    from pipelines.console import print_json, print_table, shown
+    from pipelines.data_layer import DataLayerOrchestrator
+
+    row = DataLayerOrchestrator().features(view, _pairs(keys), _moment(at))
+    if as_json:
+        print_json(_as_dict(row) | {"found": row.found})
+    elif row.found:
+        when = f"as of {shown(row.at)}" if row.at else f"event of {shown(row.event_timestamp)}"
+        title = f"{view} of {', '.join(keys)}, {when} UTC"
+        print_table(title, ["feature", "value"], [list(i) for i in row.features.items()])
+    if not row.found:
+        raise SynchroChainError(
+            f"nothing is known of {', '.join(keys)} in {view}"
+            + ("" if at else ", or it has expired")
+        )
+
+
+@app.command()
+def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show databases, positions and lag, offline views, the online store and the last cycles.
+
+    Example: `synchrochain status --json`
+    """
+    from pipelines.console import print_json
+    from pipelines.status import collect_status
+    from pipelines.status_view import print_status
+
+    found = collect_status(_processor())
+    if as_json:
+        print_json(found)
+    else:
+        print_status(found)
+
+
+@app.command()
+def down(data_dir: DataDir = None) -> None:
+    """Stop the private Redis server of this data directory. Nothing is lost: it keeps a file.
+
+    Example: `synchrochain down`
+    """
+    from pipelines.redis import stop_server
+    from pipelines.settings import DataConfig, check_environment
+
+    check_environment()
+    stopped = stop_server(DataConfig())
+    typer.echo("the private Redis server was stopped" if stopped else "no server was running")
+
+
+@bench_app.command("batch")
+def bench_batch(
+    events: Annotated[
+        int, typer.Option(min=1000, help="Clickstream events of the large world.")
+    ] = 1_000_000,
+    as_json: AsJson = False,
+) -> None:
+    """Backfill against pandas, and the cost of a small cycle on ten times the history.
+
+    Example: `synchrochain bench batch --events 200000 --json`
+    """
+    from pipelines.console import messages, print_json, print_table
+
+    found = _benchmark("bench_batch").measure(events, messages.print)
+    if as_json:
+        print_json(found)
+    else:
+        print_table("batch flow", ["figure", "value"], [list(i) for i in found.items()])
+
+
+def main() -> None:
+    """Run the command line; our own errors become one line and an exit status."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except SynchroChainError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("stopped", err=True)
+        status = 130
+    sys.exit(status)
+
+
+def _processor(progress: Any = None) -> BatchProcessor:
+    from pipelines.batch import BatchProcessor
+    from pipelines.settings import BatchConfig, DataConfig, check_environment
+
+    check_environment()
+    return BatchProcessor(BatchConfig(), DataConfig(), progress=progress)
+
+
+def _sizes(
+    users: int | None,
+    products: int | None,
+    warehouses: int | None,
+    days: int | None,
+    seed: int | None,
+    no_signal: bool,
+) -> dict[str, Any]:
+    given = {
+        "users": users,
+        "products": products,
+        "warehouses": warehouses,
+        "days": days,
+        "seed": seed,
+        "no_signal": no_signal or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _pairs(keys: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in keys:
+        name, sign, value = text.partition("=")
+        if not sign or not value:
+            raise UsageError(f"{text!r} is not KEY=VALUE, such as user_id=42")
+        pairs[name] = value
+    return pairs
+
+
+def _moment(text: str | None) -> datetime | None:
+    from datetime import UTC, datetime
+
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--at {text!r} is not a time such as 2026-01-31T12:00") from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(value)
+
+
+def _answer(report: dict[str, Any], as_json: bool) -> None:
+    from pipelines.console import print_json, print_table
+
+    if as_json:
+        print_json(report)
+        return
+    rows = [[name, value] for name, value in report.items() if value not in ({}, None)]
+    print_table("", ["", ""], rows)
+
+
+def _benchmark(name: str) -> Any:
+    import importlib.util
+
+    from pipelines.settings import PROJECT_ROOT
+
+    folder = PROJECT_ROOT / "tests" / "benchmarks"
+    specification = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    if specification is None or specification.loader is None or not folder.is_dir():
+        raise UsageError(f"the benchmarks come with the source: {folder} is not there")
+    sys.path.insert(0, str(folder))
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

@@ -1,0 +1,125 @@
+"""What the command line shows: tables, progress bars, ages in words. Standard error for progress,
+standard output for answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+answers = Console(highlight=False, soft_wrap=False)
+messages = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, time stamps in ISO 8601."""
+    json.dump(value, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
+    """Print a table, narrow enough for a small terminal, with number columns to the right."""
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for index, heading in enumerate(headings):
+        numbers = rows and all(isinstance(row[index], int | float | None) for row in rows)
+        made.add_column(
+            heading,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=index == 0,
+        )
+    for row in rows:
+        made.add_row(*(shown(value) for value in row))
+    if title:
+        answers.print(f"[bold]{title}[/bold]")
+    answers.print(made)
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.2f}"
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case list():
+            return "[" + ", ".join(shown(item) for item in value) + "]"
+        case _:
+            return str(value)
+
+
+def age(seconds: float | None) -> str:
+    """A stretch of time in its largest fitting unit."""
+    if seconds is None:
+        return "–"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A bar for a known amount of work; yields a function that takes the fraction done, 0–1."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=messages,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(label, total=1.0)
+        yield lambda fraction: progress.update(task, completed=fraction)
+
+
+@contextmanager
+def progress_of_steps(label: str) -> Iterator[Callable[[str, int], None]]:
+    """A line per step with the rows it has dealt with; yields a function of step and rows."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+        console=messages,
+        transient=True,
+    ) as progress:
+        tasks: dict[str, Any] = {}
+
+        def advance(step: str, rows: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(f"{label}: {step}", total=None)
+            progress.advance(tasks[step], rows)
+
+        yield advance
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if hasattr(value, "item"):  # a numpy scalar
+        return value.item()
+    return str(value)

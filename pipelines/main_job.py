@@ -1,0 +1,198 @@
+"""The main job: from an empty directory to served features, and what happened on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Final
+
+from pipelines.batch import BatchProcessor, CycleReport
+from pipelines.batch.batch_processor import utc_now
+from pipelines.console import (
+    age,
+    answers,
+    messages,
+    print_json,
+    print_table,
+    progress_bar,
+    progress_of_steps,
+)
+from pipelines.errors import UsageError
+from pipelines.live_databases import LiveDatabases
+from pipelines.settings import BatchConfig, DataConfig
+
+TRAINING_ROWS: Final = 1000
+
+
+def run_main_job(processor: BatchProcessor, sizes: dict[str, Any], *, as_json: bool) -> None:
+    """Simulate up to now, process, apply, materialize, read back, and print what happened."""
+    seconds: dict[str, float] = {}
+    with _timed("simulate", seconds):
+        simulated = simulate_until_now(processor.data, sizes)
+    with _timed("batch", seconds), progress_of_steps("batch") as progress:
+        cycle = BatchProcessor(processor.config, processor.data, progress=progress).run_cycle()
+    with _timed("read back", seconds), messages.status("reading features back"):
+        online, training = _read_back(processor)
+    report = {
+        "data_dir": str(processor.config.data_dir),
+        "simulated": simulated,
+        "cycle": vars(cycle),
+        "online": online,
+        "training_set": training,
+        "seconds": seconds,
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _print(report, cycle, processor.config)
+
+
+def simulate_until_now(data: DataConfig, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Fill the live databases up to now: all of the history at first, later the time since."""
+    load_or_create, fill_history = _simulators("load_or_create", "fill_history")
+    world_config = _simulators("WorldConfig")[0](**sizes) if sizes else None
+    now = utc_now()
+    world = load_or_create(data.data_dir, world_config, now)
+    with LiveDatabases.open(data) as databases, progress_bar("simulate") as progress:
+        report = fill_history(databases, world, now, lambda done, _rows: progress(done))
+    return _simulated(report)
+
+
+def simulate_live(data: DataConfig, speed: float) -> dict[str, Any]:
+    """Go on simulating in step with the clock until Ctrl-C."""
+    load_or_create, run_live = _simulators("load_or_create", "run_live")
+    world = load_or_create(data.data_dir, None, utc_now())
+    stop = threading.Event()
+    with LiveDatabases.open(data) as databases, messages.status("simulating; Ctrl-C ends it") as s:
+
+        def told(moment: datetime, rows: int) -> None:
+            s.update(f"simulated until {moment:%Y-%m-%d %H:%M:%S} UTC, {rows:,} rows; Ctrl-C ends")
+
+        with _stopped_by_interrupt(stop):
+            report = run_live(databases, world, speed=speed, stop=stop, progress=told)
+    return _simulated(report)
+
+
+def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One online row per service input that exists, and a point-in-time training set."""
+    import duckdb
+
+    from pipelines.batch.workspace import read_files
+    from pipelines.data_layer import DataLayerOrchestrator
+
+    layer = DataLayerOrchestrator(processor.data, processor.config)
+    files = processor.state.files("view", "user_intent")
+    entities = duckdb.sql(
+        f"SELECT user_id, event_timestamp FROM {read_files(files)} "
+        f"ORDER BY event_timestamp DESC LIMIT {TRAINING_ROWS}"
+    ).df()
+    newest = layer.features("user_intent", {"user_id": str(entities["user_id"].iloc[0])})
+    entities["event_timestamp"] = entities["event_timestamp"].dt.tz_localize("UTC")
+    references = [f"user_intent:{name}" for name in newest.features]
+    references += ["user_orders:orders_30d", "user_orders:preferred_shipping_method"]
+    frame = layer.training_set(entities, references)
+    return (
+        {
+            "view": newest.view,
+            "keys": newest.keys,
+            "event_timestamp": newest.event_timestamp,
+            "features": newest.features,
+        },
+        {
+            "rows": len(frame),
+            "columns": len(frame.columns),
+            "filled": float(frame["intent_score"].notna().mean()),
+        },
+    )
+
+
+def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> None:
+    simulated, seconds = report["simulated"], report["seconds"]
+    feature_rows = sum(cycle.feature_rows.values())
+    refused = sum(cycle.quarantined.values())
+    online, training = report["online"], report["training_set"]
+    rows = [
+        [
+            "simulate",
+            f"{simulated['total_rows']:,} rows in the live databases",
+            seconds["simulate"],
+        ],
+        ["extract", f"{cycle.extracted:,} changes", cycle.seconds.get("extract", 0.0)],
+        ["check", f"{refused:,} refused", cycle.seconds.get("check", 0.0)],
+        ["transform", f"{feature_rows:,} feature rows", cycle.seconds.get("transform", 0.0)],
+        ["load", f"{cycle.files:,} files published", cycle.seconds.get("load", 0.0)],
+        [
+            "update",
+            ("feast apply, " if cycle.applied else "")
+            + f"{len(cycle.materialized)} views materialized",
+            cycle.seconds.get("update", 0.0),
+        ],
+        ["cleanup", "", cycle.seconds.get("cleanup", 0.0)],
+        [
+            "read back",
+            f"1 row online, {training['rows']:,} × {training['columns']} training set",
+            seconds["read back"],
+        ],
+    ]
+    print_table("what happened", ["stage", "", "took"], [[a, b, age(c)] for a, b, c in rows])
+    keys = ", ".join(f"{name}={value}" for name, value in online["keys"].items())
+    print_table(
+        f"{online['view']} of {keys}, served online",
+        ["feature", "value"],
+        [[name, value] for name, value in online["features"].items()],
+    )
+    key = " ".join(f"{name}={value}" for name, value in online["keys"].items())
+    answers.print(
+        f"live databases   {report['data_dir']}/live_databases\n"
+        f"offline sources  {config.offline_path}\n"
+        f"what next:\n"
+        f"  synchrochain status\n"
+        f"  synchrochain features {online['view']} {key}\n"
+        f"  synchrochain simulate --live\n"
+        f"  synchrochain batch\n"
+        f"  cd feature_repo && feast ui\n"
+        f"  synchrochain down"
+    )
+
+
+def _simulated(report: Any) -> dict[str, Any]:
+    return {
+        "rows": dict(report.rows),
+        "total_rows": report.total_rows,
+        "seconds": round(report.seconds, 2),
+        "from": report.simulated_from,
+        "until": report.simulated_until,
+    }
+
+
+def _simulators(*names: str) -> list[Any]:
+    try:
+        import simulators
+    except ModuleNotFoundError:
+        raise UsageError(
+            "the simulators are not installed: your own shop fills the live databases; "
+            "process what it wrote with `synchrochain batch`"
+        ) from None
+    return [getattr(simulators, name) for name in names]
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - started, 2)
+
+
+@contextmanager
+def _stopped_by_interrupt(stop: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C end the work after its current commit instead of in the middle."""
+    import signal
+
+    before: Any = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
