@@ -30,6 +30,7 @@ _LOG_WEIGHT: Final = (0.0, 0.8)  # median 1 kg, log-sd
 _GOLDEN: Final = (np.sqrt(5) - 1) / 2
 _TREND_MEMORY: Final = 0.9  # per day
 _TREND_SD: Final = 0.3
+_DAYS_KEPT: Final = 3
 
 
 class Catalogue:
@@ -57,25 +58,32 @@ class Catalogue:
         self.prices: list[float] = _log_normal(walk, _LOG_PRICE).round(2).tolist()
         self.weights_kg: list[float] = _log_normal(rng.random(size), _LOG_WEIGHT).round(3).tolist()
         self.embodied_kg: Floats = np.asarray(self.weights_kg) * rng.uniform(1.5, 8.0, size)
-        self._trend = rng.standard_normal(size)
-        self._cumulative: list[Floats] = []
+        self._first_trend: Floats = rng.standard_normal(size)
+        self._trend = self._first_trend
+        self._trend_day = 0
+        self._cumulative: dict[int, Floats] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def cumulative(self, day: int) -> Floats:
         """Cumulative share of interest over products on a day since the origin; ends in 1."""
-        while len(self._cumulative) <= day:
-            weights = self.popularity
-            if not self._no_signal:
-                if self._cumulative:
-                    rng = generator(self._seed, Kind.TRENDS, len(self._cumulative))
-                    step = np.sqrt(1 - _TREND_MEMORY**2) * rng.standard_normal(len(self))
-                    self._trend = _TREND_MEMORY * self._trend + step
-                weights = weights * np.exp(_TREND_SD * self._trend)
-            total = np.cumsum(weights)
-            self._cumulative.append(total / total[-1])
+        if day not in self._cumulative:
+            total = np.cumsum(self.popularity * np.exp(_TREND_SD * self._trend_of(day)))
+            self._cumulative = dict(list(self._cumulative.items())[-_DAYS_KEPT:])
+            self._cumulative[day] = total / total[-1]
         return self._cumulative[day]
+
+    def _trend_of(self, day: int) -> Floats:
+        if self._no_signal:
+            return np.zeros(len(self))
+        if day < self._trend_day:  # walk again from the first day
+            self._trend, self._trend_day = self._first_trend, 0
+        while self._trend_day < day:
+            self._trend_day += 1
+            fresh = generator(self._seed, Kind.TRENDS, self._trend_day).standard_normal(len(self))
+            self._trend = _TREND_MEMORY * self._trend + np.sqrt(1 - _TREND_MEMORY**2) * fresh
+        return self._trend
 
     def pick(self, day: int, uniforms: Floats) -> NDArray[np.int64]:
         """Products of that day's interest, one for each uniform number."""

@@ -26,7 +26,8 @@ _TYPICAL_KM: Final = 1500.0
 _DETOUR: Final = {"air": 1.05, "road": 1.25, "rail": 1.2, "sea": 1.5}
 _HANDLING_HOURS: Final = {"air": 6.0, "road": 8.0, "rail": 16.0, "sea": 60.0}
 _KM_PER_HOUR: Final = {"air": 500.0, "road": 55.0, "rail": 40.0, "sea": 28.0}
-_RAIL_FROM_KM: Final = 700.0
+_RAIL_FROM_KM: Final = 1000.0
+_SEA_FROM_KM: Final = 700.0
 _SUPPLY_MODES: Final = ("sea", "rail", "road", "air")
 _SUPPLY_SHARES: Final = (0.35, 0.15, 0.35, 0.15)
 
@@ -81,9 +82,9 @@ class Network:
             self.places_km[:, None] - self.places_km[None, :], axis=2
         )
         first_region, first_supplier = warehouses, warehouses + regions
-        # Sizes that leave at least one warehouse which both serves a region and is supplied.
+        # Sizes that leave two warehouses (of two or more) that serve a region and are supplied.
         serving = max(1, round(warehouses / 2))
-        supplied = min(warehouses, warehouses - serving + 1)
+        supplied = min(warehouses, warehouses - serving + 2)
         to_regions = self.distance[:warehouses, first_region:first_supplier]
         to_suppliers = self.distance[:warehouses, first_supplier:]
         self.serving = np.argsort(to_regions, axis=0, kind="stable")[:serving].T.tolist()
@@ -103,7 +104,7 @@ class Network:
             for w in self.supplied[supplier]:
                 ends = (supplier_id, self.warehouse_ids[w], first_supplier + supplier, w)
                 mode = str(route_rng.choice(_SUPPLY_MODES, p=_SUPPLY_SHARES))
-                if mode == "sea" and self.distance[ends[2], ends[3]] < _RAIL_FROM_KM:
+                if mode == "sea" and self.distance[ends[2], ends[3]] < _SEA_FROM_KM:
                     mode = "road"
                 self.inbound[supplier, w] = self._add(route_rng, mode, *ends)
 

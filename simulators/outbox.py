@@ -10,6 +10,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -59,6 +61,8 @@ _BATCHES: Final[dict[str, tuple[tuple[str, sa.Table, tuple[str, ...]], ...]]] = 
         ("deliveries", shipments, ("shipment_id_", "delivered_at_")),
     ),
 }
+# Batches whose rows are written in the order in which they came: inserts and updates of one table.
+_IN_TURN: Final = {"order_status": "orders", "deliveries": "shipments"}
 _NEWER_BY: Final = {"inventory": "updated_at", "user_sessions": "timestamp"}
 
 
@@ -68,17 +72,21 @@ class Outbox:
     def __init__(self, databases: LiveDatabases, world: World) -> None:
         self._databases = databases
         self._origin = np.datetime64(world.origin, "us")
-        self._statements = {
-            name: _statement(name, table, databases[database].dialect.name)
+        self._plans = {
+            name: _Plan(name, table, columns, databases[database].dialect)
             for database, batches in _BATCHES.items()
-            for name, table, _ in batches
+            for name, table, columns in batches
         }
-        self.rows: dict[str, list[Row]] = {name: [] for name in self._statements}
+        self.rows: dict[str, list[Row]] = {name: [] for name in self._plans}
+        self._turns: dict[str, list[tuple[str, Row]]] = {n: [] for n in _IN_TURN.values()}
         self.written: Counter[str] = Counter()
 
     def add(self, name: str, row: Row) -> None:
         """Keep one row for the next `write`."""
-        self.rows[name].append(row)
+        if name in _IN_TURN or name in _IN_TURN.values():
+            self._turns[_IN_TURN.get(name, name)].append((name, row))
+        else:
+            self.rows[name].append(row)
 
     def write(self) -> int:
         """Commit what was gathered, one transaction per database, and forget it.
@@ -89,52 +97,39 @@ class Outbox:
         Raises:
             LiveDatabaseError: a database refused; nothing of it was committed.
         """
-        total = 0
+        before = self.written.total()
         for database, batches in _BATCHES.items():
-            if not any(self.rows[name] for name, _, _ in batches):
+            if not any(self.rows[name] or self._turns.get(name) for name, _, _ in batches):
                 continue
             engine = self._databases[database]
             with translate_errors(str(engine.url.database)), engine.begin() as connection:
-                for name, table, columns in batches:
+                for name, _, _ in batches:
+                    for kind, run in groupby(self._turns.get(name, ()), key=itemgetter(0)):
+                        self._execute(connection, kind, [row for _, row in run])
                     if rows := self.rows[name]:
-                        changed = self._execute(connection, name, table, columns, rows)
-                        self.written[table.name] += changed
-                        total += changed
-        for rows in self.rows.values():
-            rows.clear()
-        return total
+                        self._execute(connection, name, rows)
+        for kept in (*self.rows.values(), *self._turns.values()):
+            kept.clear()
+        return self.written.total() - before
 
-    def _execute(
-        self,
-        connection: sa.Connection,
-        name: str,
-        table: sa.Table,
-        columns: Sequence[str],
-        rows: list[Row],
-    ) -> int:
-        kinds = [table.columns[column.removesuffix("_")].type for column in columns]
+    def _execute(self, connection: sa.Connection, name: str, rows: list[Row]) -> None:
+        plan = self._plans[name]
         fields = list(zip(*rows, strict=True))
-        for i, kind in enumerate(kinds):
-            if isinstance(kind, sa.DateTime):
-                fields[i] = tuple(self._texts(fields[i]))
-        statement = self._statements[name]
-        if connection.dialect.name == "sqlite":
+        for i in plan.times:
+            fields[i] = tuple(self._texts(fields[i]))
+        if plan.sql is not None:
             # Ready-made texts straight to the driver: SQLAlchemy's own conversion costs more
             # than the insert.
-            keys = list(columns) if isinstance(statement, sa.Insert) else None
-            compiled = statement.compile(dialect=connection.dialect, column_keys=keys)
-            order = [columns.index(key) for key in compiled.positiontup or ()]
-            values = list(zip(*(fields[i] for i in order), strict=True))
-            result = connection.exec_driver_sql(str(compiled), values)
+            values = list(zip(*(fields[i] for i in plan.order), strict=True))
+            result = connection.exec_driver_sql(plan.sql, values)
         else:
-            for i, kind in enumerate(kinds):
-                if isinstance(kind, sa.DateTime):
-                    fields[i] = tuple(t and datetime.fromisoformat(t) for t in fields[i])
-                elif isinstance(kind, sa.JSON):
-                    fields[i] = tuple(map(json.loads, fields[i]))
-            named = [dict(zip(columns, row, strict=True)) for row in zip(*fields, strict=True)]
-            result = connection.execute(statement, named)
-        return max(result.rowcount, 0)
+            for i in plan.times:
+                fields[i] = tuple(t and datetime.fromisoformat(t) for t in fields[i])
+            for i in plan.jsons:
+                fields[i] = tuple(map(json.loads, fields[i]))
+            named = [dict(zip(plan.columns, row, strict=True)) for row in zip(*fields, strict=True)]
+            result = connection.execute(plan.statement, named)
+        self.written[plan.table.name] += max(result.rowcount, 0)
 
     def _texts(self, times: Sequence[int | None]) -> list[str | None]:
         """`YYYY-MM-DD HH:MM:SS.ffffff` of simulated microseconds, all at once."""
@@ -145,6 +140,26 @@ class Outbox:
             texts.view("U1").reshape(len(texts), -1)[:, 10] = " "
         ready = iter(texts.tolist())
         return [None if time is None else next(ready) for time in times]
+
+
+class _Plan:
+    """How one batch is written: its statement, and what has to be done to its columns first."""
+
+    def __init__(
+        self, name: str, table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect
+    ) -> None:
+        self.table, self.columns = table, columns
+        self.statement = _statement(name, table, dialect.name)
+        types = [table.columns[column.removesuffix("_")].type for column in columns]
+        self.times = [i for i, kind in enumerate(types) if isinstance(kind, sa.DateTime)]
+        self.jsons = [i for i, kind in enumerate(types) if isinstance(kind, sa.JSON)]
+        self.sql: str | None = None
+        self.order: list[int] = []
+        if dialect.name == "sqlite":
+            keys = list(columns) if isinstance(self.statement, sa.Insert) else None
+            compiled = self.statement.compile(dialect=dialect, column_keys=keys)
+            self.sql = str(compiled)
+            self.order = [columns.index(key) for key in compiled.positiontup or ()]
 
 
 def _statement(name: str, table: sa.Table, dialect: str) -> sa.UpdateBase:

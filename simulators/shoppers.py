@@ -72,8 +72,9 @@ _LONGEST_PAGE_S: Final = 1500.0  # a session ends after 30 minutes of silence
 _FOLLOWS_HABIT: Final = 0.7
 _CART_SIZE: Final = 12
 _MORE_UNITS: Final = 0.5  # quantity is 1 + geometric
-# A control world's purchase is a coin tossed at the end of any session.
-_COIN: Final = 0.021
+# A control world's purchase is a coin tossed at the end of any session, cart or no cart.
+_COIN: Final = 0.0185
+_COIN_TWO_LINES: Final = 0.64  # share of its baskets with a second product
 
 
 @dataclass(frozen=True)
@@ -288,8 +289,9 @@ def _toss_coins(
     slots = (offset + pages)[draw < _COIN]
     action[slots] = PURCHASE
     happens[slots] = True
-    for slot in slots.tolist():
-        carts[slot] = list(dict.fromkeys(fresh[max(slot - 1, 0) : slot + 1].tolist()))
+    two = (draw[draw < _COIN] < _COIN * _COIN_TWO_LINES).tolist()
+    for slot, more in zip(slots.tolist(), two, strict=True):
+        carts[slot] = list(dict.fromkeys(fresh[slot - more : slot + 1].tolist()))
         product[slot] = carts[slot][0]
 
 

@@ -19,7 +19,9 @@ UNITS_PER_SESSION: Final = 0.063  # what the sessions of `shoppers` come to
 HANDLING_LOG_SD: Final = 0.5
 SHORTAGE_CHANCE: Final = 0.25
 SHORTAGE_FACTOR: Final = 6.0
-_COVER_DAYS: Final = 65.0  # an order brings this many days of expected demand
+# An order brings so many days of expected demand, up to four times as many for best-sellers.
+_COVER_DAYS: Final = 65.0
+_BEST_SELLER_PER_DAY: Final = 0.2
 _SAFETY: Final = 0.4  # standard deviations of demand over the lead time
 _NO_REORDER_POINT: Final = 0.05  # share of slow movers that are reordered only when sold out
 _SLOW_PER_DAY: Final = 0.02
@@ -67,7 +69,8 @@ class Stockroom:
         forgotten = (demand < _SLOW_PER_DAY) & (rng.random(size) < _NO_REORDER_POINT)
         reorder = np.where(forgotten, 0, np.maximum(reorder, 1)).astype(np.int64)
         spare = rng.integers(0, 3, size)
-        up_to = reorder + np.ceil(_COVER_DAYS * demand).astype(np.int64) + spare
+        cover = _COVER_DAYS * (1 + 3 * demand / (demand + _BEST_SELLER_PER_DAY))
+        up_to = reorder + np.ceil(cover * demand).astype(np.int64) + spare
         self.reorder_point: list[int] = reorder.tolist()
         self.up_to: list[int] = up_to.tolist()
         carried = np.array(self.product)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from simulators.congestion import observe, squash
 from simulators.draws import Kind, generator
+from simulators.network import Route
 from simulators.world import HOUR_US, World
 
 Floats = NDArray[np.float64]
@@ -55,8 +56,10 @@ class Transit:
         self._delay_slope = signal * _DELAY_BY_CONGESTION
         spread = signal * math.hypot(_ODDS_BY_CONGESTION, _ODDS_BY_RELIABILITY)
         base = {mode: _centre(share, spread) for mode, share in LATE_SHARE.items()}
-        self.log_odds: Floats = np.array(
-            [base[r.mode] + signal * _ODDS_BY_RELIABILITY * r.reliability for r in routes]
+        standing = _centred_by_mode(routes)
+        self.log_odds: Floats = (
+            np.array([base[route.mode] for route in routes])
+            + signal * _ODDS_BY_RELIABILITY * standing
         )
         self._hour = -1
         self._latent: list[float] = []
@@ -125,6 +128,15 @@ def condition_rows(
         (hour * HOUR_US + (number + 1) * slot + 137, routes[number].route_id, c, r)
         for number, (c, r) in enumerate(rows)
     ]
+
+
+def _centred_by_mode(routes: list[Route]) -> Floats:
+    """Reliability about the mean of its mode, or few routes would move a mode's lateness."""
+    values = np.array([route.reliability for route in routes])
+    modes = np.array([route.mode for route in routes])
+    for mode in set(modes.tolist()):
+        values[modes == mode] -= values[modes == mode].mean()
+    return values
 
 
 def _centre(share: float, spread: float) -> float:
