@@ -11,6 +11,7 @@ survives a power cut, so a reader can never be ahead of the database it reads.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,6 +165,7 @@ shipments = sa.Table(
 )
 
 _OPERATIONS: Final = (("I", "INSERT", "NEW"), ("U", "UPDATE", "NEW"), ("D", "DELETE", "OLD"))
+_PASSWORD: Final = re.compile(r"(://[^/@]*?:)[^/@]*@")
 CHANGE_LOG_COLUMNS: Final = ("seq", "table_name", "op", "key", "row", "committed_at")
 # One change log in each database; seq never repeats, not even after rows were deleted.
 _CHANGE_LOG_DDL: Final = """
@@ -186,11 +188,7 @@ def trigger_statements(table: sa.Table) -> list[str]:
     reader's to refuse and never fails the writer's transaction.
     """
     statements = []
-    for op, event, image in (
-        ("I", "INSERT", "NEW"),
-        ("U", "UPDATE", "NEW"),
-        ("D", "DELETE", "OLD"),
-    ):
+    for op, event, image in _OPERATIONS:
         key = ", ".join(f'{image}."{column.name}"' for column in table.primary_key)
         row = ", ".join(f"'{column.name}', {image}.\"{column.name}\"" for column in table.columns)
         statements.append(
@@ -212,14 +210,13 @@ def open_engine(url: str, busy_timeout: float = 5.0) -> sa.Engine:
     Raises:
         ConfigurationError: the URL cannot be parsed, or its driver is not installed.
     """
+    path = sqlite_path(url)
     try:
-        parsed = make_url(url)
-        path = sqlite_path(url)
         engine = sa.create_engine(
-            parsed, **({"connect_args": {"timeout": busy_timeout}} if path else {})
+            url, **({"connect_args": {"timeout": busy_timeout}} if path else {})
         )
     except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
-        raise ConfigurationError(f"database URL {url!r} cannot be used: {error}") from None
+        raise _unusable(url, str(error)) from None
     if path is not None:
         _create_owner_only(path)
         sa.event.listen(engine, "connect", _set_pragmas)
@@ -227,11 +224,23 @@ def open_engine(url: str, busy_timeout: float = 5.0) -> sa.Engine:
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file behind a SQLite URL; None for any other database."""
-    parsed = make_url(url)
+    """The file behind a SQLite URL; None for any other database.
+
+    Raises:
+        ConfigurationError: the URL cannot be parsed.
+    """
+    try:
+        parsed = make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # the latter for a port that is no number
+        raise _unusable(url, "it is not of the form dialect://user:password@host/name") from None
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
     return Path(parsed.database)
+
+
+def _unusable(url: str, reason: str) -> ConfigurationError:
+    shown = _PASSWORD.sub(r"\1***@", url)
+    return ConfigurationError(f"database URL {shown!r} cannot be used: {reason}")
 
 
 def create_schema(engine: sa.Engine, metadata: sa.MetaData) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import ConfigurationError
@@ -23,11 +23,19 @@ ENV_PREFIX: Final = "SYNCHROCHAIN_"
 DATABASE_NAMES: Final = ("orders", "users", "inventory", "supply_chain")
 
 
+def _named(value: Any) -> Any:
+    # An empty variable would otherwise mean the working directory of whoever started the process.
+    if value == "":
+        raise ValueError("a path")
+    return value
+
+
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path.expanduser()))
 
 
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+AbsolutePath = Annotated[Path, BeforeValidator(_named), AfterValidator(_absolute)]
+DatabaseUrl = Annotated[str | None, Field(min_length=1)]
 
 
 class _Settings(BaseSettings):
@@ -62,10 +70,10 @@ class DataConfig(_Settings):
     db_path: AbsolutePath = Field(
         default_factory=lambda values: values["data_dir"] / "live_databases"
     )
-    orders_url: str | None = None
-    users_url: str | None = None
-    inventory_url: str | None = None
-    supply_chain_url: str | None = None
+    orders_url: DatabaseUrl = None
+    users_url: DatabaseUrl = None
+    inventory_url: DatabaseUrl = None
+    supply_chain_url: DatabaseUrl = None
     busy_timeout: float = Field(default=5.0, ge=0, le=300)
 
     cache_ttl: int = Field(default=3600, ge=1)
@@ -86,7 +94,8 @@ class DataConfig(_Settings):
 class BatchConfig(_Settings):
     """How often the batch flow runs, in what bites, where it writes and how long it keeps.
 
-    `processing_interval` is seconds, `batch_size` rows, `retention_days` days.
+    `processing_interval` is seconds, `batch_size` rows, `retention_days` days; `merge_files` small
+    files of one log or view are merged into one.
     """
 
     model_config = SettingsConfigDict(env_prefix=f"{ENV_PREFIX}BATCH_")
@@ -104,6 +113,7 @@ class BatchConfig(_Settings):
         default_factory=lambda values: values["data_dir"] / "processed"
     )
     feature_repo_path: AbsolutePath = PROJECT_ROOT / "feature_repo"
+    merge_files: int = Field(default=24, ge=2, le=10_000)
     retry_attempts: int = Field(default=4, ge=1, le=100)
     retry_max_wait: float = Field(default=5.0, ge=0)
 
@@ -150,12 +160,18 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
         ConfigurationError: a `SYNCHROCHAIN_…` variable names no setting.
     """
     known = {f"{ENV_PREFIX}{name}".upper() for name in DataConfig.model_fields}
-    known |= {f"{ENV_PREFIX}BATCH_{name}".upper() for name in BatchConfig.model_fields}
+    own = BatchConfig.model_fields.keys() - {"data_dir"}  # DataConfig's variable moves both
+    known |= {f"{ENV_PREFIX}BATCH_{name}".upper() for name in own}
     for name in sorted(os.environ if environment is None else environment):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), sorted(known), n=1)
-            hint = f"did you mean {near[0]}?" if near else "unset it"
+            # Without the prefix, which is alike in all of them.
+            ends = sorted(setting.removeprefix(ENV_PREFIX) for setting in known)
+            near = difflib.get_close_matches(name.upper().removeprefix(ENV_PREFIX), ends, n=1)
+            hint = f"did you mean {ENV_PREFIX}{near[0]}?" if near else "unset it"
             raise ConfigurationError(f"{name}: there is no such setting; {hint}")
+
+
+_WORDS: Final = {"string_too_short": "at least one character", "path_type": "a path"}
 
 
 def _one_line(error: ValidationError, owner: type[_Settings]) -> str:
@@ -165,6 +181,7 @@ def _one_line(error: ValidationError, owner: type[_Settings]) -> str:
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         allowed = ", ".join(sorted(owner.model_fields))
         return f"{owner.__name__} has no field {field!r}; it has: {allowed}"
-    allowed = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    allowed = _WORDS.get(first["type"]) or first["msg"]
+    allowed = allowed.removeprefix("Input should be ").removeprefix("Value error, ")
     value = "…" if "password" in field else repr(first.get("input"))
     return f"{owner.__name__}.{field} = {value} is not allowed: it must be {allowed}"

@@ -113,9 +113,10 @@ def parts_of(logs: Logs, count: int) -> list[Logs]:
         last = max((row["seq"] for table in tables for row in logs[table]), default=0)
         for table in tables:
             for row in logs[table]:
-                parts[min(count - 1, (row["seq"] - 1) * count // max(last, 1))].setdefault(
-                    table, []
-                ).append(row)
+                part = min(count - 1, (row["seq"] - 1) * count // max(last, 1))
+                if row["committed_at"] == LONG_AGO:  # what others refer to comes first
+                    part = 0
+                parts[part].setdefault(table, []).append(row)
     return parts
 
 

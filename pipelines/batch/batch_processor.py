@@ -24,7 +24,7 @@ from pipelines.batch.processor import DataProcessor, Produced, Progress
 from pipelines.batch.publish import publish, remove_leftovers
 from pipelines.batch.state import PipelineState
 from pipelines.batch.summary import ViewSummary, summarize
-from pipelines.batch.update import apply, materialize, open_store
+from pipelines.batch.update import apply, fill_if_emptied, materialize, open_store
 from pipelines.batch.workspace import attach_history, workspace
 from pipelines.change_log.logs import LOGS
 from pipelines.change_log.reader import ChangeLogReader
@@ -89,6 +89,8 @@ class BatchProcessor:
         self._clock = clock
         self._progress: Progress = progress or _unwatched
         self.state = PipelineState(self.config.state_path)
+        self._store: Any = None  # Feast's, opened at the first update and kept
+        self._step = STEPS[0]
 
     def run_cycle(self, *, update: bool = True) -> CycleReport:
         """Process what is new, once.
@@ -122,6 +124,7 @@ class BatchProcessor:
         self,
         stop: threading.Event | None = None,
         *,
+        scheduler: schedule.Scheduler | None = None,
         sleep: Callable[[float], Any] = time.sleep,
         on_cycle: Callable[[CycleReport | SynchroChainError], None] | None = None,
     ) -> None:
@@ -142,7 +145,7 @@ class BatchProcessor:
             if on_cycle:
                 on_cycle(outcome)
 
-        scheduler = schedule.Scheduler()
+        scheduler = scheduler or schedule.Scheduler()
         scheduler.every(self.config.processing_interval).seconds.do(cycle)
         scheduler.run_all()
         while not stop.is_set():
@@ -234,13 +237,17 @@ class BatchProcessor:
 
     def _update(self, report: CycleReport) -> None:
         report.applied = apply(self.config, self.state)
-        if not self.state.waiting_views():
-            return
-        store = open_store(self.config)
+        if report.applied:
+            self._store = None
         for attempt in self._retrying(RedisUnavailableError):
             with attempt:
-                for view, (start, end) in materialize(store, self.state).items():
-                    report.materialized[view] = [str(start), str(end)]
+                if fill_if_emptied(self.config, self.data, self.state):
+                    logger.info("the online store is empty or another one: filling it")
+                if not self.state.waiting_views():
+                    return
+                store = self._store = self._store or open_store(self.config)
+                for view, span in materialize(store, self.state, self._clock()).items():
+                    report.materialized[view] = [str(moment) for moment in span]
 
     def _retrying(self, error: type[Exception]) -> Iterable[Any]:
         return stamina.retry_context(

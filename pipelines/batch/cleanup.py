@@ -31,7 +31,6 @@ from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 logger = logging.getLogger(__name__)
 
-FILES_BEFORE_MERGE: Final = 24
 BYTES_OF_A_FULL_FILE: Final = 64 * 2**20
 GRACE: Final = timedelta(minutes=15)
 LONGEST_WINDOW: Final = timedelta(days=30)
@@ -84,7 +83,7 @@ class Cleanup:
             for file in self._state.files(kind, name)
             if file.bytes < BYTES_OF_A_FULL_FILE and not file.condensed
         ]
-        if len(small) < FILES_BEFORE_MERGE:
+        if len(small) < self._config.merge_files:
             return
         order = "seq" if kind == "log" else EVENT_TIMESTAMP
         target = folder / f"{name}_{self._cycle:08d}_merged.parquet"

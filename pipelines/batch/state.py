@@ -261,6 +261,14 @@ class PipelineState:
         rows = self._query("SELECT * FROM waiting_views")
         return {row["view"]: (_time(row["oldest"]), _time(row["newest"])) for row in rows}
 
+    def let_everything_wait(self) -> None:
+        """Let each view wait for materialization with all its published rows."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO waiting_views SELECT name, min(min_time), max(max_time) "
+                "FROM files WHERE kind = 'view' AND status = 'live' GROUP BY name"
+            )
+
     def view_is_materialized(self, view: str) -> None:
         """Nothing of the view waits any more."""
         with self._transaction() as connection:

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.batch.state import PipelineState
-from pipelines.settings import BatchConfig
+from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
 logger = logging.getLogger(__name__)
 APPLIED: Final = "applied_feature_repo"
+MARK: Final = "synchrochain:materialized"
 
 
 def open_store(config: BatchConfig) -> FeatureStore:
@@ -56,12 +58,42 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
     return True
 
 
-def materialize(store: FeatureStore, state: PipelineState) -> dict[str, tuple[datetime, datetime]]:
+def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState) -> bool:
+    """Let every view wait for materialization if Redis does not hold what was written before.
+
+    It may have been flushed, replaced by another engine, or restored from an old file. A random
+    mark, kept in Redis and in the state, tells.
+
+    Returns:
+        Whether the mark was missing; it is set anew.
+
+    Raises:
+        RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
+    """
+    if not _is_ours(config):
+        return False
+    from pipelines.redis import connect, ensure_server, translate_redis_errors
+
+    endpoint = ensure_server(data)
+    with translate_redis_errors(endpoint), connect(endpoint, decode_responses=True) as client:
+        if state.note(MARK) is not None and client.get(MARK) == state.note(MARK):
+            return False
+        state.let_everything_wait()
+        mark = uuid.uuid4().hex
+        client.set(MARK, mark)
+    state.set_note(MARK, mark)
+    return True
+
+
+def materialize(
+    store: FeatureStore, state: PipelineState, now: datetime
+) -> dict[str, tuple[datetime, datetime]]:
     """Bring the online store up to what is published, view by view.
 
     New rows later than everything materialized before go by `materialize-incremental`. A late row
     lies before the end that Feast remembers and would be passed over, so its stretch of time is
-    materialized explicitly. A view is done when Feast returns; if it fails, it still waits.
+    materialized explicitly, as far as its time to live reaches back from `now` (UTC, naive). A
+    view is done when Feast returns; if it fails, it still waits.
 
     Returns:
         The stretch of event time that was materialized, by view.
@@ -70,7 +102,7 @@ def materialize(store: FeatureStore, state: PipelineState) -> dict[str, tuple[da
     for name, (oldest, newest) in state.waiting_views().items():
         view = store.get_feature_view(name)
         end = newest.replace(tzinfo=UTC)
-        start = _start(view, oldest.replace(tzinfo=UTC))
+        start = _start(view, oldest.replace(tzinfo=UTC), now.replace(tzinfo=UTC))
         with _quiet():
             if start is None:
                 store.materialize_incremental(end, feature_views=[name])
@@ -81,15 +113,21 @@ def materialize(store: FeatureStore, state: PipelineState) -> dict[str, tuple[da
     return done
 
 
-def _start(view: FeatureView, oldest: datetime) -> datetime | None:
+def _start(view: FeatureView, oldest: datetime, now: datetime) -> datetime | None:
     """Where to start materializing explicitly; None if the increment holds all that is new."""
     until: datetime | None = view.most_recent_end_time
     if until is None:
         return None
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    if oldest > until:
+    if oldest > (until if until.tzinfo else until.replace(tzinfo=UTC)):
         return None
-    return oldest
+    return max(oldest, now - view.ttl) if view.ttl else oldest
+
+
+def _is_ours(config: BatchConfig) -> bool:
+    import yaml
+
+    text = (config.feature_repo_path / "feature_store.yaml").read_text(encoding="utf-8")
+    return str(yaml.safe_load(text)["online_store"]["type"]).startswith("pipelines.")
 
 
 def _fingerprint(config: BatchConfig) -> str:

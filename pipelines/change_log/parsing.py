@@ -18,6 +18,10 @@ from pipelines.change_log.logs import (
 
 CLOCK_TOLERANCE: Final = "5 minutes"
 """How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
+FIRST_MOMENT: Final = "1970-01-01"
+LAST_MOMENT: Final = "2262-01-01"
+"""Time stamps outside are refused: they do not survive Parquet, pandas and protobuf unharmed."""
+_JSON_SPACE: Final = "' ' || chr(9) || chr(10) || chr(13)"
 
 
 @cache
@@ -37,8 +41,11 @@ def typed_rows(log: Log, relation: str) -> str:
         f", {_json_as(f'texts.{name}', _shape(log, name))} AS {name}_fields" for name in nested
     )
     typed = ",\n            ".join(_typed(column) for column in log.columns)
+    typed += "".join(f", texts.{name} AS raw_{name}, {name}_fields" for name in nested)
     names = ", ".join(f'"{column.name}"' for column in log.columns)
-    reasons = ",\n            ".join(_reasons(column) for column in log.columns)
+    reasons = ",\n            ".join(
+        [_shape_reason(name) for name in nested] + [_reasons(column) for column in log.columns]
+    )
     whole = _json_as('"row"', dict.fromkeys(live_columns, "VARCHAR"))
     return f"""
         WITH opened AS (
@@ -46,14 +53,18 @@ def typed_rows(log: Log, relation: str) -> str:
         ), nested AS (
             SELECT *{opened} FROM opened
         ), typed AS (
-            SELECT seq, op, TRY_CAST(committed_at AS TIMESTAMP) AS committed_at,
+            SELECT seq, op, committed_at AS raw_committed_at,
+            TRY_CAST(committed_at AS TIMESTAMP) AS committed_at,
             texts IS NULL AS malformed,
             {typed}
             FROM nested
         )
         SELECT seq, op, committed_at, {names},
         CASE WHEN malformed THEN 'the row is not a JSON object'
-        WHEN op NOT IN ('I', 'U', 'D') THEN 'op ' || op || ' is not I, U or D'
+        WHEN op IS NULL OR op NOT IN ('I', 'U', 'D')
+        THEN 'op ' || coalesce(op, 'null') || ' is not I, U or D'
+        WHEN committed_at IS NULL OR {_outside("committed_at")}
+        THEN 'committed_at = ' || coalesce(raw_committed_at, 'null') || ' is not a time stamp'
         WHEN op = 'D' THEN NULL
         ELSE nullif(concat_ws('; ',
             {reasons}), '') END AS reason
@@ -71,8 +82,24 @@ def _shape(log: Log, column: str) -> dict[str, str]:
 
 
 def _json_as(value: str, shape: object) -> str:
-    # json_transform raises on malformed JSON, which is a row's fault and not the batch's.
-    return f"CASE WHEN json_valid({value}) THEN json_transform({value}, '{json.dumps(shape)}') END"
+    # json_transform raises on malformed JSON, which is a row's fault and not the batch's; of JSON
+    # that is no object it makes an object of nulls.
+    found = f"CASE WHEN json_valid({value}) THEN json_transform({value}, '{json.dumps(shape)}') END"
+    if isinstance(shape, dict):
+        return f"CASE WHEN starts_with(ltrim({value}, {_JSON_SPACE}), '{{') THEN {found} END"
+    return found
+
+
+def _shape_reason(column: str) -> str:
+    raw = f"raw_{column}"
+    return (
+        f"CASE WHEN {raw} IS NULL THEN '{column} is missing' WHEN {column}_fields IS NULL "
+        f"THEN '{column} = ' || left({raw}, 60) || ' is not a JSON object' END"
+    )
+
+
+def _outside(column: str) -> str:
+    return f"{column} NOT BETWEEN TIMESTAMP '{FIRST_MOMENT}' AND TIMESTAMP '{LAST_MOMENT}'"
 
 
 def _typed(column: Column) -> str:
@@ -100,6 +127,17 @@ def _reasons(column: Column) -> str:
     ]
     if not column.nullable:
         rules.insert(0, f"WHEN {raw} IS NULL THEN '{column.name} is missing'")
+    if column.type == TEXTS:
+        rules.append(
+            f"WHEN len({name}) > list_count({name}) THEN {shown}is not {KIND_IN_WORDS[TEXTS]}'"
+        )
+    if column.type == TIME:
+        rules += [
+            # A cast drops an offset without a word.
+            f"WHEN contains({raw}, '+') OR contains(substr({raw}, 11), '-') "
+            f"THEN {shown}has an offset: time stamps are UTC'",
+            f"WHEN {_outside(name)} THEN {shown}lies outside of 1970–2261'",
+        ]
     if column.check:
         rules.append(f"WHEN NOT ({column.check}) THEN {shown}{column.rule}'")
     if column.type == TIME and column.name != "promised_at":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,39 +9,11 @@ from comparing import differences
 from live_logs import append_changes, complete_log, offline_rows, parts_of
 from reference import VIEWS, compute
 
-from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.batch import BatchProcessor
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DataConfig
 
 Row = dict[str, Any]
-
-
-class Clock:
-    """A clock that moves only when told to."""
-
-    def __init__(self, now: datetime) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        self.now += timedelta(seconds=1)
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(datetime(2024, 4, 1))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> DataConfig:
-    return DataConfig(data_dir=tmp_path)
-
-
-@pytest.fixture
-def processor(tmp_path: Path, data: DataConfig, clock: Clock) -> BatchProcessor:
-    return BatchProcessor(
-        BatchConfig(data_dir=tmp_path, retention_days=3650 * 3), data, clock=clock
-    )
 
 
 def by_key(view: str, rows: list[Row]) -> dict[tuple[Any, ...], Row]:

@@ -19,12 +19,14 @@ from pipelines.live_databases import METADATA, LiveDatabases, check_contract
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from simulators import WorldConfig, fill_history, load_or_create, run_live
 from simulators.outbox import Outbox, _Plan
+from simulators.shoppers import day_script
 from simulators.simulation import SimulationReport
 from simulators.transit import Transit
-from simulators.world import HOUR_US
+from simulators.world import DAY_US, HOUR_US
 
 NOW = datetime(2026, 3, 4, 13, 27, 5, 123456)
-SMALL = WorldConfig(users=1200, products=60, warehouses=4, days=5)
+# Of this seed one purchase falls past midnight, which a test below needs.
+SMALL = WorldConfig(users=1200, products=60, warehouses=4, days=5, seed=3)
 TIMES = {
     "orders": {"orders": ["order_timestamp"]},
     "users": {"users": ["signed_up_at"], "user_sessions": ["timestamp"]}
@@ -259,8 +261,14 @@ def test_shipments_are_late_as_often_as_the_mode_says(shop: Path) -> None:
     assert 0.10 <= np.mean(over > 0) <= 0.14
     assert np.mean((over <= 0) & (over >= -1)) == pytest.approx(0.61, abs=0.03)
     assert np.mean(over < -1) == pytest.approx(0.27, abs=0.03)
-    for mode, share in {"air": 0.096, "road": 0.16, "rail": 0.12, "sea": 0.175}.items():
-        assert np.mean(over[modes == mode] > 0) == pytest.approx(share, abs=0.04), mode
+    # Few go by rail or sea in three weeks, and they share the same jams.
+    for mode, share, off in (
+        ("air", 0.096, 0.03),
+        ("road", 0.16, 0.03),
+        ("rail", 0.12, 0.06),
+        ("sea", 0.175, 0.06),
+    ):
+        assert np.mean(over[modes == mode] > 0) == pytest.approx(share, abs=off), mode
 
 
 def test_written_congestion_remembers(shop: Path) -> None:
@@ -424,20 +432,42 @@ def crash_in_the_middle_of_a_commit(data_dir: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_interrupted_world_can_be_continued_in_the_same_process(
-    small: Path, tmp_path: Path
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C leaves what was committed; the same object goes on from there."""
+    """Ctrl-C in the middle of a commit: the same object goes on from the last whole one."""
+    chunks = []
+    write = Outbox.write
 
-    def interrupt(fraction: float, _rows: int) -> None:
-        if fraction > 0.5:
+    def interrupt(self: Outbox) -> int:
+        chunks.append(1)
+        if len(chunks) == 4:
             raise KeyboardInterrupt
+        return write(self)
 
     simulation = load_or_create(tmp_path, SMALL, NOW)
     with LiveDatabases.open(DataConfig(data_dir=tmp_path)) as databases:
-        with pytest.raises(KeyboardInterrupt):
-            fill_history(databases, simulation, NOW, interrupt)
-        assert NOW - timedelta(days=3) < simulation.simulated_until < NOW
+        with monkeypatch.context() as patch:
+            patch.setattr(Outbox, "write", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                fill_history(databases, simulation, NOW)
+        assert NOW - timedelta(days=5) < simulation.simulated_until < NOW
         fill_history(databases, simulation, NOW)
+    assert live_rows(tmp_path) == live_rows(small)
+
+
+def test_a_purchase_past_midnight_survives_a_stop_at_midnight(small: Path, tmp_path: Path) -> None:
+    """A session that began yesterday still buys when the world was stopped in between."""
+    world = load_or_create(small, None, NOW).world
+    late = [
+        (day, basket)
+        for day in range(5)
+        for basket in day_script(world, day).baskets
+        if basket.time // DAY_US > day
+    ]
+    assert late, "choose another seed: no purchase crosses midnight"
+    midnight = world.moment((late[0][0] + 1) * DAY_US)
+    simulate(tmp_path, SMALL, midnight)
+    simulate(tmp_path, None)
     assert live_rows(tmp_path) == live_rows(small)
 
 
@@ -591,7 +621,7 @@ def test_a_size_out_of_range_is_refused_in_one_line(values: dict[str, Any], word
 def test_another_seed_cannot_continue_a_world(small: Path) -> None:
     """The error says which world is there and what to do."""
     other = WorldConfig(users=1200, products=60, warehouses=4, days=5, seed=9)
-    with pytest.raises(SimulationError, match=r"seed=7.*delete it together") as caught:
+    with pytest.raises(SimulationError, match=r"seed=3.*delete it together") as caught:
         load_or_create(small, other, NOW)
     assert_one_line(caught.value)
 

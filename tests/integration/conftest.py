@@ -1,0 +1,44 @@
+"""What the integration tests share: a data directory, a clock, a batch processor on them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.settings import DataConfig
+
+
+class Clock:
+    """A clock that moves a second at each look, and further only when told to."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(seconds=1)
+        return self.now
+
+    def advance(self, **stretch: float) -> None:
+        """Move on by a `timedelta` of these arguments."""
+        self.now += timedelta(**stretch)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Starts after everything that the random logs hold."""
+    return Clock(datetime(2024, 4, 1))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    return DataConfig(data_dir=tmp_path)
+
+
+@pytest.fixture
+def processor(tmp_path: Path, data: DataConfig, clock: Clock) -> BatchProcessor:
+    """Keeps everything for thirty years: the logs' parents were committed long ago."""
+    config = BatchConfig(data_dir=tmp_path, retention_days=30 * 365)
+    return BatchProcessor(config, data, clock=clock)

@@ -1,0 +1,199 @@
+"""Merging, retention, trimming, rebuilding and the schedule of the batch flow."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schedule
+from conftest import Clock
+from live_logs import append_changes, complete_log, offline_rows, parts_of
+
+from pipelines.batch import BatchConfig, BatchProcessor, CycleReport
+from pipelines.errors import CorruptFileError, LiveDatabaseError
+from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.settings import DataConfig
+
+
+def run_in_parts(processor: BatchProcessor, data: DataConfig, count: int, seed: int = 1) -> None:
+    for part in parts_of(complete_log(seed, size=120), count):
+        append_changes(data, part)
+        processor.run_cycle(update=False)
+
+
+def everything(processor: BatchProcessor) -> dict[str, list[dict[str, Any]]]:
+    return {view: offline_rows(processor, view) for view in VIEWS_BY_NAME}
+
+
+def changes_left(data: DataConfig, database: str) -> int:
+    with sqlite3.connect(data.db_path / f"{database}.db") as connection:
+        return int(connection.execute("SELECT count(*) FROM change_log").fetchone()[0])
+
+
+@pytest.fixture
+def merging(tmp_path: Path, data: DataConfig, clock: Clock) -> BatchProcessor:
+    """Merges as soon as there are four small files."""
+    config = BatchConfig(data_dir=tmp_path, retention_days=30 * 365, merge_files=4)
+    return BatchProcessor(config, data, clock=clock)
+
+
+def test_many_small_files_become_one_and_say_the_same(
+    processor: BatchProcessor, merging: BatchProcessor, data: DataConfig
+) -> None:
+    """Merging bounds the number of files; rows neither vanish nor double."""
+    run_in_parts(processor, data, 6)
+    before = everything(processor)
+    rows = {view: summary.rows for view, summary in processor.get_feature_summary().items()}
+    assert len(processor.state.files("view", "session_events")) > 3
+    merging.run_cycle(update=False)
+    assert len(processor.state.files("view", "session_events")) == 1
+    assert len(processor.state.files("log", "clickstream")) == 1
+    assert everything(processor) == before
+    assert {v: s.rows for v, s in processor.get_feature_summary().items()} == rows
+
+
+def test_merged_sources_stay_on_disk_for_a_while(
+    processor: BatchProcessor, merging: BatchProcessor, data: DataConfig, clock: Clock
+) -> None:
+    """A reader that has just listed the folder can still open what it saw."""
+    run_in_parts(processor, data, 6)
+    merging.run_cycle(update=False)
+    folder = processor.config.processed_data_path
+    live = {file.path for file in processor.state.files("log", "clickstream")}
+    assert live < set(folder.glob("clickstream_*.parquet"))
+    clock.advance(hours=1)
+    merging.run_cycle(update=False)
+    assert live == set(folder.glob("clickstream_*.parquet"))
+
+
+def test_an_altered_file_is_not_merged(
+    processor: BatchProcessor, merging: BatchProcessor, data: DataConfig
+) -> None:
+    """A flipped bit is found by the checksum before it would be copied into a merged file."""
+    run_in_parts(processor, data, 6)
+    victim = processor.state.files("log", "clickstream")[0].path
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=victim.name):
+        merging.run_cycle(update=False)
+
+
+def test_retention_keeps_what_features_still_need(
+    tmp_path: Path, data: DataConfig, clock: Clock
+) -> None:
+    """Expired changes go, the newest state of each route and every order stay."""
+    processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
+    logs = complete_log(2)
+    append_changes(data, logs)
+    processor.run_cycle(update=False)
+    clock.advance(days=32)
+    processor.run_cycle(update=False)
+    rows = {
+        log: sum(file.rows for file in processor.state.files("log", log))
+        for log in ("clickstream", "routes", "orders", "warehouses")
+    }
+    assert rows == {
+        "clickstream": 0,
+        "routes": len({row["route_id"] for row in logs["routes"]}),
+        "orders": len(logs["orders"]),
+        "warehouses": 3,
+    }
+
+
+def test_expired_changes_are_expired_once(tmp_path: Path, data: DataConfig, clock: Clock) -> None:
+    """What was kept of the past is not written again cycle after cycle."""
+    processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
+    append_changes(data, complete_log(2))
+    processor.run_cycle(update=False)
+    clock.advance(days=32)
+    processor.run_cycle(update=False)
+    kept = processor.state.files("log", "routes")
+    processor.run_cycle(update=False)
+    assert processor.state.files("log", "routes") == kept
+
+
+def test_a_change_log_is_trimmed_up_to_its_slowest_reader(
+    tmp_path: Path, data: DataConfig, clock: Clock
+) -> None:
+    """What one reader has not seen is kept for it, however old."""
+    processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
+    append_changes(data, complete_log(3))
+    first = processor.state.begin_cycle(clock())
+    processor.state.commit_pending(first, clock(), reader="stream", positions={"orders": 5})
+    before = changes_left(data, "orders")
+    processor.run_cycle(update=False)
+    assert changes_left(data, "orders") == before - 5
+    assert changes_left(data, "users") == 0
+
+
+def test_positions_survive_a_trimmed_log(tmp_path: Path, data: DataConfig, clock: Clock) -> None:
+    """An empty change log that was read to its end is no gap."""
+    processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
+    append_changes(data, complete_log(3))
+    processor.run_cycle(update=False)
+    assert changes_left(data, "users") == 0
+    assert processor.run_cycle(update=False).extracted == 0
+
+
+def test_rebuilding_makes_the_same_again(processor: BatchProcessor, data: DataConfig) -> None:
+    """Everything published is derived, so it can be made anew from the change logs."""
+    run_in_parts(processor, data, 3)
+    before = everything(processor)
+    processor.rebuild()
+    assert all(not rows for rows in everything(processor).values())
+    processor.run_cycle(update=False)
+    again = everything(processor)
+    # A delivery that was reported again at another time had left its first moment behind.
+    assert all(row in before["route_conditions"] for row in again.pop("route_conditions"))
+    del before["route_conditions"]
+    assert again == before
+
+
+def test_a_summary_tells_rows_keys_age_and_nulls(
+    processor: BatchProcessor, data: DataConfig, clock: Clock
+) -> None:
+    """The age is that of the newest event, not of the last run."""
+    append_changes(data, complete_log(4))
+    processor.run_cycle(update=False)
+    rows = offline_rows(processor, "user_orders")
+    summary = processor.get_feature_summary()["user_orders"]
+    newest = max(row["event_timestamp"] for row in rows)
+    assert (summary.rows, summary.keys) == (len(rows), len({row["user_id"] for row in rows}))
+    assert summary.newest_event == newest
+    assert summary.age_seconds == (clock.now - newest).total_seconds()
+    firsts = sum(row["days_since_previous_order"] is None for row in rows)
+    assert summary.null_share["days_since_previous_order"] == pytest.approx(firsts / len(rows))
+
+
+def test_the_schedule_survives_a_failing_cycle(tmp_path: Path, data: DataConfig) -> None:
+    """The first cycle finds no databases; the next one, five minutes later, finds them."""
+    stop, scheduler = threading.Event(), schedule.Scheduler()
+    outcomes: list[object] = []
+
+    def told(outcome: object) -> None:
+        outcomes.append(outcome)
+        if len(outcomes) == 2:
+            stop.set()
+
+    def five_minutes(_idle: float) -> None:
+        append_changes(data, complete_log(5))
+        (job,) = scheduler.jobs
+        assert job.interval == 300
+        assert job.next_run is not None
+        job.next_run -= timedelta(minutes=5)
+
+    processor = BatchProcessor(
+        BatchConfig(data_dir=tmp_path), data, clock=lambda: datetime(2024, 4, 1)
+    )
+    processor.run_cycle = partial(processor.run_cycle, update=False)  # type: ignore[method-assign]
+    processor.start_scheduled_processing(
+        stop, scheduler=scheduler, sleep=five_minutes, on_cycle=told
+    )
+    assert isinstance(outcomes[0], LiveDatabaseError)
+    assert isinstance(outcomes[1], CycleReport)
