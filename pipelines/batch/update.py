@@ -109,7 +109,7 @@ def materialize(
             else:
                 store.materialize(min(start, end), end, feature_views=[name])
         state.view_is_materialized(name)
-        done[name] = (oldest, newest)
+        done[name] = (start.replace(tzinfo=None) if start else oldest, newest)
     return done
 
 
