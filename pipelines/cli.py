@@ -98,13 +98,16 @@ def simulate(
 ) -> None:
     """Fill the live databases with a simulated shop, up to now.
 
+    With --live a world that stands in the past comes on at --speed until it has caught up.
+
     Example: `synchrochain simulate --days 7 --live`
     """
     from pipelines.main_job import simulate_live, simulate_until_now
 
     processor = _processor()
     sizes = _sizes(users, products, warehouses, days, seed, no_signal)
-    report = simulate_until_now(processor.data, sizes)
+    if not live or sizes or not (processor.config.data_dir / "simulation.json").exists():
+        report = simulate_until_now(processor.data, sizes)
     if live:
         report = simulate_live(processor.data, speed)
     _answer(report, as_json)

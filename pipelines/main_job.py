@@ -55,24 +55,32 @@ def simulate_until_now(data: DataConfig, sizes: dict[str, Any]) -> dict[str, Any
     load_or_create, fill_history = _simulators("load_or_create", "fill_history")
     world_config = _simulators("WorldConfig")[0](**sizes) if sizes else None
     now = utc_now()
-    world = load_or_create(data.data_dir, world_config, now)
-    with LiveDatabases.open(data) as databases, progress_bar("simulate") as progress:
+    with (
+        _only_simulator(data),
+        LiveDatabases.open(data) as databases,
+        progress_bar("simulate") as progress,
+    ):
+        world = load_or_create(data.data_dir, world_config, now)
         report = fill_history(databases, world, now, lambda done, _rows: progress(done))
     return _simulated(report)
 
 
 def simulate_live(data: DataConfig, speed: float) -> dict[str, Any]:
-    """Go on simulating in step with the clock until Ctrl-C."""
+    """Go on simulating until Ctrl-C, `speed` seconds a second while the world lags behind now."""
     load_or_create, run_live = _simulators("load_or_create", "run_live")
-    world = load_or_create(data.data_dir, None, utc_now())
     stop = threading.Event()
-    with LiveDatabases.open(data) as databases, messages.status("simulating; Ctrl-C ends it") as s:
+    with (
+        _only_simulator(data),
+        LiveDatabases.open(data) as databases,
+        messages.status("simulating; Ctrl-C ends it") as line,
+        _stopped_by_interrupt(stop),
+    ):
+        world = load_or_create(data.data_dir, None, utc_now())
 
         def told(moment: datetime, rows: int) -> None:
-            s.update(f"simulated until {moment:%Y-%m-%d %H:%M:%S} UTC, {rows:,} rows; Ctrl-C ends")
+            line.update(f"simulated until {moment:%F %T} UTC, {rows:,} rows; Ctrl-C ends it")
 
-        with _stopped_by_interrupt(stop):
-            report = run_live(databases, world, speed=speed, stop=stop, progress=told)
+        report = run_live(databases, world, speed=speed, stop=stop, present=utc_now, progress=told)
     return _simulated(report)
 
 
@@ -177,6 +185,21 @@ def _simulators(*names: str) -> list[Any]:
             "process what it wrote with `synchrochain batch`"
         ) from None
     return [getattr(simulators, name) for name in names]
+
+
+@contextmanager
+def _only_simulator(data: DataConfig) -> Iterator[None]:
+    """Two worlds must not write the same live databases."""
+    from filelock import FileLock, Timeout
+
+    data.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(data.data_dir / "simulation.lock", timeout=0):
+            yield
+    except Timeout:
+        raise UsageError(
+            f"another process simulates into {data.data_dir}: stop it first, or use --data-dir"
+        ) from None
 
 
 @contextmanager

@@ -95,6 +95,7 @@ def run_live(
     *,
     speed: float = 1.0,
     stop: threading.Event,
+    present: Callable[[], datetime] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Any] | None = None,
     progress: Callable[[datetime, int], None] | None = None,
@@ -102,13 +103,15 @@ def run_live(
     """Go on from where the world stands, `speed` simulated seconds a second, until `stop` is set.
 
     Rows are committed within a quarter of a second of their moment. At a speed above 1 the world
-    runs ahead of the wall clock; a later `fill_history` then waits for real time to catch up.
+    runs ahead of the wall clock, unless `present` says what it must not pass: readers refuse rows
+    from the future.
 
     Args:
         databases: the four live databases.
         simulation: from `load_or_create`, brought up to now by `fill_history`.
         speed: above 0.
         stop: set it to end the run after the current commit.
+        present: tells the present moment, naive UTC; None lets the world run ahead of it.
         clock: seconds, monotonic.
         sleep: waits that many seconds; by default a wait that `stop` cuts short.
         progress: called after each commit with the simulated time and the rows written so far.
@@ -129,6 +132,8 @@ def run_live(
         while not stop.is_set():
             wait(LIVE_TICK_S)
             due = first + int((clock() - opened) * speed * 1e6)
+            if present is not None:
+                due = min(due, simulation.world.microseconds(present()))
             if due <= simulation.state.now:
                 continue
             while simulation.state.now < due:
