@@ -89,6 +89,7 @@ def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
         TimeElapsedColumn(),
         console=messages,
         transient=True,
+        disable=not messages.is_terminal,
     ) as progress:
         task = progress.add_task(label, total=1.0)
         yield lambda fraction: progress.update(task, completed=fraction)
@@ -106,6 +107,7 @@ def progress_of_steps(label: str) -> Iterator[Callable[[str, int], None]]:
         TimeElapsedColumn(),
         console=messages,
         transient=True,
+        disable=not messages.is_terminal,
     ) as progress:
         tasks: dict[str, Any] = {}
 

@@ -389,7 +389,9 @@ def test_each_database_can_lie_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["orders.db", "nosuch://shop/orders", "postgresql://shop:door/x"])
 def test_a_url_that_cannot_be_used_is_a_wrong_setting(url: str) -> None:
     """One line with the URL and exit status 2."""
-    with pytest.raises(ConfigurationError, match=f"database URL '{url}' cannot be used: ") as caught:
+    with pytest.raises(
+        ConfigurationError, match=f"database URL '{url}' cannot be used: "
+    ) as caught:
         open_engine(url)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2

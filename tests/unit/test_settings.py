@@ -39,6 +39,7 @@ BATCH_FIELDS: dict[str, tuple[str, Any]] = {
     "feature_store_path": ("/features", Path("/features")),
     "processed_data_path": ("/processed", Path("/processed")),
     "feature_repo_path": ("/repo", Path("/repo")),
+    "merge_files": ("4", 4),
     "retry_attempts": ("2", 2),
     "retry_max_wait": ("0.1", 0.1),
 }
