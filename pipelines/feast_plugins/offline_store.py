@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import glob
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -136,6 +137,8 @@ class ParquetOfflineStore(DuckDBOfflineStore):
 
 
 def _reading(config: RepoConfig) -> dict[str, Any]:
+    # Ibis 12 calls a DuckDB method that 1.5 renamed: nothing that a user could act on.
+    warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
     reader: Callable[[DataSource, str], ir.Table] = _read
     return {
         "data_source_reader": reader,
