@@ -25,6 +25,7 @@ def collect_status(processor: BatchProcessor) -> dict[str, Any]:
             lambda: {name: asdict(view) for name, view in processor.get_feature_summary().items()}
         ),
         "waiting_for_online_store": sorted(processor.state.waiting_views()),
+        "quarantined": _quarantined(processor),
         "online_store": _or_error(lambda: _online_store(processor)),
         "last_cycles": [asdict(cycle) for cycle in processor.state.last_cycles(5)],
     }
@@ -43,6 +44,13 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
 
     where = {"where": str(path) if path else name}
     return where | _or_error(read)
+
+
+def _quarantined(processor: BatchProcessor) -> dict[str, int]:
+    rows: dict[str, int] = {}
+    for file in processor.state.files("quarantine"):
+        rows[file.name] = rows.get(file.name, 0) + file.rows
+    return rows
 
 
 def _online_store(processor: BatchProcessor) -> dict[str, Any]:

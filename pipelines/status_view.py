@@ -15,6 +15,9 @@ def print_status(status: dict[str, Any]) -> None:
     if status["waiting_for_online_store"]:
         waiting = ", ".join(status["waiting_for_online_store"])
         answers.print(f"waiting to be materialized: {waiting}")
+    if status["quarantined"]:
+        refused = ", ".join(f"{n:,} of {table}" for table, n in status["quarantined"].items())
+        answers.print(f"rows in quarantine: {refused}")
     answers.print(f"online store: {_online_store(status['online_store'])}")
     _cycles(status["last_cycles"])
 

@@ -236,6 +236,7 @@ class BatchProcessor:
             logger.warning("%d rows of %s were refused: see data/quarantine", count, log)
 
     def _update(self, report: CycleReport) -> None:
+        self._progress("update", 0)  # importing Feast alone takes seconds
         report.applied = apply(self.config, self.state)
         if report.applied:
             self._store = None
@@ -246,7 +247,10 @@ class BatchProcessor:
                 if not self.state.waiting_views():
                     return
                 store = self._store = self._store or open_store(self.config)
-                for view, span in materialize(store, self.state, self._clock()).items():
+                done = materialize(
+                    store, self.state, self._clock(), lambda views: self._progress("update", views)
+                )
+                for view, span in done.items():
                     report.materialized[view] = [str(moment) for moment in span]
 
     def _retrying(self, error: type[Exception]) -> Iterable[Any]:

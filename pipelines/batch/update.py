@@ -13,7 +13,7 @@ import os
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -86,14 +86,14 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
 
 
 def materialize(
-    store: FeatureStore, state: PipelineState, now: datetime
+    store: FeatureStore, state: PipelineState, now: datetime, progress: Callable[[int], None]
 ) -> dict[str, tuple[datetime, datetime]]:
     """Bring the online store up to what is published, view by view.
 
     New rows later than everything materialized before go by `materialize-incremental`. A late row
     lies before the end that Feast remembers and would be passed over, so its stretch of time is
     materialized explicitly, as far as its time to live reaches back from `now` (UTC, naive). A
-    view is done when Feast returns; if it fails, it still waits.
+    view is done when Feast returns, which `progress` is told; if it fails, it still waits.
 
     Returns:
         The stretch of event time that was materialized, by view.
@@ -109,6 +109,7 @@ def materialize(
             else:
                 store.materialize(min(start, end), end, feature_views=[name])
         state.view_is_materialized(name)
+        progress(1)
         done[name] = (start.replace(tzinfo=None) if start else oldest, newest)
     return done
 
@@ -140,9 +141,13 @@ def _fingerprint(config: BatchConfig) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Feast's prints out of standard output, which belongs to the caller's answer."""
+    """Keep Feast's prints and bars off the terminal, which belongs to the caller."""
     printed = io.StringIO()
-    with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
         yield
     for line in (*printed.getvalue().splitlines(), *(str(w.message) for w in warned)):
         if line.strip():

@@ -89,10 +89,8 @@ class ChangeLogReader:
                 first, last = connection.execute(
                     sa.text("SELECT min(seq), max(seq) FROM change_log")
                 ).one()
-                if first is None and engine.dialect.name == "sqlite":
-                    last = connection.execute(
-                        sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'change_log'")
-                    ).scalar()
+                if first is None:  # trimmed to nothing, or never filled
+                    last = _last_ever(connection, after)
         finally:
             engine.dispose()
         found = Bounds(int(first or (last or 0) + 1), int(last or 0))
@@ -166,3 +164,11 @@ class ChangeLogReader:
                     )
         finally:
             engine.dispose()
+
+
+def _last_ever(connection: sa.Connection, after: int) -> int | None:
+    if connection.dialect.name != "sqlite":
+        return after  # no portable way to ask
+    query = sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'change_log'")
+    found: int | None = connection.execute(query).scalar()
+    return found
