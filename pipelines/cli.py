@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from pipelines.errors import SynchroChainError, UsageError
@@ -162,7 +161,9 @@ def features(
     """
     from pipelines.console import print_json, print_table, shown
     from pipelines.data_layer import DataLayerOrchestrator
+    from pipelines.settings import check_environment
 
+    check_environment()
     row = DataLayerOrchestrator().features(view, _pairs(keys), _moment(at))
     if as_json:
         print_json(_as_dict(row) | {"found": row.found})
@@ -232,17 +233,10 @@ def main() -> None:
     """Run the command line; our own errors become one line and an exit status."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     try:
-        status = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
+        app()  # ends the process itself: 2 for wrong usage, 130 for Ctrl-C
     except SynchroChainError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
-        status = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("stopped", err=True)
-        status = 130
-    sys.exit(status)
+        sys.exit(error.exit_code)
 
 
 def _processor(progress: Any = None) -> BatchProcessor:
@@ -289,9 +283,12 @@ def _moment(text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        if not 1970 <= moment.year < 2262:  # what pandas and Feast can hold
+            raise ValueError
+    except (ValueError, OverflowError):
         raise UsageError(f"--at {text!r} is not a time such as 2026-01-31T12:00") from None
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return moment
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.batch import BatchProcessor
 from pipelines.batch.update import open_store
-from pipelines.errors import UsageError
+from pipelines.errors import SynchroChainError, UsageError
 from pipelines.features.views import view_named
 from pipelines.settings import BatchConfig, DataConfig
 
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DataConfig", "DataLayerOrchestrator", "FeatureRow"]
 
-_KEY_TYPES: Final = {"user_id": int}
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError
+    return number
+
+
+_KEY_TYPES: Final[Mapping[str, Callable[[str], Any]]] = {"user_id": _whole_number}
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,15 @@ class DataLayerOrchestrator:
         Raises:
             UnknownNameError: there is no such view.
             UsageError: the keys are not the view's, or have the wrong type.
+            SynchroChainError: the feature repository was never applied here.
         """
         known = view_named(view)
         row = _typed_keys(view, known.keys, keys)
         references = [f"{view}:{name}" for name in known.features]
-        if at is None:
-            return self._online(view, row, references)
-        return self._as_of(view, row, references, at)
+        with _explained():
+            if at is None:
+                return self._online(view, row, references)
+            return self._as_of(view, row, references, at)
 
     def _online(self, view: str, row: dict[str, Any], references: list[str]) -> FeatureRow:
         response = self.store.get_online_features(features=references, entity_rows=[row])
@@ -118,6 +129,18 @@ class DataLayerOrchestrator:
         wanted = self.store.get_feature_service(features) if isinstance(features, str) else features
         job = self.store.get_historical_features(entity_df=entities, features=wanted)
         return job.to_arrow() if arrow else job.to_df()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from feast.errors import FeatureViewNotFoundException
+
+    try:
+        yield
+    except FeatureViewNotFoundException as error:
+        raise SynchroChainError(
+            f"{error}: apply the feature repository with `synchrochain batch --once` first"
+        ) from None
 
 
 def _typed_keys(view: str, names: tuple[str, ...], given: Mapping[str, str]) -> dict[str, Any]:

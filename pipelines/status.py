@@ -39,7 +39,7 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
         return {"where": str(path), "error": "does not exist yet"}
 
     def read() -> dict[str, Any]:
-        last = ChangeLogReader(name, url, processor.data.busy_timeout).bounds(position).last
+        last = ChangeLogReader(name, url, processor.data.busy_timeout).last(position)
         return {"changes": last, "position": position, "lag": last - position}
 
     where = {"where": str(path) if path else name}

@@ -69,16 +69,16 @@ def complete_log(seed: int, size: int = 60) -> Logs:
         for row in logs["shipments"]
         if row["route_id"] in routes
     ]
-    for database in TABLES:
-        _number(logs, TABLES[database])
+    return numbered(logs)
+
+
+def numbered(logs: Logs) -> Logs:
+    """The same rows, those of each database numbered from 1 without holes, in their order."""
+    for tables in TABLES.values():
+        rows = [row for table in tables for row in logs[table]]
+        for seq, row in enumerate(sorted(rows, key=lambda row: row["seq"]), start=1):
+            row["seq"] = seq
     return logs
-
-
-def _number(logs: Logs, tables: list[str]) -> None:
-    """Give the rows of one database's tables numbers without holes, in their order."""
-    rows = [row for table in tables for row in logs[table]]
-    for seq, row in enumerate(sorted(rows, key=lambda row: row["seq"]), start=1):
-        row["seq"] = seq
 
 
 def append_changes(config: DataConfig, logs: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pipelines.batch.cleanup import Cleanup, trim_change_logs
 from pipelines.batch.extract import Span, plan
-from pipelines.batch.files import check_sizes, full_disk_reported
+from pipelines.batch.files import check_contents, check_sizes, full_disk_reported
 from pipelines.batch.processor import DataProcessor, Produced, Progress
 from pipelines.batch.publish import publish, remove_leftovers
 from pipelines.batch.state import PipelineState
@@ -177,7 +177,11 @@ class BatchProcessor:
         removed = remove_leftovers(self.state, folders)
         if removed:
             logger.warning("removed %d files that an interrupted cycle had left", removed)
-        self._load(report)
+        try:
+            self._load(report)
+        except BaseException:
+            remove_leftovers(self.state, folders)
+            raise
         if update:
             with self._timed("update", report):
                 self._update(report)
@@ -206,6 +210,7 @@ class BatchProcessor:
                         processor.extract(readers, spans)
             produced = processor.produced
             if produced.extracted:
+                check_contents(file for files in history.values() for file in files)
                 attach_history(connection, history)
                 with self._timed("check", report):
                     processor.check(spans, report.cycle)

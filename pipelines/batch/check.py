@@ -53,26 +53,37 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log) -> Checked:
         _refuse_orphans(connection, log, column, BY_NAME[parent])
     if log.append_only:
         _refuse_duplicates(connection, log)
+    connection.execute(f"ALTER TABLE typed RENAME TO typed_{log.name}")
+    refused = _count(connection, f"bad_{log.name}")
+    good = f"WHERE seq NOT IN (SELECT seq FROM bad_{log.name})" if refused else ""
     connection.execute(
-        f"CREATE OR REPLACE TABLE new_{log.name} AS SELECT {columns(log)} FROM typed "
-        f"WHERE seq NOT IN (SELECT seq FROM bad_{log.name})"
+        f"CREATE VIEW new_{log.name} AS SELECT {columns(log)} FROM typed_{log.name} {good}"
     )
-    connection.execute("DROP TABLE typed")
-    return Checked(_count(connection, f"new_{log.name}"), _count(connection, f"bad_{log.name}"))
+    return Checked(_count(connection, f"typed_{log.name}") - refused, refused)
 
 
 def _refuse_orphans(
     connection: duckdb.DuckDBPyConnection, log: Log, column: str, parent: Log
 ) -> None:
-    key = parent.key[0]
+    # What this cycle brings is looked up first, then only the rest, so that history is read by a
+    # small join that passes over the files and row groups without a match.
+    connection.execute(
+        f'CREATE OR REPLACE TEMP TABLE unknown AS SELECT "{column}" AS name FROM typed '
+        f'WHERE "{column}" IS NOT NULL EXCEPT SELECT "{parent.key[0]}" FROM new_{parent.name}'
+    )
+    if _count(connection, "unknown"):
+        connection.execute(
+            f'DELETE FROM unknown WHERE name IN (SELECT old."{parent.key[0]}" '
+            f"FROM old_{parent.name} AS old SEMI JOIN unknown AS u "
+            f'ON old."{parent.key[0]}" = u.name)'
+        )
+    if not _count(connection, "unknown"):
+        return
     connection.execute(
         f"INSERT INTO bad_{log.name} "
         f"SELECT seq, '{column} = ' || \"{column}\" || ' is not in {parent.table}' FROM typed "
-        f"WHERE op <> 'D' AND reason IS NULL AND \"{column}\" IN ("
-        f'  SELECT DISTINCT "{column}" FROM typed WHERE "{column}" IS NOT NULL '
-        f'  EXCEPT SELECT "{key}" FROM new_{parent.name} '
-        f'  EXCEPT SELECT "{key}" FROM old_{parent.name}'
-        f") AND seq NOT IN (SELECT seq FROM bad_{log.name})"
+        f"WHERE op <> 'D' AND reason IS NULL AND \"{column}\" IN (SELECT name FROM unknown) "
+        f"AND seq NOT IN (SELECT seq FROM bad_{log.name})"
     )
 
 
@@ -82,8 +93,10 @@ def _refuse_duplicates(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
     connection.execute(
         f"INSERT INTO bad_{log.name} "
         f"WITH fresh AS (SELECT seq, {key} FROM typed WHERE op = 'I' AND reason IS NULL), "
+        f"known AS (SELECT {key} FROM old_{log.name} SEMI JOIN fresh USING ({key}) "
+        f"WHERE op = 'I'), "
         f"again AS (SELECT seq, {key}, row_number() OVER (PARTITION BY {key} ORDER BY seq) > 1 "
-        f"OR ({key}) IN (SELECT ({key}) FROM old_{log.name} WHERE op = 'I') AS twice FROM fresh) "
+        f"OR ({key}) IN (SELECT ({key}) FROM known) AS twice FROM fresh) "
         f"SELECT seq, {shown} || ' was inserted before' FROM again "
         f"WHERE twice AND seq NOT IN (SELECT seq FROM bad_{log.name})"
     )

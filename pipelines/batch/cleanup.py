@@ -18,13 +18,13 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines.batch.files import Draft, check_content, condensed, write_parquet
+from pipelines.batch.files import Draft, check_contents, condensed, write_parquet
 from pipelines.batch.processor import log_schema
 from pipelines.batch.publish import publish
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.transform import ROWS_PER_BATCH
 from pipelines.batch.workspace import read_files
-from pipelines.change_log.logs import LOGS, Log
+from pipelines.change_log.logs import LOGS, Log, logs_of
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
 from pipelines.live_databases import open_engine, translate_errors
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
@@ -129,8 +129,7 @@ class Cleanup:
         time: str | None,
         kept: bool = False,
     ) -> None:
-        for file in files:
-            check_content(file)
+        check_contents(files)
         rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
         draft = write_parquet(target, kind, name, schema, rows, time)
         drafts: list[Draft] = []
@@ -150,6 +149,9 @@ def trim_change_logs(
 ) -> int:
     """Delete changes that every reader is done with and that are older than the retention.
 
+    First insertions of what others refer to stay, so that everything can be made anew from what is
+    left of the log.
+
     Returns:
         The number of changes deleted. Small bites, so that a writer never waits for long.
     """
@@ -160,19 +162,23 @@ def trim_change_logs(
         engine = open_engine(data.database_url(name), data.busy_timeout)
         try:
             with translate_errors(str(engine.url.database)):
-                deleted += _trim(engine, done, expiry)
+                deleted += _trim(engine, name, done, expiry)
         finally:
             engine.dispose()
     return deleted
 
 
-def _trim(engine: sa.Engine, done: int, expiry: datetime) -> int:
+def _trim(engine: sa.Engine, database: str, done: int, expiry: datetime) -> int:
+    lasting = ", ".join(f"'{log.table}'" for log in logs_of(database) if log.lasts)
     newest = sa.text(
-        "SELECT max(seq) FROM change_log WHERE seq <= :done AND committed_at < :expiry"
+        "SELECT max(seq) FROM change_log WHERE seq <= :done AND committed_at < :expiry "
+        "AND seq < (SELECT max(seq) FROM change_log)"  # the last one says how far the log goes
     )
-    remove = sa.text("DELETE FROM change_log WHERE seq <= :upto")
+    passing = f"NOT (op = 'I' AND table_name IN ({lasting}))"
+    remove = sa.text(f"DELETE FROM change_log WHERE seq <= :upto AND {passing}")
+    oldest = sa.text(f"SELECT min(seq) FROM change_log WHERE {passing}")
     with engine.connect() as connection:
-        first = connection.scalar(sa.text("SELECT min(seq) FROM change_log"))
+        first = connection.scalar(oldest)
         if first is None:
             return 0
         upto = connection.scalar(newest, {"done": done, "expiry": f"{expiry:%Y-%m-%d %H:%M:%S.%f}"})

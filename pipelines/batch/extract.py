@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 
-from pipelines.change_log.logs import LOGS, READING_ORDER
-from pipelines.change_log.reader import ChangeLogReader
+from pipelines.change_log.logs import READING_ORDER, logs_of
+from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 
 _CHANGES: Final = "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR"
 
@@ -32,7 +33,7 @@ def plan(readers: Mapping[str, ChangeLogReader], positions: Mapping[str, int]) -
     for name in READING_ORDER:
         readers[name].check()
         after = positions.get(name, 0)
-        spans[name] = Span(after, readers[name].bounds(after).last)
+        spans[name] = Span(after, readers[name].last(after))
     return spans
 
 
@@ -43,7 +44,7 @@ def extract(
     batch_size: int,
     progress: Callable[[int], None],
 ) -> int:
-    """Copy the changes of all databases into one table per log: `raw_<log>`.
+    """Copy the changes of all databases into the workspace: one relation per log, `raw_<log>`.
 
     Args:
         batch_size: rows per Arrow record batch; it bounds the memory in flight.
@@ -52,19 +53,44 @@ def extract(
     Returns:
         The number of changes read. Changes of tables that no log stands for are passed over.
     """
-    for log in LOGS:
-        connection.execute(f"CREATE OR REPLACE TABLE raw_{log.name} ({_CHANGES})")
-    by_table = {(log.database, log.table): log.name for log in LOGS}
     total = 0
     for name, span in spans.items():
-        tables = {table: log for (database, table), log in by_table.items() if database == name}
-        for batch in readers[name].batches(span.after, span.upto, batch_size):
-            connection.register("batch", batch)
-            for table, log_name in tables.items():
-                connection.execute(
-                    f"INSERT INTO raw_{log_name} SELECT * FROM batch WHERE table_name = ?", [table]
-                )
-            connection.unregister("batch")
-            total += batch.num_rows
-            progress(batch.num_rows)
+        connection.execute(f"CREATE OR REPLACE TABLE changes_{name} ({_CHANGES})")
+        for log in logs_of(name):
+            connection.execute(
+                f"CREATE OR REPLACE VIEW raw_{log.name} AS "
+                f"SELECT * FROM changes_{name} WHERE table_name = '{log.table}'"
+            )
+        changes = _Changes(readers[name].batches(span.after, span.upto, batch_size), progress)
+        # One statement per database: committing one per batch costs more than reading.
+        connection.register("changes", pa.RecordBatchReader.from_batches(SCHEMA, changes))
+        try:
+            connection.execute(f"INSERT INTO changes_{name} SELECT * FROM changes")
+        except duckdb.Error:
+            if changes.failure is not None:
+                raise changes.failure from None
+            raise
+        finally:
+            connection.unregister("changes")
+        total += changes.rows
     return total
+
+
+class _Changes:
+    """Record batches on their way into DuckDB, which would make any failure one of its own."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], progress: Callable[[int], None]) -> None:
+        self._batches = batches
+        self._progress = progress
+        self.rows = 0
+        self.failure: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self._batches:
+                self.rows += batch.num_rows
+                self._progress(batch.num_rows)
+                yield batch
+        except BaseException as error:
+            self.failure = error
+            raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -17,7 +19,7 @@ from pipelines.batch.transform import ROWS_PER_BATCH, transform
 from pipelines.batch.workspace import columns
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.change_log.reader import ChangeLogReader
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View, feature_sql
 from pipelines.settings import BatchConfig
 
 _ARROW_TYPES: Final = {
@@ -28,6 +30,9 @@ _ARROW_TYPES: Final = {
     "TIMESTAMP": pa.timestamp("us"),
     "VARCHAR[]": pa.list_(pa.string()),
 }
+
+WORKERS: Final = 2
+"""Files made at the same time; DuckDB computes each with all cores."""
 
 Progress = Callable[[str, int], None]
 """Told the name of what is being done and how many more rows of it are done."""
@@ -63,10 +68,16 @@ class DataProcessor:
         self._connection = connection
         self._config = config
         self._progress = progress
+        self._spans: Mapping[str, Span] = {}
+        self._compiling: threading.Thread | None = None
         self.produced = Produced()
 
     def extract(self, readers: Mapping[str, ChangeLogReader], spans: Mapping[str, Span]) -> None:
         """Copy the changes within the spans into the workspace."""
+        if any(span.upto > span.after for span in spans.values()):
+            # Reading SQLite leaves a core idle; compiling takes a second, once per process.
+            self._compiling = threading.Thread(target=_compile, daemon=True)
+            self._compiling.start()
         self.produced.extracted = extract(
             self._connection,
             readers,
@@ -76,28 +87,39 @@ class DataProcessor:
         )
 
     def check(self, spans: Mapping[str, Span], cycle: int) -> None:
-        """Type and check the changes; draft the processed logs and the quarantine."""
+        """Type and check the changes; draft the quarantine."""
+        self._spans = spans
         self.produced.checked = check(self._connection)
         for log in LOGS:
             found = self.produced.checked[log.name]
             self._progress("check", found.accepted + found.refused)
-            if found.accepted:
-                self._draft_log(log, spans[log.database])
             if found.refused:
-                self._draft_quarantine(log, cycle)
+                self._keep(self._quarantine(log, cycle))
 
     def transform(self, created: datetime, cycle: int) -> None:
-        """Compute the feature rows that the new changes touch; draft the offline sources."""
-        for view in VIEWS:
-            reader = transform(self._connection, view, created)
-            if reader is not None:
-                self._draft_view(view, reader, cycle)
+        """Draft the processed logs, compute the feature rows that the new changes touch and draft
+        the offline sources.
 
-    def _draft_log(self, log: Log, span: Span) -> None:
+        They do not depend on each other, so two at a time are made: while one is written, which
+        takes one core, another one is computed.
+        """
+        if self._compiling:
+            self._compiling.join()
+        with ThreadPoolExecutor(WORKERS) as pool:
+            views = [pool.submit(self._view, view, created, cycle) for view in VIEWS]
+            logs = [
+                pool.submit(self._log, log, self._spans[log.database])
+                for log in LOGS
+                if self.produced.checked[log.name].accepted
+            ]
+            for draft in (*logs, *views):
+                self._keep(draft.result())
+
+    def _log(self, log: Log, span: Span) -> Draft | None:
         name = f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
-        rows = self._connection.execute(f"SELECT {columns(log)} FROM new_{log.name} ORDER BY seq")
-        self._keep(
-            write_parquet(
+        with self._connection.cursor() as cursor:
+            rows = cursor.execute(f"SELECT {columns(log)} FROM new_{log.name} ORDER BY seq")
+            return write_parquet(
                 self._config.processed_data_path / name,
                 "log",
                 log.name,
@@ -105,26 +127,36 @@ class DataProcessor:
                 rows.to_arrow_reader(ROWS_PER_BATCH),
                 "committed_at",
             )
-        )
 
-    def _draft_quarantine(self, log: Log, cycle: int) -> None:
+    def _quarantine(self, log: Log, cycle: int) -> Draft:
         target = self._config.quarantine_path / log.table / f"{cycle:08d}.jsonl"
         lines = quarantine_lines(self._connection, log, cycle)
-        self._keep(write_lines(target, "quarantine", log.table, lines))
+        return write_lines(target, "quarantine", log.table, lines)
 
-    def _draft_view(self, view: View, reader: pa.RecordBatchReader, cycle: int) -> None:
-        def counted() -> Iterator[pa.RecordBatch]:
-            for batch in reader:
-                self._progress("transform", batch.num_rows)
-                yield batch
-
+    def _view(self, view: View, created: datetime, cycle: int) -> Draft | None:
         target = self._config.offline_path / view.name / f"{view.name}_{cycle:08d}.parquet"
-        draft = write_parquet(target, "view", view.name, view.schema, counted(), EVENT_TIMESTAMP)
-        self._keep(draft)
-        if draft and draft.file.min_time and draft.file.max_time:
-            self.produced.rows[view.name] = draft.file.rows
-            self.produced.waiting[view.name] = (draft.file.min_time, draft.file.max_time)
+        with self._connection.cursor() as cursor:  # has temporary tables of its own
+            reader = transform(cursor, view, created)
+            if reader is None:
+                return None
+
+            def counted() -> Iterator[pa.RecordBatch]:
+                for batch in reader:
+                    self._progress("transform", batch.num_rows)
+                    yield batch
+
+            return write_parquet(target, "view", view.name, view.schema, counted(), EVENT_TIMESTAMP)
 
     def _keep(self, draft: Draft | None) -> None:
-        if draft is not None:
-            self.produced.drafts.append(draft)
+        if draft is None:
+            return
+        file = draft.file
+        self.produced.drafts.append(draft)
+        if file.kind == "view" and file.min_time and file.max_time:
+            self.produced.rows[file.name] = file.rows
+            self.produced.waiting[file.name] = (file.min_time, file.max_time)
+
+
+def _compile() -> None:
+    for view in VIEWS:
+        feature_sql(view.name)

@@ -35,8 +35,7 @@ def transform(
     earliest = _find_touched(connection, view)
     if earliest is None:
         return None
-    for source in view.sources:
-        connection.execute(_history(view, source, earliest))
+    needed = [_gather(connection, view, source, earliest) for source in view.sources]
     for name in view.tables:
         connection.execute(
             f'CREATE OR REPLACE TEMP TABLE "{name}" AS SELECT * FROM old_{name} '
@@ -44,10 +43,11 @@ def transform(
         )
     keys = ", ".join(view.keys)
     features = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
+    # Without history every row is a new one.
+    touched = f"JOIN touched USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since" if any(needed) else ""
     found = connection.execute(
         f"SELECT {features}, CAST(? AS TIMESTAMP) AS {CREATED_TIMESTAMP} "
-        f"FROM ({FeatureEngineer(connection).query(view.name)}) JOIN touched USING ({keys}) "
-        f"WHERE {EVENT_TIMESTAMP} >= since",
+        f"FROM ({FeatureEngineer(connection).query(view.name)}) {touched}",
         [created],
     )
     return found.to_arrow_reader(ROWS_PER_BATCH)
@@ -74,30 +74,45 @@ def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime
     return found[0] if found else None
 
 
-def _history(view: View, source: Source, earliest: datetime) -> str:
-    """SQL that makes the relation `<log>`: all rows that the touched keys' new rows depend on."""
+def _gather(
+    connection: duckdb.DuckDBPyConnection, view: View, source: Source, earliest: datetime
+) -> int:
+    """Make the relation `<log>`: all rows that the touched keys' new rows depend on.
+
+    Every new row is needed as it is. Of the old ones, those of touched keys within the windows.
+
+    Returns:
+        How many old rows are needed.
+    """
+    log = BY_NAME[source.log]
+    new = f"SELECT {columns(log)} FROM new_{log.name} WHERE {source.only}"
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE needed_{log.name} AS {_history(view, source, earliest, new)}"
+    )
+    connection.execute(
+        f'CREATE OR REPLACE TEMP VIEW "{log.name}" AS {new} UNION ALL FROM needed_{log.name}'
+    )
+    found = connection.execute(f"SELECT count(*) FROM needed_{log.name}").fetchone()
+    return int(found[0]) if found else 0
+
+
+def _history(view: View, source: Source, earliest: datetime, new: str) -> str:
     log = BY_NAME[source.log]
     on = " AND ".join(f"t.{key} = e.{column}" for column, key in _key_pairs(view, source))
     wanted = ", ".join(f'e."{name}"' for name in log.types)
-    old_only = source.only
+    old = f"SELECT {columns(log)} FROM old_{log.name} WHERE {source.only}"
     if source.lookback is not None and not source.newest_before and not source.identity:
         # A constant bound lets whole files and row groups be passed over.
-        old_only += (
-            f" AND {source.at} >= TIMESTAMP '{earliest}' - to_microseconds({source.lookback})"
-        )
-    every = (
-        f"SELECT {columns(log)} FROM old_{log.name} WHERE {old_only} "
-        f"UNION ALL SELECT {columns(log)} FROM new_{log.name} WHERE {source.only}"
-    )
-    of_keys = f"SELECT {wanted}, t.since FROM ({every}) AS e JOIN touched AS t ON {on}"
+        old += f" AND {source.at} >= TIMESTAMP '{earliest}' - to_microseconds({source.lookback})"
+    of_keys = f"SELECT {wanted}, t.since FROM ({old}) AS e JOIN touched AS t ON {on}"
     found = _bounded(source, of_keys)
-    if source.identity:  # with every report on the same thing, even one under another key
-        found = (
-            f"FROM ({every}) WHERE {source.identity} IN (SELECT {source.identity} FROM ({found}))"
-        )
-    else:
-        found = f"FROM ({found})"
-    return f'CREATE OR REPLACE TEMP TABLE "{log.name}" AS SELECT {columns(log)} {found}'
+    if not source.identity:
+        return f"SELECT {columns(log)} FROM ({found})"
+    # With every report on the same thing, even one under another key.
+    same = (
+        f"SELECT {source.identity} FROM ({found}) UNION ALL SELECT {source.identity} FROM ({new})"
+    )
+    return f"{old} AND {source.identity} IN ({same})"
 
 
 def _bounded(source: Source, of_keys: str) -> str:

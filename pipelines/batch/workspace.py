@@ -11,7 +11,7 @@ import duckdb
 
 from pipelines.batch.state import PublishedFile
 from pipelines.change_log.logs import LOGS, Log
-from pipelines.errors import CorruptFileError, StorageFullError
+from pipelines.errors import StorageFullError
 
 
 @contextmanager
@@ -19,7 +19,6 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection that spills to `folder` when memory runs short; the folder is removed.
 
     Raises:
-        CorruptFileError: a Parquet file that was read inside is damaged.
         StorageFullError: there was no room left to spill.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -28,19 +27,9 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET TimeZone = 'UTC'")
         yield connection
-    except (
-        duckdb.IOException,
-        duckdb.InvalidInputException,
-        duckdb.SerializationException,
-    ) as error:
-        text = str(error).splitlines()[0]
-        if "No space left" in text:
+    except duckdb.Error as error:
+        if "No space left" in str(error):
             raise StorageFullError(f"no room left on the disk of {folder}: free some") from None
-        if "parquet" in text.lower():
-            raise CorruptFileError(
-                f"a published file cannot be read ({text}): restore it from a backup, or make "
-                "all of it anew from the change log with `synchrochain batch --rebuild`"
-            ) from None
         raise
     finally:
         connection.close()

@@ -80,6 +80,11 @@ class Log:
     """False: retention never touches it, for features look back without a limit."""
 
     @property
+    def lasts(self) -> bool:
+        """Whether rows outlive the retention, as others refer to them or start from them."""
+        return bool(self.keep_newest_by) or not self.expires
+
+    @property
     def types(self) -> dict[str, str]:
         """DuckDB type by column, the change's own columns first."""
         return {**CHANGE_COLUMNS, **{c.name: c.type for c in self.columns}}
@@ -89,8 +94,9 @@ def _at_least_zero(name: str, type_: str = NUMBER, nullable: bool = False) -> Co
     return Column(name, type_, f"{name} >= 0", "must not be negative", nullable)
 
 
-def _above_zero(name: str, type_: str = NUMBER, nullable: bool = False) -> Column:
-    return Column(name, type_, f"{name} > 0", "must be above 0", nullable)
+def _units(name: str, nullable: bool = False) -> Column:
+    # Bounded, so that sums of units and of their value always fit into 64 bits.
+    return Column(name, INTEGER, f"{name} BETWEEN 1 AND 1000000", "must lie in 1–1000000", nullable)
 
 
 def _share(name: str, nullable: bool = False, path: str = "") -> Column:
@@ -217,7 +223,7 @@ LOGS: Final = (
             Column("id", INTEGER),
             Column("user_id", INTEGER),
             Column("product_id", TEXT),
-            _above_zero("quantity", INTEGER),
+            _units("quantity"),
             _at_least_zero("price", MONEY),
             Column("warehouse_id", TEXT),
             _one_of("shipping_method", SHIPPING_METHODS),
@@ -273,7 +279,7 @@ LOGS: Final = (
             Column("route_id", TEXT),
             Column("warehouse_id", TEXT),
             Column("product_id", TEXT, nullable=True),
-            _above_zero("quantity", INTEGER, nullable=True),
+            _units("quantity", nullable=True),
             _one_of("shipping_method", SHIPPING_METHODS),
             _at_least_zero("weight_kg"),
             _at_least_zero("cost"),

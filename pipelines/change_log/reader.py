@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -33,14 +32,6 @@ _TEXTS: Final = ", ".join(
     f'"{f.name}"' if f.type == pa.int64() else f'CAST("{f.name}" AS TEXT) AS "{f.name}"'
     for f in SCHEMA
 )
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The change log's first and last `seq`; both 0 when it is empty and always was."""
-
-    first: int
-    last: int
 
 
 class ChangeLogReader:
@@ -76,37 +67,37 @@ class ChangeLogReader:
         finally:
             engine.dispose()
 
-    def bounds(self, after: int) -> Bounds:
-        """What the change log holds, checked against a reader that stands at `after`.
+    def last(self, after: int) -> int:
+        """The log's last `seq`, checked against a reader that stands at `after` (0: at no change).
 
         Raises:
-            ChangeLogGapError: changes between `after` and the log's first row are gone, or the
-                log ends before `after`, so this is not the database that was read before.
+            ChangeLogGapError: the change after `after` is gone, or the log ends before `after`, so
+                this is not the database that was read before.
         """
         engine = open_engine(self._url, self._busy_timeout)
         try:
             with translate_errors(self._where), engine.connect() as connection:
-                first, last = connection.execute(
-                    sa.text("SELECT min(seq), max(seq) FROM change_log")
-                ).one()
-                if first is None:  # trimmed to nothing, or never filled
-                    last = _last_ever(connection, after)
+                last = connection.scalar(sa.text("SELECT max(seq) FROM change_log"))
+                following = connection.scalar(
+                    sa.text("SELECT min(seq) FROM change_log WHERE seq > :after"), {"after": after}
+                )
         finally:
             engine.dispose()
-        found = Bounds(int(first or (last or 0) + 1), int(last or 0))
-        if found.last < after:
+        last = int(last or 0)
+        if last < after:
             raise ChangeLogGapError(
-                f"{self._where}: the change log ends at {found.last}, but was read up to {after} "
+                f"{self._where}: the change log ends at {last}, but was read up to {after} "
                 "before: another database lies in its place. Put the old one back, or start "
                 "over with `synchrochain batch --rebuild`"
             )
-        if found.first > after + 1:
+        # Only SQLite numbers without holes; and who starts anew takes what retention has left.
+        if after and following and following > after + 1 and self._path is not None:
             raise ChangeLogGapError(
-                f"{self._where}: changes {after + 1} to {found.first - 1} are gone from the "
+                f"{self._where}: changes {after + 1} to {following - 1} are gone from the "
                 "change log before they were read: restore them from a backup, or start over "
                 "with `synchrochain batch --rebuild`"
             )
-        return found
+        return last
 
     def batches(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
         """Changes with `after < seq <= upto` in the order of `seq`, at most `size` rows each.
@@ -164,11 +155,3 @@ class ChangeLogReader:
                     )
         finally:
             engine.dispose()
-
-
-def _last_ever(connection: sa.Connection, after: int) -> int | None:
-    if connection.dialect.name != "sqlite":
-        return after  # no portable way to ask
-    query = sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'change_log'")
-    found: int | None = connection.execute(query).scalar()
-    return found

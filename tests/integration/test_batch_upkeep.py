@@ -123,13 +123,32 @@ def test_a_change_log_is_trimmed_up_to_its_slowest_reader(
 ) -> None:
     """What one reader has not seen is kept for it, however old."""
     processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
-    append_changes(data, complete_log(3))
+    logs = complete_log(3)
+    append_changes(data, logs)
     first = processor.state.begin_cycle(clock())
-    processor.state.commit_pending(first, clock(), reader="stream", positions={"orders": 5})
-    before = changes_left(data, "orders")
+    processor.state.commit_pending(first, clock(), reader="stream", positions={"users": 50})
+    before = changes_left(data, "users")
     processor.run_cycle(update=False)
-    assert changes_left(data, "orders") == before - 5
-    assert changes_left(data, "users") == 0
+    lasting = sum(row["seq"] <= 50 for row in logs["users"])
+    assert changes_left(data, "users") == before - 50 + lasting
+
+
+def test_a_trimmed_log_still_rebuilds_what_it_holds(
+    tmp_path: Path, data: DataConfig, clock: Clock
+) -> None:
+    """First insertions that others refer to are kept, so the rest is no orphan."""
+    processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
+    logs = complete_log(3)
+    append_changes(data, logs)
+    processor.run_cycle(update=False)
+    placed = [row["seq"] for row in logs["orders"] if row["op"] == "I"]
+    last = max(row["seq"] for row in logs["orders"])
+    assert changes_left(data, "orders") == len({*placed, last})
+    processor.rebuild()
+    report = processor.run_cycle(update=False)
+    assert report.accepted["users"] == len(logs["users"])
+    assert not report.quarantined
+    assert offline_rows(processor, "user_orders")
 
 
 def test_positions_survive_a_trimmed_log(tmp_path: Path, data: DataConfig, clock: Clock) -> None:
@@ -137,7 +156,7 @@ def test_positions_survive_a_trimmed_log(tmp_path: Path, data: DataConfig, clock
     processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
     append_changes(data, complete_log(3))
     processor.run_cycle(update=False)
-    assert changes_left(data, "users") == 0
+    assert changes_left(data, "users") == 4 + 1  # the users, and the last change
     assert processor.run_cycle(update=False).extracted == 0
 
 

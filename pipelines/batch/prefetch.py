@@ -1,0 +1,58 @@
+"""Working ahead: the next items are made in a thread while the last one is dealt with."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
+
+Item = TypeVar("Item")
+_END: Final = object()
+
+
+def prefetched(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
+    """The same items, made by a thread of their own, which stays at most `ahead` in front.
+
+    It pays where making and using an item both leave Python: one reads a database or computes in
+    DuckDB while the other writes Parquet. What goes wrong in the thread is raised here; when the
+    caller stops early, the thread does too.
+    """
+    made: queue.Queue[object] = queue.Queue(ahead)
+    stopped = threading.Event()
+
+    def offer(item: object) -> bool:
+        while not stopped.is_set():
+            try:
+                made.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not offer(item):
+                    return
+            offer(_END)
+        except BaseException as error:
+            offer(_Failure(error))
+
+    worker = threading.Thread(target=work, name="prefetch", daemon=True)
+    worker.start()
+    try:
+        while (item := made.get()) is not _END:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        worker.join()
+
+
+class _Failure:
+    """An exception on its way from the thread to the caller."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error

@@ -1,0 +1,169 @@
+"""The walls of the house: who may import whom, and that importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from pipelines.settings import PROJECT_ROOT
+
+# Data flows one way: a part imports from the rows above its own, or from its own row.
+LAYERS = (
+    {"settings", "errors"},
+    {"live_databases"},
+    {"change_log"},
+    {"features"},
+    {"redis", "batch", "streaming", "cache", "feast_plugins"},
+    {"training", "serving", "monitoring", "operations"},
+    {"data_layer"},
+    {"status", "status_view", "console", "main_job", "cli"},
+)
+LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
+LONGEST_MODULE = 500
+MODULES = sorted(
+    path for folder in ("pipelines", "simulators") for path in (PROJECT_ROOT / folder).rglob("*.py")
+)
+REPOSITORY = sorted((PROJECT_ROOT / "feature_repo").glob("*.py"))
+NO_EFFECT = """
+import importlib, json, os, sys, threading
+before = dict(os.environ)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(json.dumps({
+    "environment": dict(os.environ) == before,
+    "directory": os.listdir(),
+    "threads": [t.name for t in threading.enumerate() if t is not threading.main_thread()],
+}))
+"""
+
+
+def name_of(path: Path) -> str:
+    """The module's dotted name."""
+    parts = path.relative_to(PROJECT_ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, wherever in it: `from a import b` is a.b."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parts_imported(path: Path) -> set[str]:
+    """The parts of `pipelines` that a file imports."""
+    names = (name.split(".") for name in imports_of(path))
+    return {name[1] for name in names if name[0] == "pipelines" and len(name) > 1}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PROJECT_ROOT / "pipelines").with_suffix("").parts[0]
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(PROJECT_ROOT))
+
+
+PIPELINES = [path for path in MODULES if name_of(path).startswith("pipelines.")]
+SIMULATORS = [path for path in MODULES if name_of(path).startswith("simulators")]
+
+
+def test_every_part_has_its_place() -> None:
+    """A new part of `pipelines` is placed in a layer, deliberately; `models` stands apart."""
+    assert {part_of(path) for path in PIPELINES} <= LAYER_OF.keys() | {"models"}
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=ids)
+def test_imports_go_one_way(path: Path) -> None:
+    """Stages meet in data, not by calling what comes after them."""
+    part = part_of(path)
+    own = LAYER_OF.get(part, -1)
+    wrong = {
+        name
+        for name in parts_imported(path) - {part}
+        if LAYER_OF.get(name, -1 if name == "models" else len(LAYERS)) > own
+    }
+    assert not wrong, f"{name_of(path)} imports {sorted(wrong)}, which stand to its right"
+
+
+def test_parts_do_not_need_one_another_in_turn() -> None:
+    """Within a layer too: there is an order in which the parts can be read."""
+    graph: dict[str, set[str]] = {}
+    for path in PIPELINES:
+        graph.setdefault(part_of(path), set()).update(parts_imported(path) - {part_of(path)})
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("path", [p for p in PIPELINES if part_of(p) == "redis"], ids=ids)
+def test_redis_knows_only_settings_and_errors(path: Path) -> None:
+    """Finding and starting a server has nothing to do with features."""
+    assert parts_imported(path) <= {"redis", "settings", "errors"}
+
+
+def test_models_know_nothing_of_ours() -> None:
+    """A network and its loss can be read, tested and copied alone."""
+    for path in PIPELINES:
+        if part_of(path) == "models":
+            assert parts_imported(path) <= {"models"}, name_of(path)
+
+
+@pytest.mark.parametrize("path", SIMULATORS, ids=ids)
+def test_simulators_know_only_the_contract(path: Path) -> None:
+    """They write the live databases; whoever has a shop deletes them."""
+    assert parts_imported(path) <= {"settings", "errors", "live_databases"}
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=ids)
+def test_only_the_main_job_knows_the_simulators(path: Path) -> None:
+    """So that they can be deleted."""
+    uses = any(name.split(".")[0] == "simulators" for name in imports_of(path))
+    assert not uses or part_of(path) == "main_job"
+
+
+@pytest.mark.parametrize("path", REPOSITORY, ids=ids)
+def test_the_feature_repository_only_declares(path: Path) -> None:
+    """`feast apply` imports each file by itself: siblings, Feast, and where the data lie."""
+    siblings = {file.stem for file in REPOSITORY}
+    for name in imports_of(path):
+        root = name.split(".")[0]
+        allowed = root in siblings | {"feast"} or root in sys.stdlib_module_names
+        assert allowed or name.startswith("pipelines.settings."), name
+
+
+@pytest.mark.parametrize("path", [*MODULES, *REPOSITORY], ids=ids)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    """In a docstring, and does one job that fits in one sitting."""
+    text = path.read_text("utf-8")
+    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+    assert len(text.splitlines()) <= LONGEST_MODULE
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    """No file, no thread, no word, no change of the environment, and no data directory."""
+    # Feast takes seconds to import, and the plug-ins are imported by Feast alone.
+    names = [name_of(path) for path in MODULES if "feast_plugins" not in path.parts]
+    environment = {**os.environ, "SYNCHROCHAIN_DATA_DIR": str(tmp_path / "data")}
+    (tmp_path / "empty").mkdir()
+    found = subprocess.run(
+        [sys.executable, "-c", NO_EFFECT, *names],
+        cwd=tmp_path / "empty",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(found.stdout) == {"environment": True, "directory": [], "threads": []}
+    assert found.stderr == ""
+    assert not (tmp_path / "data").exists()
