@@ -1,0 +1,291 @@
+"""`RealtimeCache`: Redis first, memory while Redis is away, and back by itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+import pyarrow as pa
+
+from pipelines.cache.backend import Item
+from pipelines.cache.entries import (
+    Batch,
+    FeatureEntry,
+    decode_batch,
+    decode_features,
+    encode_batch,
+    encode_features,
+)
+from pipelines.cache.keys import TimesToLive, feature_key, latest_key, stream_key
+from pipelines.cache.memory_backend import MAX_BYTES, MAX_ITEMS, MemoryBackend
+from pipelines.cache.redis_backend import RedisBackend
+from pipelines.cache.statistics import CacheStatistics
+from pipelines.errors import RedisRefusedError, RedisUnavailableError, StorageFullError
+from pipelines.redis import RedisEndpoint, ensure_server, find_server
+from pipelines.settings import DataConfig
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT: Final = 0.8  # seconds; an outage is noticed within one, whatever is configured
+PROBE_WAIT: Final = 0.1  # seconds; a frozen server costs its callers this much at each probe
+
+AWAY: Final = (RedisUnavailableError, RedisRefusedError, StorageFullError)
+
+
+def utc_now() -> datetime:
+    """The present moment, UTC and naive, as every time stamp of ours."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+class RealtimeCache:
+    """The newest batches and features of the stream, for as long as they are fresh.
+
+    Values lie in Redis, where every process sees them; this process keeps a bounded copy of what
+    it wrote and read. When a call finds Redis dead, frozen or refusing, the cache warns once and
+    answers from that copy; that very call succeeds too. From then on Redis is left alone, but for
+    a probe by the first call after each `probe_interval`. Once it answers, what was written
+    meanwhile and has not expired is written back (only what is newer), and Redis is used again.
+    An outage therefore never raises; `statistics()` shows it.
+
+    A value that was only read lives in the copy for its whole time to live from then on, so during
+    an outage it may be up to twice as old; its time stamps tell.
+
+    Calls block, for well under a millisecond as a rule, 0.8 s when a server freezes under one and
+    0.1 s at a probe of a frozen one: `asyncio.to_thread` where that is too long. Threads may share
+    a cache.
+
+    Args:
+        config: which Redis, and `cache_ttl`.
+        ttl: seconds to live by name where they differ: see `TimesToLive`.
+        connect: finds the server at the start, or starts it; blocks until that has ended.
+        find: finds it again after an outage, without starting it.
+        clock: seconds that only grow.
+        now: tells the present moment, UTC and naive.
+        probe_interval: seconds from one look for an absent Redis to the next.
+        max_items: how many values are kept in memory at most.
+        max_bytes: how many bytes of values are kept in memory at most.
+
+    Raises:
+        ConfigurationError: `ttl` has an unknown name or a time that is not positive.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        ttl: Mapping[str, int] | None = None,
+        connect: Callable[[DataConfig], RedisEndpoint] = ensure_server,
+        find: Callable[[DataConfig], RedisEndpoint | None] = find_server,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = utc_now,
+        probe_interval: float = 1.0,
+        max_items: int = MAX_ITEMS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._ttl = TimesToLive(config.cache_ttl, ttl)
+        self._timeout = min(config.redis_timeout, LONGEST_WAIT)
+        self._config = config
+        self._find = find
+        self._clock = clock
+        self._now = now
+        self._probe_interval = probe_interval
+        self._memory = MemoryBackend(clock, max_items=max_items, max_bytes=max_bytes)
+        # What Redis has yet to be told.
+        self._backlog = MemoryBackend(clock, max_items=max_items, max_bytes=max_bytes)
+        self._lock = threading.Lock()
+        self._redis: RedisBackend | None = None
+        self._since = now()
+        self._hits = self._misses = self._outages = 0
+        self._left_at = self._next_probe = clock()
+        self._seconds_away = 0.0
+        self._last_error: str | None = None
+        try:
+            self._redis = RedisBackend(connect(config), timeout=self._timeout)
+        except AWAY as error:
+            self._leave(error)
+
+    def put_batch(
+        self, data_type: str, moment: datetime, rows: pa.Table | Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Keep the rows as the batch of that moment, and as the latest unless a newer one is.
+
+        A batch of the same moment is replaced. `moment` is UTC where it is naive.
+
+        Raises:
+            UnknownNameError: there is no such data type.
+            UsageError: a value has a type that the cache cannot keep.
+        """
+        value = encode_batch(data_type, moment, rows, self._now())
+        self._set(dict.fromkeys((stream_key(data_type, moment), latest_key(data_type)), value))
+
+    def put_features(self, entries: Mapping[str, FeatureEntry]) -> int:
+        """Keep features by id, for example `user_intent:42`, in one round trip up to 1,000.
+
+        An entry is left out where one with a later event time is kept, or with the same event
+        time and computed later. Returns how many were kept.
+
+        Raises:
+            UsageError: an id is empty, or a value has a type that the cache cannot keep.
+        """
+        return self._set({feature_key(id_): encode_features(e) for id_, e in entries.items()})
+
+    def get_features(self, feature_ids: Sequence[str]) -> dict[str, FeatureEntry | None]:
+        """The entry of each id, None where there is none, in one round trip.
+
+        Raises:
+            UsageError: an id is empty.
+        """
+        values = self._get([feature_key(id_) for id_ in feature_ids])
+        found = [decode_features(value) if value else None for value in values]
+        self._count(found)
+        return dict(zip(feature_ids, found, strict=True))
+
+    def latest(self, data_type: str) -> Batch | None:
+        """The newest batch of the data type, None where there is none.
+
+        Raises:
+            UnknownNameError: there is no such data type.
+        """
+        return self._batch(latest_key(data_type))
+
+    def stream(self, data_type: str, moment: datetime) -> Batch | None:
+        """The batch of that very moment, None where there is none.
+
+        Raises:
+            UnknownNameError: there is no such data type.
+        """
+        return self._batch(stream_key(data_type, moment))
+
+    def statistics(self) -> CacheStatistics:
+        """How the cache stands; looks for an absent Redis when that is due."""
+        with self._lock:
+            redis = self._reach()
+            try:
+                size = redis.size() if redis else self._memory.size()
+            except AWAY as error:
+                self._leave(error)
+                size = self._memory.size()
+            away = self._clock() - self._left_at if self._redis is None else 0.0
+            looks = self._hits + self._misses
+            return CacheStatistics(
+                mode="memory" if self._redis is None else "redis",
+                since=self._since,
+                hits=self._hits,
+                misses=self._misses,
+                hit_rate=self._hits / looks if looks else None,
+                size=size,
+                waiting=self._backlog.size(),
+                outages=self._outages,
+                seconds_away=self._seconds_away + away,
+                last_error=self._last_error,
+            )
+
+    def close(self) -> None:
+        """Close the connections and forget the copy; what waits for Redis is lost."""
+        with self._lock:
+            if self._redis is not None:
+                self._redis.close()
+            self._memory.close()
+            self._backlog.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _batch(self, key: str) -> Batch | None:
+        (value,) = self._get([key])
+        batch = decode_batch(value) if value else None
+        self._count([batch])
+        return batch
+
+    def _set(self, values: Mapping[str, bytes]) -> int:
+        items = [Item(key, value, self._ttl.of(key)) for key, value in values.items()]
+        with self._lock:
+            redis = self._reach()
+            if redis is not None:
+                try:
+                    kept = redis.set_many(items)
+                except AWAY as error:
+                    self._leave(error)
+                else:
+                    self._memory.set_many(items)
+                    return kept
+            self._backlog.set_many(items)
+            return self._memory.set_many(items)
+
+    def _get(self, keys: Sequence[str]) -> list[bytes | None]:
+        with self._lock:
+            redis = self._reach()
+            if redis is not None:
+                try:
+                    values = redis.get_many(keys)
+                except AWAY as error:
+                    self._leave(error)
+                else:
+                    pairs = zip(keys, values, strict=True)
+                    found = [Item(key, value, self._ttl.of(key)) for key, value in pairs if value]
+                    self._memory.copy_many(found)
+                    return values
+            return self._memory.get_many(keys)
+
+    def _count(self, found: Sequence[object | None]) -> None:
+        misses = sum(entry is None for entry in found)
+        with self._lock:
+            self._hits += len(found) - misses
+            self._misses += misses
+
+    def _reach(self) -> RedisBackend | None:
+        """The backend in Redis; None while it is away. Looks for it when that is due."""
+        if self._redis is None and self._clock() >= self._next_probe:
+            try:
+                self._return()
+            except AWAY as error:
+                self._last_error = str(error)
+                # From the end of the probe: a frozen server must not be all that callers wait for.
+                self._next_probe = self._clock() + self._probe_interval
+        return self._redis
+
+    def _leave(self, error: Exception) -> None:
+        if self._redis is not None:
+            self._redis.close()
+        self._redis = None
+        self._last_error = str(error)
+        self._outages += 1
+        self._since = self._now()
+        self._left_at = self._clock()
+        self._next_probe = self._left_at + self._probe_interval
+        logger.warning("the cache goes on in this process's memory, for Redis is away: %s", error)
+
+    def _return(self) -> None:
+        # Found anew, for a server that restarted may have another port; and checked anew.
+        endpoint = self._find(self._config.model_copy(update={"redis_timeout": PROBE_WAIT}))
+        if endpoint is None:
+            raise RedisUnavailableError(
+                f"no Redis runs in {self._config.redis_dir}: `synchrochain batch` starts it"
+            )
+        redis = RedisBackend(endpoint, timeout=self._timeout)
+        try:
+            written = redis.set_many(list(self._backlog.items()))
+        except AWAY:
+            redis.close()
+            raise
+        self._backlog.clear()
+        self._redis = redis
+        self._since = self._now()
+        away = self._clock() - self._left_at
+        self._seconds_away += away
+        logger.info(
+            "the cache is back on Redis after %.1f s: %d values written back", away, written
+        )
