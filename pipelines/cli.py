@@ -91,13 +91,14 @@ def simulate(
         bool, typer.Option("--live", help="Then go on in real time until Ctrl-C.")
     ] = False,
     speed: Annotated[
-        float, typer.Option(help="Simulated seconds a second while it lags behind the present.")
+        float, typer.Option(help="With --live: simulated seconds a second, up to the present.")
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Fill the live databases with a simulated shop, up to now.
 
-    With --live a world that stands in the past comes on at --speed until it has caught up.
+    With --live it then goes on in real time. With --live and a --speed, the time since the last run
+    is not filled in at once but played at that speed, until it has caught up with the present.
 
     Example: `synchrochain simulate --days 7 --live`
     """
@@ -105,7 +106,8 @@ def simulate(
 
     processor = _processor()
     sizes = _sizes(users, products, warehouses, days, seed, no_signal)
-    if not live or sizes or not (processor.config.data_dir / "simulation.json").exists():
+    replays = live and speed != 1.0 and (processor.config.data_dir / "simulation.json").exists()
+    if not replays:
         report = simulate_until_now(processor.data, sizes)
     if live:
         report = simulate_live(processor.data, speed)
