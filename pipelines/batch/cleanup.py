@@ -9,6 +9,8 @@ point-in-time join does not mind: both copies are equal.
 from __future__ import annotations
 
 import logging
+import re
+from bisect import bisect
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,16 +27,18 @@ from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.transform import ROWS_PER_BATCH
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import LOGS, Log, logs_of
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, VIEWS_BY_NAME
 from pipelines.live_databases import open_engine, translate_errors
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 logger = logging.getLogger(__name__)
 
-BYTES_OF_A_FULL_FILE: Final = 64 * 2**20
+SIZE_CLASSES: Final = (2**19, 2**22, 2**25)
+"""Bytes. Files of one class are merged with each other, so that a byte is rewritten once a class
+and not once a merge; beyond the last a file is full."""
 GRACE: Final = timedelta(minutes=15)
 LONGEST_WINDOW: Final = timedelta(days=30)
-ROWS_PER_DELETE: Final = 20_000
+ROWS_PER_DELETE: Final = 2_000
 
 
 class Cleanup:
@@ -62,9 +66,8 @@ class Cleanup:
     def run(self) -> None:
         """Merge, expire, and remove what nobody can be reading any more."""
         for log in LOGS:
-            self._merge(
-                "log", log.name, log_schema(log), "committed_at", self._config.processed_data_path
-            )
+            folder = self._config.processed_data_path
+            self._merge("log", log.name, log_schema(log), "committed_at", folder)
             self._expire(log)
         for view in VIEWS:
             folder = self._config.offline_path / view.name
@@ -78,22 +81,35 @@ class Cleanup:
     def _merge(
         self, kind: str, name: str, schema: pa.Schema, time: str | None, folder: Path
     ) -> None:
-        small = [
-            file
-            for file in self._state.files(kind, name)
-            if file.bytes < BYTES_OF_A_FULL_FILE and not file.condensed
-        ]
-        if len(small) < self._config.merge_files:
-            return
-        order = "seq" if kind == "log" else EVENT_TIMESTAMP
-        target = folder / f"{name}_{self._cycle:08d}_merged.parquet"
+        classes: dict[int, list[PublishedFile]] = {}
+        for file in self._state.files(kind, name):
+            if file.bytes < SIZE_CLASSES[-1] and not file.condensed:
+                classes.setdefault(bisect(SIZE_CLASSES, file.bytes), []).append(file)
+        for size, files in classes.items():
+            if len(files) >= self._config.merge_files:
+                mark = f"m{self._cycle:08d}{size}"  # no other merge makes the same name
+                self._merge_files(files, mark, kind, name, schema, time, folder)
+
+    def _merge_files(
+        self,
+        files: Sequence[PublishedFile],
+        mark: str,
+        kind: str,
+        name: str,
+        schema: pa.Schema,
+        time: str | None,
+        folder: Path,
+    ) -> None:
+        # Rows of one key side by side compress best, and a log is read in its order.
+        order = "seq" if kind == "log" else ", ".join(VIEWS_BY_NAME[name].keys) + f", {time}"
+        target = folder / f"{name}_{mark}.parquet"
         if kind == "log":  # named by the changes it holds, like every processed log
-            spans = [file.path.stem.rpartition("_")[2].split("-") for file in small]
-            first, last = min(span[0] for span in spans), max(span[-1] for span in spans)
-            target = folder / f"{name}_{first}-{last}.parquet"
-        query = f"SELECT * FROM {read_files(small)} ORDER BY {order}"
-        self._replace(small, query, target, kind, name, schema, time)
-        logger.info("merged %d files of %s", len(small), name)
+            spans = [re.search(r"_(\d+)-(\d+)", file.path.stem) for file in files]
+            seqs = sorted(number for span in spans if span for number in span.groups())
+            target = folder / f"{name}_{seqs[0]}-{seqs[-1]}_{mark}.parquet"
+        query = f"SELECT * FROM {read_files(files)} ORDER BY {order}"
+        self._replace(files, query, target, kind, name, schema, time)
+        logger.info("merged %d files of %s", len(files), name)
 
     def _expire(self, log: Log) -> None:
         """Keep, of changes too old for any window to be recomputed, the newest of each key."""
@@ -150,7 +166,7 @@ def trim_change_logs(
     """Delete changes that every reader is done with and that are older than the retention.
 
     First insertions of what others refer to stay, so that everything can be made anew from what is
-    left of the log.
+    left of the log; so does the last change, which says how far the log goes.
 
     Returns:
         The number of changes deleted. Small bites, so that a writer never waits for long.
@@ -158,34 +174,42 @@ def trim_change_logs(
     expiry = now - timedelta(days=config.retention_days)
     deleted = 0
     for name in DATABASE_NAMES:
-        done = state.slowest_position(name)
+        note = f"trimmed {name}"  # what was passed once is not looked at again
         engine = open_engine(data.database_url(name), data.busy_timeout)
         try:
             with translate_errors(str(engine.url.database)):
-                deleted += _trim(engine, name, done, expiry)
+                after = int(state.note(note) or 0)
+                upto, gone = _trim(engine, name, after, state.slowest_position(name), expiry)
         finally:
             engine.dispose()
+        if upto > after:
+            state.set_note(note, str(upto))
+        deleted += gone
     return deleted
 
 
-def _trim(engine: sa.Engine, database: str, done: int, expiry: datetime) -> int:
+def _trim(
+    engine: sa.Engine, database: str, after: int, done: int, expiry: datetime
+) -> tuple[int, int]:
     lasting = ", ".join(f"'{log.table}'" for log in logs_of(database) if log.lasts)
-    newest = sa.text(
-        "SELECT max(seq) FROM change_log WHERE seq <= :done AND committed_at < :expiry "
-        "AND seq < (SELECT max(seq) FROM change_log)"  # the last one says how far the log goes
+    expired = sa.text(
+        "SELECT max(seq) FROM (SELECT seq, committed_at FROM change_log WHERE seq > :after "
+        "AND seq <= :done AND seq < (SELECT max(seq) FROM change_log) "
+        f"ORDER BY seq LIMIT {ROWS_PER_DELETE}) AS bite WHERE committed_at < :expiry"
     )
-    passing = f"NOT (op = 'I' AND table_name IN ({lasting}))"
-    remove = sa.text(f"DELETE FROM change_log WHERE seq <= :upto AND {passing}")
-    oldest = sa.text(f"SELECT min(seq) FROM change_log WHERE {passing}")
-    with engine.connect() as connection:
-        first = connection.scalar(oldest)
-        if first is None:
-            return 0
-        upto = connection.scalar(newest, {"done": done, "expiry": f"{expiry:%Y-%m-%d %H:%M:%S.%f}"})
+    remove = sa.text(
+        "DELETE FROM change_log WHERE seq > :after AND seq <= :upto "
+        f"AND NOT (op = 'I' AND table_name IN ({lasting}))"
+    )
+    limit = f"{expiry:%Y-%m-%d %H:%M:%S.%f}"
     deleted = 0
-    while upto is not None and first <= upto:
-        first += ROWS_PER_DELETE
+    while True:
+        with engine.connect() as connection:
+            found = {"after": after, "done": done, "expiry": limit}
+            upto = connection.scalar(expired, found)
+        if upto is None:
+            return after, deleted
         with engine.begin() as connection:
-            found = connection.execute(remove, {"upto": min(first - 1, upto)})
-            deleted += found.rowcount
-    return deleted
+            gone = connection.execute(remove, {"after": after, "upto": upto})
+            deleted += gone.rowcount
+        after = int(upto)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from pipelines.change_log.logs import READING_ORDER, logs_of
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 
+DATABASES_AT_ONCE: Final = 2
 _CHANGES: Final = "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR"
 
 
@@ -53,15 +55,34 @@ def extract(
     Returns:
         The number of changes read. Changes of tables that no log stands for are passed over.
     """
-    total = 0
-    for name, span in spans.items():
+    with ThreadPoolExecutor(DATABASES_AT_ONCE) as pool:
+        found = [
+            pool.submit(
+                _copy,
+                connection.cursor(),
+                name,
+                readers[name].batches(span.after, span.upto, batch_size),
+                progress,
+            )
+            for name, span in spans.items()
+        ]
+        return sum(copied.result() for copied in found)
+
+
+def _copy(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    batches: Iterator[pa.RecordBatch],
+    progress: Callable[[int], None],
+) -> int:
+    with connection:
         connection.execute(f"CREATE OR REPLACE TABLE changes_{name} ({_CHANGES})")
         for log in logs_of(name):
             connection.execute(
                 f"CREATE OR REPLACE VIEW raw_{log.name} AS "
                 f"SELECT * FROM changes_{name} WHERE table_name = '{log.table}'"
             )
-        changes = _Changes(readers[name].batches(span.after, span.upto, batch_size), progress)
+        changes = _Changes(batches, progress)
         # One statement per database: committing one per batch costs more than reading.
         connection.register("changes", pa.RecordBatchReader.from_batches(SCHEMA, changes))
         try:
@@ -70,10 +91,7 @@ def extract(
             if changes.failure is not None:
                 raise changes.failure from None
             raise
-        finally:
-            connection.unregister("changes")
-        total += changes.rows
-    return total
+        return changes.rows
 
 
 class _Changes:

@@ -29,6 +29,7 @@ def inventory_levels(inventory: ir.Table, orders: ir.Table, warehouses: ir.Table
         KEYS,
         "event_timestamp",
         sliding(placed, KEYS, placed.order_timestamp, DAY, {"demand_24h": placed.quantity}),
+        moments=changes,
     )
     regions = _latest_regions(warehouses)
     placed_there = counted.left_join(regions, "warehouse_id")

@@ -7,14 +7,24 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.windows import last_per_instant
-
 KEYS: Final = ("session_id",)
 LENGTH: Final = 32
+_LISTS: Final = {
+    "actions": "action",
+    "product_ids": "product",
+    "times_on_page": "time_on_page",
+    "scroll_depths": "scroll_depth",
+    "gaps": "gap",
+}
+"""The event's column, by the feature that lists it."""
 
 
 def session_events(clickstream: ir.Table) -> ir.Table:
     """The sequence a session has produced so far, oldest event first.
+
+    A list per row by a window function costs several times as much as slices of a list per
+    session. A session may be long, so it is cut into blocks of 32 events; a block knows the block
+    before it too, hence the last 32 of each of its events.
 
     Args:
         clickstream: the change log of `clickstream`; a null product_id becomes "".
@@ -22,29 +32,67 @@ def session_events(clickstream: ir.Table) -> ir.Table:
     Returns:
         session_id, event_timestamp and the view's features; `gaps` are seconds.
     """
-    clicks = clickstream.filter(clickstream["op"] == "I")
-    in_order = {"group_by": "session_id", "order_by": [clicks.event_timestamp, clicks.event_id]}
-    so_far = ibis.window(preceding=None, following=0, **in_order)
-    latest = ibis.window(preceding=LENGTH - 1, following=0, **in_order)
-    before = clicks.event_timestamp.lag().over(ibis.window(**in_order))
-    timed = clicks.mutate(
-        product=clicks.product_id.fill_null(""),
-        gap=ibis.coalesce(_microseconds_between(before, clicks.event_timestamp) / 1e6, 0.0),
-        event_count=ibis._.count().over(so_far),
+    blocks = _blocks(_numbered(clickstream.filter(clickstream["op"] == "I")))
+    rows = blocks.mutate(upto=ibis.range(blocks.first, blocks.events.length() + 1).unnest())
+    latest = {name: rows[name][ibis.greatest(rows.upto - LENGTH, 0) : rows.upto] for name in _LISTS}
+    found = rows.select(
+        "session_id",
+        event_timestamp=rows.times[rows.upto - 1],
+        is_last=rows.lasts[rows.upto - 1],
+        event_count=rows.places[rows.upto - 1],
+        **latest,
     )
-    listed = timed.select(
+    return found.filter(found.is_last).select(
+        "session_id", "event_timestamp", *_LISTS, "event_count"
+    )
+
+
+def _numbered(clicks: ir.Table) -> ir.Table:
+    """Each event with its place in the session, from 1, and whether its moment ends with it."""
+    in_order = ibis.window(
+        group_by="session_id", order_by=[clicks.event_timestamp, clicks.event_id]
+    )
+    before = clicks.event_timestamp.lag().over(in_order)
+    after = clicks.event_timestamp.lead().over(in_order)
+    numbered = clicks.select(
         "session_id",
         "event_timestamp",
-        "event_id",
-        actions=timed.action.collect(include_null=True).over(latest),
-        product_ids=timed["product"].collect(include_null=True).over(latest),
-        times_on_page=timed.time_on_page.collect(include_null=True).over(latest),
-        scroll_depths=timed.scroll_depth.collect(include_null=True).over(latest),
-        gaps=timed.gap.collect(include_null=True).over(latest),
-        event_count=timed.event_count.cast("int64"),
+        "action",
+        "time_on_page",
+        "scroll_depth",
+        product=clicks.product_id.fill_null(""),
+        gap=ibis.coalesce(
+            clicks.event_timestamp.delta(before, unit="microsecond") / 1e6,
+            0.0,
+        ),
+        is_last=ibis.coalesce(after != clicks.event_timestamp, True),
+        place=(ibis.row_number().over(in_order) + 1).cast("int64"),
+        size=ibis._.count().over(ibis.window(group_by="session_id")),
     )
-    return last_per_instant(listed, KEYS, "event_timestamp", "event_id").drop("event_id")
+    return numbered.mutate(block=_block(numbered.place), last_block=_block(numbered["size"]))
 
 
-def _microseconds_between(start: ir.Value, end: ir.Value) -> ir.Value:
-    return end.delta(start, unit="microsecond")
+def _block(place: ir.Value) -> ir.Value:
+    return ((place - 1) // LENGTH).cast("int64")
+
+
+def _blocks(events: ir.Table) -> ir.Table:
+    """Per block, lists of its events and those of the block before; `first` is its own first."""
+    followed = events.filter(events.block < events.last_block)
+    known = events.union(followed.mutate(block=followed.block + 1))
+    event = ibis.struct(
+        {name: known[name] for name in ("place", "event_timestamp", "is_last", *_LISTS.values())}
+    )
+    grouped = known.group_by("session_id", "block").agg(events=event.collect())
+    # Places differ, so sorting whole events sorts them by place.
+    in_order = grouped.mutate(events=grouped.events.sort())
+    return in_order.mutate(
+        first=ibis.ifelse(in_order.block == 0, 1, LENGTH + 1),
+        places=in_order.events.map(lambda event: event.place),
+        times=in_order.events.map(lambda event: event.event_timestamp),
+        lasts=in_order.events.map(lambda event: event.is_last),
+        **{
+            name: in_order.events.map(lambda event, column=column: event[column])
+            for name, column in _LISTS.items()
+        },
+    )

@@ -57,6 +57,7 @@ def user_intent(sessions: ir.Table, clickstream: ir.Table) -> ir.Table:
                 },
             ),
         ],
+        moments=changes,
     )
     return counted.select(
         "user_id",

@@ -76,8 +76,7 @@ class View:
     @property
     def expression(self) -> ir.Table:
         """The features as an Ibis expression over tables named after the logs."""
-        names = [source.log for source in self.sources] + list(self.tables)
-        return self.function(**{name: log_table(name) for name in names})
+        return _expression(self.name)
 
     @property
     def schema(self) -> pa.Schema:
@@ -188,6 +187,13 @@ def view_named(name: str) -> View:
 def feature_sql(name: str) -> str:
     """The view's expression compiled for DuckDB once; it reads relations named after the logs."""
     return str(ibis.to_sql(view_named(name).expression, dialect="duckdb"))
+
+
+@cache
+def _expression(name: str) -> ir.Table:
+    view = view_named(name)
+    logs = [source.log for source in view.sources] + list(view.tables)
+    return view.function(**{log: log_table(log) for log in logs})
 
 
 @cache

@@ -72,24 +72,31 @@ def sliding_distinct(
         widths: microseconds, by the name of the resulting amount.
     """
     member_rows = ibis.window(group_by=[*keys, member], order_by=[at, table[order]])
-    again = at.lead().over(member_rows)
+    occurrences = table.select(*keys, **{AT: at}, again=at.lead().over(member_rows))
+    entered, again = occurrences[AT], occurrences.again
     one = ibis.literal(1)
-    found = [moves(table, keys, at, dict.fromkeys(widths, one))]
+    found = [moves(occurrences, keys, entered, dict.fromkeys(widths, one))]
     for name, width in widths.items():
-        expires = at + ibis.interval(microseconds=width)
+        expires = entered + ibis.interval(microseconds=width)
         leaves = ibis.least(expires, again.fill_null(expires))
-        found.append(moves(table, keys, at, {name: one}, leaves=leaves))
+        found.append(moves(occurrences, keys, entered, {name: one}, leaves=leaves))
     return found
 
 
 def totals_at(
-    instants: ir.Table, keys: Sequence[str], at: str, parts: Sequence[ir.Table]
+    instants: ir.Table,
+    keys: Sequence[str],
+    at: str,
+    parts: Sequence[ir.Table],
+    moments: ir.Table | None = None,
 ) -> ir.Table:
     """The running totals of all `parts` at each instant.
 
     Args:
         instants: one row per `keys` and time; the column `at` holds the time.
         parts: tables from this module; an amount absent from a part counts as zero there.
+        moments: rows, repeated or not, at all the instants' times and no others, if they are
+            cheaper to come by than `instants`.
 
     Returns:
         `instants` with one int64 column per amount, its other columns kept.
@@ -103,9 +110,10 @@ def totals_at(
         time = part[at] if is_asked else part[AT]
         return part.select(*keys, **{AT: time}, **amounts, **{asked: ibis.literal(is_asked)})
 
+    asked_for = instants if moments is None else moments.select(*keys, at).distinct()
     every = reduce(
         lambda left, right: left.union(right),
-        [padded(instants, True), *(padded(part, False) for part in parts)],
+        [padded(asked_for, True), *(padded(part, False) for part in parts)],
     )
     up_to_now = ibis.range_window(
         preceding=None, following=0, group_by=list(keys), order_by=every[AT]

@@ -1,0 +1,61 @@
+"""Whether two folders of Parquet files hold the same feature views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, VIEWS, View
+
+TOLERANCE: Final = 1e-9
+
+
+def differing_rows(ours: Path, theirs: Path) -> dict[str, int]:
+    """Per view, in how many rows a batch flow's offline source differs from a file of pandas'.
+
+    Keys and event times must be the same, once each; floats equal up to `TOLERANCE`, relative to
+    the larger one above 1, and the rest exactly.
+    """
+    with duckdb.connect() as connection:
+        connection.execute("SET preserve_insertion_order = false")
+        return {view.name: _differing(connection, view, ours, theirs) for view in VIEWS}
+
+
+def _differing(connection: duckdb.DuckDBPyConnection, view: View, ours: Path, theirs: Path) -> int:
+    offline = ours / "feature_store" / "offline" / view.name / "*.parquet"
+    sides = {
+        "o": f"read_parquet('{offline}')",
+        "t": f"read_parquet('{theirs / view.name}.parquet')",
+    }
+    key = [*view.keys, EVENT_TIMESTAMP]
+    on = " AND ".join(f"o.{name} = t.{name}" for name in key)
+    equal = " AND ".join(
+        _equal(field) for field in view.schema if field.name not in (*key, CREATED_TIMESTAMP)
+    )
+    repeated = [
+        f"(SELECT count(*) - count(DISTINCT ({', '.join(key)})) FROM {source})"
+        for source in sides.values()
+    ]
+    found = connection.execute(
+        f"SELECT count(*) + {' + '.join(repeated)} FROM {sides['o']} AS o FULL JOIN {sides['t']} "
+        f"AS t ON {on} WHERE o.{key[0]} IS NULL OR t.{key[0]} IS NULL OR NOT ({equal})"
+    ).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _equal(field: pa.Field) -> str:
+    a, b = f'o."{field.name}"', f't."{field.name}"'
+    same = f"{a} IS NOT DISTINCT FROM {b}"
+    if field.type == pa.float64():
+        return f"({same} OR coalesce({_close(a, b)}, FALSE))"
+    if field.type == pa.list_(pa.float64()):
+        pairs = f"list_transform(list_zip({a}, {b}), pair -> {_close('pair[1]', 'pair[2]')})"
+        return f"({same} OR (len({a}) = len({b}) AND coalesce(list_bool_and({pairs}), FALSE)))"
+    return f"({same})"
+
+
+def _close(a: str, b: str) -> str:
+    return f"abs({a} - {b}) <= {TOLERANCE} * greatest(1, abs({a}), abs({b}))"
