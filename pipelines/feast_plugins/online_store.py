@@ -1,15 +1,17 @@
-"""Feast's Redis store on the server that belongs to the data directory; newer wins, atomically."""
+"""Feast's Redis store on the server that belongs to the data directory: newer wins, old expires."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import ByteString, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final, Literal
 
 import redis
 import redis.asyncio
+from feast.feature_service import FeatureService
 from feast.feature_view import FeatureView
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.infra.online_stores.redis import (
@@ -17,13 +19,15 @@ from feast.infra.online_stores.redis import (
     RedisOnlineStoreConfig,
     _versioned_fv_name,
 )
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.online_response import OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
-from feast.utils import make_tzaware
-from google.protobuf.timestamp_pb2 import Timestamp
-from redis.commands.core import Script
 
+from pipelines.feast_plugins.last_seen import LastSeen, ReadMode
+from pipelines.feast_plugins.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
 from pipelines.redis import (
     RedisEndpoint,
     connect,
@@ -34,37 +38,9 @@ from pipelines.redis import (
 from pipelines.settings import DataConfig
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+ReadRow = tuple[datetime | None, dict[str, Value] | None]
 
 ROWS_PER_ROUND_TRIP: Final = 500
-
-# Feast keeps a row's event time as a serialized protobuf Timestamp: field 1 seconds, field 2 nanos,
-# both varints. A row replaces the stored one unless that one is newer; a correction of the same
-# event time therefore replaces what it corrects.
-_PUT_UNLESS_OLDER: Final = """
-local function read(text)
-  local seconds, nanos, at = 0, 0, 1
-  while at <= #text do
-    local field, value, weight, byte = text:byte(at), 0, 1, 0
-    repeat
-      at = at + 1
-      byte = text:byte(at)
-      value = value + (byte % 128) * weight
-      weight = weight * 128
-    until byte < 128
-    at = at + 1
-    if field == 8 then seconds = value else nanos = value end
-  end
-  return seconds, nanos
-end
-local stored = redis.call('HGET', KEYS[1], ARGV[1])
-if stored then
-  local old_seconds, old_nanos = read(stored)
-  local seconds, nanos = read(ARGV[2])
-  if old_seconds > seconds or (old_seconds == seconds and old_nanos > nanos) then return 0 end
-end
-redis.call('HSET', KEYS[1], unpack(ARGV))
-return 1
-"""
 
 
 class SharedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -79,18 +55,28 @@ class SharedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 class SharedRedisOnlineStore(RedisOnlineStore):
     """Feast's Redis layout, unchanged, on the server that `pipelines.redis` finds or starts.
 
-    Differs from Feast's store in three ways: the server need not be installed, configured or
-    running; a write is one atomic step per entity, and a correction with the same event time
-    replaces what it corrects; a dead or frozen server is noticed within a second and reported in
-    one line.
+    Differs from Feast's store:
+    - the server need not be installed, configured or running;
+    - a row replaces the stored one only if it is newer by (event time, created time), in one
+      atomic step, whoever else writes at the same time;
+    - a value older than its view's time to live is null with status OUTSIDE_MAX_AGE, one that is
+      not there NOT_FOUND;
+    - when Redis is away, a read answers from what this process saw last: the response's
+      `read_mode` says so, and `errors_instead_of_last_seen()` asks for an error instead.
 
     Raises:
-        RedisUnavailableError: the server does not answer.
+        RedisUnavailableError: the server does not answer a write, or a read that wants errors.
         RedisRefusedError: the server refuses, for instance for want of memory.
     """
 
-    _endpoint: RedisEndpoint | None = None
-    _script: Script | None = None
+    now: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
+    """The present moment, which times to live count from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._endpoint: RedisEndpoint | None = None
+        self._connecting = threading.Lock()
+        self.last_seen = LastSeen()
 
     def online_write_batch(
         self,
@@ -102,32 +88,148 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         """Write rows, each unless the store holds a newer one of the same entity."""
         view = _versioned_fv_name(table, config)
         fields = {feature.name: _mmh3(f"{view}:{feature.name}") for feature in table.features}
-        client = self._get_client(config.online_store)
-        if self._script is None:
-            self._script = client.register_script(_PUT_UNLESS_OLDER)
         rows = iter(data)
         while chunk := list(islice(rows, ROWS_PER_ROUND_TRIP)):
+            client = self._get_client(config.online_store)
+            put = client.register_script(PUT_UNLESS_OLDER)
             with self._reported(), client.pipeline(transaction=False) as pipe:
-                for entity_key, values, event_time, _created in chunk:
+                for entity_key, values, event_time, created in chunk:
                     key = _redis_key(
                         project=config.project,
                         entity_key=entity_key,
                         entity_key_serialization_version=config.entity_key_serialization_version,
                     )
-                    arguments: list[Any] = [f"_ts:{view}", _serialized(event_time)]
+                    arguments = time_fields(view, event_time, created)
                     for name, value in values.items():
                         arguments += (fields[name], value.SerializeToString())
-                    self._script(keys=[key], args=arguments, client=pipe)
+                    put(keys=[key], args=arguments, client=pipe)
                 pipe.execute()
             if progress:
                 progress(len(chunk))
 
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Row],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """The same; it runs in this thread, since a batch takes milliseconds."""
+        self.online_write_batch(config, table, data, progress)
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """Feast's answer; its attribute `read_mode` (`ReadMode`) says where it comes from."""
+        response = super().get_online_features(
+            config,
+            features,
+            entity_rows,
+            registry,
+            project,
+            full_feature_names,
+            include_feature_view_version_metadata,
+        )
+        response.read_mode = self.read_mode  # type: ignore[attr-defined]  # there is no other room
+        return response
+
+    async def get_online_features_async(self, *args: Any, **kwargs: Any) -> OnlineResponse:
+        """The same answer; a read from Redis takes less than handing it to another task."""
+        return self.get_online_features(*args, **kwargs)
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[ReadRow]:
+        """Rows by entity; (None, None) for one that is not there or has expired."""
+        oldest = self._oldest(table)
+        return [
+            (None, None)
+            if event_time is None
+            or event_time.timestamp() == 0
+            or (oldest is not None and event_time < oldest)
+            else (event_time, values)
+            for event_time, values in super().online_read(
+                config, table, entity_keys, requested_features
+            )
+        ]
+
+    async def online_read_async(self, *args: Any, **kwargs: Any) -> list[ReadRow]:
+        """The same as `online_read`."""
+        return self.online_read(*args, **kwargs)
+
+    def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
+        """Remove a view's values, ours beside Feast's included."""
+        super().delete_table(config, table)
+        field = created_field(_versioned_fv_name(table, config))
+        client = self._get_client(config.online_store)
+        with self._reported(), client.pipeline(transaction=False) as pipe:
+            for key in client.scan_iter(b"*" + config.project.encode(), _type="hash"):
+                pipe.hdel(key, field)
+            pipe.execute()
+
+    @property
+    def read_mode(self) -> ReadMode:
+        """Where reads come from just now: Redis, or what was seen last and how long ago."""
+        return self.last_seen.mode
+
+    def _read_features_per_fv(
+        self,
+        config: RepoConfig,
+        grouped_refs: Any,
+        join_key_values: Any,
+        entity_name_to_join_key_map: Any,
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        first = len(online_features_response.results)
+        super()._read_features_per_fv(
+            config,
+            grouped_refs,
+            join_key_values,
+            entity_name_to_join_key_map,
+            online_features_response,
+            full_feature_names,
+            include_feature_view_version_metadata,
+        )
+        for table, requested in grouped_refs:  # Feast has answered in this order
+            last = first + len(requested)
+            _expire(online_features_response.results[first:last], self._oldest(table))
+            first = last
+
+    def _read_hash_fields(
+        self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
+    ) -> list[list[ByteString | None]]:
+        ask = super()._read_hash_fields
+
+        def reported(asked: Any) -> Any:
+            with self._reported():
+                return ask(config, asked)
+
+        found: Any = self.last_seen.read(commands, reported)
+        return list(found)
+
+    def _oldest(self, table: FeatureView) -> datetime | None:
+        return self.now() - table.ttl if table.ttl else None
+
     def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> redis.Redis:
         del online_store_config  # the settings say where the server is
-        client = self._client
-        if not isinstance(client, redis.Redis):
-            client = self._client = connect(self._find_server())
-        return client
+        with self._connecting:
+            client = self._client
+            if not isinstance(client, redis.Redis):
+                client = self._client = connect(self._find_server())
+            return client
 
     async def _get_client_async(
         self, online_store_config: RedisOnlineStoreConfig
@@ -137,12 +239,6 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         if not isinstance(client, redis.asyncio.Redis):
             client = self._client_async = connect_async(self._find_server())
         return client
-
-    def _read_hash_fields(
-        self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
-    ) -> list[list[ByteString | None]]:
-        with self._reported():
-            return super()._read_hash_fields(config, commands)
 
     def _find_server(self) -> RedisEndpoint:
         if self._endpoint is None:
@@ -155,7 +251,18 @@ class SharedRedisOnlineStore(RedisOnlineStore):
             yield
 
 
-def _serialized(moment: datetime) -> bytes:
-    stamp = Timestamp()
-    stamp.FromDatetime(make_tzaware(moment))
-    return bytes(stamp.SerializeToString())
+def _expire(vectors: Sequence[Any], oldest: datetime | None) -> None:
+    """Clear what is not there or older than `oldest` in one view's feature vectors."""
+    if not vectors:
+        return
+    limit = 0.0 if oldest is None else oldest.timestamp()
+    for row, stamp in enumerate(vectors[0].event_timestamps):
+        if stamp.seconds == 0 and stamp.nanos == 0:
+            status = FieldStatus.NOT_FOUND
+        elif stamp.seconds + stamp.nanos / 1e9 < limit:
+            status = FieldStatus.OUTSIDE_MAX_AGE
+        else:
+            continue
+        for vector in vectors:
+            vector.values[row].Clear()
+            vector.statuses[row] = status

@@ -467,7 +467,7 @@ def test_an_older_row_never_overwrites_a_newer_one(
     shop: Shop, offset: timedelta, wins: bool, fraction: int
 ) -> None:
     """To the microsecond, whoever writes last; the same moment again is a correction and wins."""
-    at = datetime(2026, 1, 31, 12, 0, 0, fraction)
+    at = utc_now().replace(microsecond=fraction) - timedelta(days=2)
     user = 1000 + fraction + int(offset / MICROSECOND) % 999_983
     write(shop, user, at, 1)
     write(shop, user, at + offset, 2)
