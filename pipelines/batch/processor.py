@@ -118,7 +118,7 @@ class DataProcessor:
     def _log(self, log: Log, span: Span) -> Draft | None:
         name = f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
         with self._connection.cursor() as cursor:
-            rows = cursor.execute(f"SELECT {columns(log)} FROM new_{log.name} ORDER BY seq")
+            rows = cursor.execute(f"SELECT {columns(log)} FROM new_{log.name}")
             return write_parquet(
                 self._config.processed_data_path / name,
                 "log",

@@ -43,9 +43,9 @@ def typed_rows(log: Log, relation: str) -> str:
     typed = ",\n            ".join(_typed(column) for column in log.columns)
     typed += "".join(f", texts.{name} AS raw_{name}, {name}_fields" for name in nested)
     names = ", ".join(f'"{column.name}"' for column in log.columns)
-    reasons = ",\n            ".join(
-        [_shape_reason(name) for name in nested] + [_reasons(column) for column in log.columns]
-    )
+    rules = [_shape_rules(name) for name in nested] + [_rules(column) for column in log.columns]
+    broken = "\n            OR ".join(condition for part in rules for condition, _ in part)
+    reasons = ",\n            ".join(_first_broken(part) for part in rules)
     whole = _json_as('"row"', dict.fromkeys(live_columns, "VARCHAR"))
     return f"""
         WITH opened AS (
@@ -66,8 +66,9 @@ def typed_rows(log: Log, relation: str) -> str:
         WHEN committed_at IS NULL OR {_outside("committed_at")}
         THEN 'committed_at = ' || coalesce(raw_committed_at, 'null') || ' is not a time stamp'
         WHEN op = 'D' THEN NULL
-        ELSE nullif(concat_ws('; ',
-            {reasons}), '') END AS reason
+        WHEN {broken}
+        THEN concat_ws('; ', -- put into words for the broken rows alone
+            {reasons}) END AS reason
         FROM typed
     """
 
@@ -90,12 +91,20 @@ def _json_as(value: str, shape: object) -> str:
     return found
 
 
-def _shape_reason(column: str) -> str:
+def _shape_rules(column: str) -> list[tuple[str, str]]:
     raw = f"raw_{column}"
-    return (
-        f"CASE WHEN {raw} IS NULL THEN '{column} is missing' WHEN {column}_fields IS NULL "
-        f"THEN '{column} = ' || left({raw}, 60) || ' is not a JSON object' END"
-    )
+    return [
+        (f"{raw} IS NULL", f"'{column} is missing'"),
+        (
+            f"{column}_fields IS NULL",
+            f"'{column} = ' || left({raw}, 60) || ' is not a JSON object'",
+        ),
+    ]
+
+
+def _first_broken(rules: list[tuple[str, str]]) -> str:
+    cases = " ".join(f"WHEN {condition} THEN {words}" for condition, words in rules)
+    return f"CASE {cases} END"
 
 
 def _outside(column: str) -> str:
@@ -110,7 +119,9 @@ def _typed(column: Column) -> str:
         value = _json_as(raw, ["VARCHAR"])
     elif column.type == INTEGER:  # a cast alone would round 2.7 to 3
         number = f"TRY_CAST({raw} AS DOUBLE)"
-        value = f"CASE WHEN {number} = floor({number}) THEN TRY_CAST({raw} AS BIGINT) END"
+        whole = f"CASE WHEN {number} = floor({number}) THEN TRY_CAST({raw} AS BIGINT) END"
+        plain = f"TRY_CAST({raw} AS BIGINT)"
+        value = f"CASE WHEN contains({raw}, '.') THEN {whole} ELSE {plain} END"
     elif column.type == NUMBER:
         value = f"CASE WHEN isfinite(TRY_CAST({raw} AS DOUBLE)) THEN TRY_CAST({raw} AS DOUBLE) END"
     else:
@@ -118,31 +129,31 @@ def _typed(column: Column) -> str:
     return f'{text} AS {raw}, {value} AS "{column.name}"'
 
 
-def _reasons(column: Column) -> str:
+def _rules(column: Column) -> list[tuple[str, str]]:
+    """Conditions under which the column breaks a rule, and SQL that says so in words."""
     name, raw = f'"{column.name}"', f"raw_{column.name}"
     shown = f"'{column.name} = ' || left({raw}, 60) || ' "
-    rules = [
-        f"WHEN {raw} IS NOT NULL AND {name} IS NULL "
-        f"THEN {shown}is not {KIND_IN_WORDS[column.type]}'"
-    ]
+    kind = f"{shown}is not {KIND_IN_WORDS[column.type]}'"
+    rules = [(f"{raw} IS NOT NULL AND {name} IS NULL", kind)]
     if not column.nullable:
-        rules.insert(0, f"WHEN {raw} IS NULL THEN '{column.name} is missing'")
+        rules.insert(0, (f"{raw} IS NULL", f"'{column.name} is missing'"))
     if column.type == TEXTS:
-        rules.append(
-            f"WHEN len({name}) > list_count({name}) THEN {shown}is not {KIND_IN_WORDS[TEXTS]}'"
-        )
+        rules.append((f"len({name}) > list_count({name})", kind))
     if column.type == TIME:
         rules += [
-            # A cast drops an offset without a word.
-            f"WHEN contains({raw}, '+') OR contains(substr({raw}, 11), '-') "
-            f"THEN {shown}has an offset: time stamps are UTC'",
-            f"WHEN {_outside(name)} THEN {shown}lies outside of 1970–2261'",
+            (  # a cast drops an offset without a word
+                f"contains({raw}, '+') OR contains(substr({raw}, 11), '-')",
+                f"{shown}has an offset: time stamps are UTC'",
+            ),
+            (_outside(name), f"{shown}lies outside of 1970–2261'"),
         ]
     if column.check:
-        rules.append(f"WHEN NOT ({column.check}) THEN {shown}{column.rule}'")
+        rules.append((f"NOT ({column.check})", f"{shown}{column.rule}'"))
     if column.type == TIME and column.name != "promised_at":
         rules.append(
-            f"WHEN {name} > committed_at + INTERVAL '{CLOCK_TOLERANCE}' "
-            f"THEN {shown}lies in the future: it was committed at ' || committed_at"
+            (
+                f"{name} > committed_at + INTERVAL '{CLOCK_TOLERANCE}'",
+                f"{shown}lies in the future: it was committed at ' || committed_at",
+            )
         )
-    return f"CASE {' '.join(rules)} END"
+    return rules

@@ -742,3 +742,17 @@ def test_a_second_cycle_at_the_same_time_is_refused(
     assert f"process {os.getpid()}" in str(refusals[0])
     assert report.extracted == sum(map(len, world.values()))
     assert processor.run_cycle(update=False).extracted == 0
+
+
+def test_a_blob_in_the_change_log_is_read_as_text(
+    processor: BatchProcessor, data: DataConfig, world: Logs
+) -> None:
+    """Whoever writes the log by hand may bind bytes; no change before or after it is lost."""
+    with closing(sqlite3.connect(database(data, "users"))) as connection, connection:
+        (changes,) = connection.execute("SELECT count(*) FROM change_log").fetchone()
+        connection.execute(
+            "UPDATE change_log SET row = CAST(row AS BLOB) WHERE seq = ?", (changes // 2,)
+        )
+    report = processor.run_cycle(update=False)
+    assert not report.quarantined
+    assert sum(report.accepted[log] for log in ("users", "sessions", "clickstream")) == changes
