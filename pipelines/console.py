@@ -14,7 +14,6 @@ from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -102,8 +101,7 @@ def progress_of_steps(label: str) -> Iterator[Callable[[str, int], None]]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
+        TextColumn("{task.completed:,.0f}"),
         TimeElapsedColumn(),
         console=messages,
         transient=True,
