@@ -74,15 +74,16 @@ class LastSeen:
         """The replies of Redis to `commands`, else the last ones; a key never seen is empty.
 
         Raises:
-            RedisUnavailableError: Redis is away and the caller wants errors.
+            RedisUnavailableError: Redis is away, and the caller wants errors or nothing was ever
+                read here.
         """
         if self._may_ask():
             try:
                 replies = ask(commands)
             except RedisUnavailableError as error:
-                self._note_failure(error)
-                if _errors_wanted.get():
+                if _errors_wanted.get() or not self._values:  # nothing was seen to answer from
                     raise
+                self._note_failure(error)
             else:
                 self._note_success(commands, replies)
                 return replies

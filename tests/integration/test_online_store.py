@@ -229,6 +229,16 @@ def test_reads_survive_a_dead_server(
     assert read(store, route).read_mode.outages == 1
 
 
+def test_a_process_that_has_seen_nothing_reports_the_outage(
+    store: Any, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    """A configured server that does not answer is an error, not an empty answer."""
+    monkeypatch.setenv("SYNCHROCHAIN_REDIS_HOST", "127.0.0.1")
+    monkeypatch.setenv("SYNCHROCHAIN_REDIS_PORT", "1")
+    with pytest.raises(RedisUnavailableError, match=r"127\.0\.0\.1:1 does not answer"):
+        read(store, route)
+
+
 def test_a_write_to_a_dead_server_is_an_error(store: Any, folder: Path, route: str) -> None:
     """Nothing is pretended: whoever writes keeps the row and repeats it."""
     put(store, route, 1.0)
