@@ -44,10 +44,9 @@ REFUSALS: Final = {
 }
 
 
-# redis-py's clients take no type argument; the outdated types-redis, where installed, wants one.
 def connect(
     endpoint: RedisEndpoint, *, timeout: float | None = None, decode_responses: bool = False
-) -> redis.Redis:  # type: ignore[type-arg,unused-ignore]
+) -> redis.Redis:
     """A client of the endpoint; nothing is sent before its first command.
 
     `timeout` is seconds, the endpoint's own (`DataConfig.redis_timeout`) when left out. Errors
@@ -62,7 +61,7 @@ def connect(
 
 def connect_async(
     endpoint: RedisEndpoint, *, timeout: float | None = None, decode_responses: bool = False
-) -> redis.asyncio.Redis:  # type: ignore[type-arg,unused-ignore]
+) -> redis.asyncio.Redis:
     """`connect` for asyncio, with the same time-outs and the same single retry."""
     retry = AsyncRetry(NoBackoff(), DROPPED_CONNECTION_RETRIES, supported_errors=(ConnectionError,))
     settings = _settings(endpoint, timeout, decode_responses)

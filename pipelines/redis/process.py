@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import psutil  # type: ignore[import-untyped,unused-ignore]  # ships no types
+import psutil
 
 from pipelines.redis.state import ServerState
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import psutil  # type: ignore[import-untyped,unused-ignore]  # ships no types
+import psutil
 from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 
 from pipelines.errors import RedisUnavailableError

@@ -149,9 +149,9 @@ def test_one_data_directory_moves_everything(
 def test_a_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A later change of the working directory changes nothing; ~ is the user's home."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", str(tmp_path / "somebody"))
     assert DataConfig(data_dir="here").data_dir == tmp_path / "here"
-    assert BatchConfig(data_dir="~/data").data_dir == Path("/home/somebody/data")
+    assert BatchConfig(data_dir="~/data").data_dir == tmp_path / "somebody" / "data"
 
 
 @pytest.mark.parametrize(
