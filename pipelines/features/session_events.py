@@ -39,7 +39,7 @@ def session_events(clickstream: ir.Table) -> ir.Table:
         "session_id",
         event_timestamp=rows.times[rows.upto - 1],
         is_last=rows.lasts[rows.upto - 1],
-        event_count=rows.places[rows.upto - 1],
+        event_count=(rows.upto + ibis.greatest(rows.block - 1, 0) * LENGTH).cast("int64"),
         **latest,
     )
     return found.filter(found.is_last).select(
@@ -67,7 +67,7 @@ def _numbered(clicks: ir.Table) -> ir.Table:
         ),
         is_last=ibis.coalesce(after != clicks.event_timestamp, True),
         place=(ibis.row_number().over(in_order) + 1).cast("int64"),
-        size=ibis._.count().over(ibis.window(group_by="session_id")),
+        size=ibis._.count().over(in_order),
     )
     return numbered.mutate(block=_block(numbered.place), last_block=_block(numbered["size"]))
 
@@ -88,7 +88,6 @@ def _blocks(events: ir.Table) -> ir.Table:
     in_order = grouped.mutate(events=grouped.events.sort())
     return in_order.mutate(
         first=ibis.ifelse(in_order.block == 0, 1, LENGTH + 1),
-        places=in_order.events.map(lambda event: event.place),
         times=in_order.events.map(lambda event: event.event_timestamp),
         lasts=in_order.events.map(lambda event: event.is_last),
         **{

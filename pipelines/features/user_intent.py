@@ -29,7 +29,20 @@ def user_intent(sessions: ir.Table, clickstream: ir.Table) -> ir.Table:
     Returns:
         user_id, event_timestamp (the session's last activity) and the view's features.
     """
-    changes = sessions.filter(sessions["op"] != "D").rename(event_timestamp="timestamp")
+    there = sessions.filter(sessions["op"] != "D")
+    # The lists are counted first, for sorting and joining rows that carry them is dear.
+    changes = there.select(
+        "user_id",
+        "session_id",
+        "seq",
+        "time_on_page",
+        "scroll_depth",
+        "click_rate",
+        "session_duration",
+        event_timestamp=there.timestamp,
+        action_diversity=there.actions_performed.unique().length().cast("int64"),
+        products_viewed=there.products_viewed.unique().length().cast("int64"),
+    )
     current = last_per_instant(changes, KEYS, "event_timestamp", "seq")
     clicks = clickstream.filter(clickstream["op"] == "I")
     bought = clicks.filter(clicks.action.isin(("add_to_cart", "purchase")))
@@ -64,8 +77,8 @@ def user_intent(sessions: ir.Table, clickstream: ir.Table) -> ir.Table:
         "event_timestamp",
         intent_score=counted.time_on_page / SECONDS_OF_FULL_INTEREST * counted.scroll_depth * 10.0,
         urgency_score=counted.click_rate * 20.0,
-        action_diversity=counted.actions_performed.unique().length().cast("int64"),
-        products_viewed=counted.products_viewed.unique().length().cast("int64"),
+        action_diversity=counted.action_diversity,
+        products_viewed=counted.products_viewed,
         session_duration=counted.session_duration.cast("int64"),
         sessions_1d=counted.sessions_1d,
         sessions_7d=counted.sessions_7d,
