@@ -73,7 +73,8 @@ class BatchProcessor:
         config: how often, how much, where to.
         data: where the live databases are.
         clock: tells the present moment, UTC and naive.
-        progress: told the step and how many more rows it has dealt with.
+        progress: told the step and how many more rows it has dealt with; by several threads, one
+            at a time.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class BatchProcessor:
         self.config = config or BatchConfig()
         self.data = data or DataConfig(data_dir=self.config.data_dir)
         self._clock = clock
-        self._progress: Progress = progress or _unwatched
+        self._progress = _one_at_a_time(progress or _unwatched)
         self.state = PipelineState(self.config.state_path)
         self._store: Any = None  # Feast's, opened at the first update and kept
         self._step = STEPS[0]
@@ -293,6 +294,17 @@ class BatchProcessor:
             yield
         finally:
             lock.release()
+
+
+def _one_at_a_time(progress: Progress) -> Progress:
+    """The same, called by one thread at a time: steps read and write with several."""
+    lock = threading.Lock()
+
+    def called(step: str, rows: int) -> None:
+        with lock:
+            progress(step, rows)
+
+    return called
 
 
 def _unwatched(_step: str, _rows: int) -> None:

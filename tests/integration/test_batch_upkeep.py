@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from datetime import datetime, timedelta
@@ -172,6 +173,25 @@ def test_rebuilding_makes_the_same_again(processor: BatchProcessor, data: DataCo
     assert all(row in before["route_conditions"] for row in again.pop("route_conditions"))
     del before["route_conditions"]
     assert again == before
+
+
+def test_progress_is_told_by_one_thread_at_a_time(
+    tmp_path: Path, data: DataConfig, clock: Clock
+) -> None:
+    """Steps work with several threads; a progress bar need not."""
+    inside, together = threading.Lock(), []
+
+    def told(_step: str, _rows: int) -> None:
+        together.append(not inside.acquire(blocking=False))
+        os.sched_yield()  # for another thread to come along
+        if not together[-1]:
+            inside.release()
+
+    append_changes(data, complete_log(1))
+    config = BatchConfig(data_dir=tmp_path, batch_size=5)
+    BatchProcessor(config, data, clock=clock, progress=told).run_cycle(update=False)
+    assert len(together) > 20
+    assert not any(together)
 
 
 def test_a_summary_tells_rows_keys_age_and_nulls(
