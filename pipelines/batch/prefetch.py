@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 Item = TypeVar("Item")
 _END: Final = object()
@@ -45,7 +45,7 @@ def prefetched(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
         while (item := made.get()) is not _END:
             if isinstance(item, _Failure):
                 raise item.error
-            yield item  # type: ignore[misc]
+            yield cast("Item", item)
     finally:
         stopped.set()
         worker.join()

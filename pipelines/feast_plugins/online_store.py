@@ -46,7 +46,7 @@ ROWS_PER_ROUND_TRIP: Final = 500
 class SharedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """The connection comes from SynchroChain's settings; `connection_string` is not used."""
 
-    # Feast picks a store by this field and declares its own as Literal["redis"].
+    # Feast picks a store by this field; the type is ignored because its own is Literal["redis"].
     type: Literal["pipelines.feast_plugins.online_store.SharedRedisOnlineStore"] = (
         "pipelines.feast_plugins.online_store.SharedRedisOnlineStore"  # type: ignore[assignment]
     )
@@ -137,7 +137,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
             full_feature_names,
             include_feature_view_version_metadata,
         )
-        response.read_mode = self.read_mode  # type: ignore[attr-defined]  # there is no other room
+        response.read_mode = self.read_mode  # type: ignore[attr-defined]  # its message has no field
         return response
 
     async def get_online_features_async(self, *args: Any, **kwargs: Any) -> OnlineResponse:

@@ -260,7 +260,7 @@ def test_every_data_type_of_the_design_is_known_and_no_other(place: Place) -> No
         with pytest.raises(UsageError, match="cannot keep a set"):
             cache.put_features({"a": entry(score={1})})
         with pytest.raises(UsageError, match="must be a datetime"):
-            cache.put_features({"a": FeatureEntry({}, NOON, None)})  # type: ignore[arg-type]
+            cache.put_features({"a": FeatureEntry({}, NOON, None)})  # type: ignore[arg-type]  # wrong
 
 
 def test_threads_may_share_a_cache(place: Place) -> None:
