@@ -33,8 +33,10 @@ class FeatureEngineer:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
 
-    def query(self, view: str) -> str:
+    def query(self, view: str, *, newest: bool = False) -> str:
         """SQL whose columns are those of the view's schema, without the created time.
+
+        With `newest` it yields the newest row of each key alone.
 
         Raises:
             UnknownNameError: there is no such view.
@@ -45,8 +47,8 @@ class FeatureEngineer:
             for field in schema
             if field.name != CREATED_TIMESTAMP
         )
-        return f"SELECT {columns} FROM ({feature_sql(view)})"
+        return f"SELECT {columns} FROM ({feature_sql(view, newest=newest)})"
 
-    def compute(self, view: str) -> pa.Table:
+    def compute(self, view: str, *, newest: bool = False) -> pa.Table:
         """The view over everything the connection's relations hold, unordered."""
-        return self._connection.sql(self.query(view)).to_arrow_table()
+        return self._connection.sql(self.query(view, newest=newest)).to_arrow_table()

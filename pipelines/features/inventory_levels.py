@@ -6,30 +6,34 @@ from typing import Final
 
 import ibis.expr.types as ir
 
-from pipelines.features.windows import DAY, last_per_instant, ratio, sliding, totals_at
+from pipelines.features.windows import DAY, Sliding, last_per_instant, ratio, totals_at
 
 KEYS: Final = ("warehouse_id", "product_id")
 LOW_STOCK: Final = 50
 
 
-def inventory_levels(inventory: ir.Table, orders: ir.Table, warehouses: ir.Table) -> ir.Table:
+def inventory_levels(
+    inventory: ir.Table, orders: ir.Table, warehouses: ir.Table, *, newest: bool = False
+) -> ir.Table:
     """How much of a product a warehouse can still sell, and how long that lasts.
 
     Args:
         inventory, orders, warehouses: the change logs of the tables of those names.
+        newest: the newest row of each warehouse and product alone.
 
     Returns:
         warehouse_id, product_id, event_timestamp and the view's features; units of the product.
     """
     changes = inventory.filter(inventory["op"] != "D").rename(event_timestamp="updated_at")
-    current = last_per_instant(changes, KEYS, "event_timestamp", "seq")
+    current = last_per_instant(changes, KEYS, "event_timestamp", "seq", newest=newest)
     placed = orders.filter(orders["op"] == "I")
     counted = totals_at(
         current,
         KEYS,
         "event_timestamp",
-        sliding(placed, KEYS, placed.order_timestamp, DAY, {"demand_24h": placed.quantity}),
+        [Sliding(placed, "order_timestamp", DAY, {"demand_24h": placed.quantity})],
         moments=changes,
+        newest=newest,
     )
     regions = _latest_regions(warehouses)
     placed_there = counted.left_join(regions, "warehouse_id")

@@ -7,44 +7,51 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.windows import DAY, HOUR, moves, ratio, sliding, totals_at
+from pipelines.features.windows import (
+    DAY,
+    HOUR,
+    Sliding,
+    last_per_instant,
+    ratio,
+    totals_at,
+)
 
 KEYS: Final = ("route_id",)
 MEDIUM_RISK: Final = 0.2
 HIGH_RISK: Final = 0.5
 
 
-def route_conditions(routes: ir.Table, shipments: ir.Table) -> ir.Table:
+def route_conditions(routes: ir.Table, shipments: ir.Table, *, newest: bool = False) -> ir.Table:
     """How a route has been doing: its published state and what its deliveries showed.
 
     Args:
         routes, shipments: the change logs of the tables of those names.
+        newest: each route's newest row alone.
 
     Returns:
         route_id, event_timestamp and the view's features. A delivery before the first known state
         of its route gives no row, but counts in the windows of later ones.
     """
     states = routes.filter(routes["op"] != "D").rename(event_timestamp="updated_at")
-    in_order = ibis.window(group_by="route_id", order_by=[states.event_timestamp, states.seq])
-    states = states.mutate(version=(ibis.row_number().over(in_order) + 1).cast("int64"))
     delivered = _deliveries(shipments)
     delay = ibis.greatest(
         delivered.event_timestamp.delta(delivered.promised_at, unit="microsecond"), 0
     )
     one = ibis.literal(1)
-    instants = states.select("route_id", "event_timestamp").union(
-        delivered.select("route_id", "event_timestamp"), distinct=True
+    moments = states.select("route_id", "event_timestamp").union(
+        delivered.select("route_id", "event_timestamp"), distinct=not newest
     )
+    if newest:
+        moments = moments.group_by("route_id").agg(event_timestamp=moments.event_timestamp.max())
     counted = totals_at(
-        instants,
+        moments,
         KEYS,
         "event_timestamp",
         [
-            moves(states, KEYS, states.event_timestamp, {"version": one}),
-            *sliding(
+            Sliding(states, "event_timestamp", None, {"version": one}),
+            Sliding(
                 delivered,
-                KEYS,
-                delivered.event_timestamp,
+                "event_timestamp",
                 DAY,
                 {
                     "deliveries_24h": one,
@@ -52,16 +59,13 @@ def route_conditions(routes: ir.Table, shipments: ir.Table) -> ir.Table:
                     "delay_24h": delay,
                 },
             ),
-            *sliding(
-                delivered,
-                KEYS,
-                delivered.event_timestamp,
-                7 * DAY,
-                {"deliveries_7d": one, "delay_7d": delay},
+            Sliding(
+                delivered, "event_timestamp", 7 * DAY, {"deliveries_7d": one, "delay_7d": delay}
             ),
         ],
+        newest=newest,
     )
-    known = counted.inner_join(states.drop("event_timestamp"), ["route_id", "version"])
+    known = _with_state(counted, states, newest=newest)
     mean_delay_24h = ratio(known.delay_24h, known.deliveries_24h) / HOUR
     mean_delay_7d = ratio(known.delay_7d, known.deliveries_7d) / HOUR
     return known.select(
@@ -84,6 +88,16 @@ def route_conditions(routes: ir.Table, shipments: ir.Table) -> ir.Table:
         ),
         carbon_per_tonne_km=ratio(known.carbon_cost, known.distance_km),
     )
+
+
+def _with_state(counted: ir.Table, states: ir.Table, *, newest: bool) -> ir.Table:
+    """Each instant with the last state so far, which is the `version`th; none without one."""
+    if newest:
+        last = last_per_instant(states, KEYS, "event_timestamp", "seq", newest=True)
+        return counted.inner_join(last.drop("event_timestamp"), KEYS)
+    in_order = ibis.window(group_by="route_id", order_by=[states.event_timestamp, states.seq])
+    numbered = states.mutate(version=(ibis.row_number().over(in_order) + 1).cast("int64"))
+    return counted.inner_join(numbered.drop("event_timestamp"), ["route_id", "version"])
 
 
 def _deliveries(shipments: ir.Table) -> ir.Table:

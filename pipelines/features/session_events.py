@@ -19,7 +19,7 @@ _LISTS: Final = {
 """The event's column, by the feature that lists it."""
 
 
-def session_events(clickstream: ir.Table) -> ir.Table:
+def session_events(clickstream: ir.Table, *, newest: bool = False) -> ir.Table:
     """The sequence a session has produced so far, oldest event first.
 
     A list per row by a window function costs several times as much as slices of a list per
@@ -28,12 +28,17 @@ def session_events(clickstream: ir.Table) -> ir.Table:
 
     Args:
         clickstream: the change log of `clickstream`; a null product_id becomes "".
+        newest: each session's newest row alone.
 
     Returns:
         session_id, event_timestamp and the view's features; `gaps` are seconds.
     """
     blocks = _blocks(_numbered(clickstream.filter(clickstream["op"] == "I")))
-    rows = blocks.mutate(upto=ibis.range(blocks.first, blocks.events.length() + 1).unnest())
+    size = blocks.events.length()
+    if newest:
+        rows = blocks.filter(blocks.block == blocks.last_block).mutate(upto=size)
+    else:
+        rows = blocks.mutate(upto=ibis.range(blocks.first, size + 1).unnest())
     latest = {name: rows[name][ibis.greatest(rows.upto - LENGTH, 0) : rows.upto] for name in _LISTS}
     found = rows.select(
         "session_id",
@@ -83,7 +88,9 @@ def _blocks(events: ir.Table) -> ir.Table:
     event = ibis.struct(
         {name: known[name] for name in ("place", "event_timestamp", "is_last", *_LISTS.values())}
     )
-    grouped = known.group_by("session_id", "block").agg(events=event.collect())
+    grouped = known.group_by("session_id", "block").agg(
+        events=event.collect(), last_block=known.last_block.max()
+    )
     # Places differ, so sorting whole events sorts them by place.
     in_order = grouped.mutate(events=grouped.events.sort())
     return in_order.mutate(

@@ -8,10 +8,10 @@ import ibis.expr.types as ir
 
 from pipelines.features.windows import (
     DAY,
+    Sliding,
+    SlidingDistinct,
     last_per_instant,
     ratio,
-    sliding,
-    sliding_distinct,
     totals_at,
 )
 
@@ -19,12 +19,13 @@ KEYS: Final = ("user_id",)
 SECONDS_OF_FULL_INTEREST: Final = 300.0
 
 
-def user_intent(sessions: ir.Table, clickstream: ir.Table) -> ir.Table:
+def user_intent(sessions: ir.Table, clickstream: ir.Table, *, newest: bool = False) -> ir.Table:
     """What a user's latest activity says about the user's intent.
 
     Args:
         sessions: the change log of `user_sessions`.
         clickstream: the change log of `clickstream`.
+        newest: each user's newest row alone.
 
     Returns:
         user_id, event_timestamp (the session's last activity) and the view's features.
@@ -43,7 +44,7 @@ def user_intent(sessions: ir.Table, clickstream: ir.Table) -> ir.Table:
         action_diversity=there.actions_performed.unique().length().cast("int64"),
         products_viewed=there.products_viewed.unique().length().cast("int64"),
     )
-    current = last_per_instant(changes, KEYS, "event_timestamp", "seq")
+    current = last_per_instant(changes, KEYS, "event_timestamp", "seq", newest=newest)
     clicks = clickstream.filter(clickstream["op"] == "I")
     bought = clicks.filter(clicks.action.isin(("add_to_cart", "purchase")))
     counted = totals_at(
@@ -51,18 +52,16 @@ def user_intent(sessions: ir.Table, clickstream: ir.Table) -> ir.Table:
         KEYS,
         "event_timestamp",
         [
-            *sliding_distinct(
+            SlidingDistinct(
                 changes,
-                KEYS,
                 "session_id",
-                changes.event_timestamp,
+                "event_timestamp",
                 "seq",
                 {"sessions_1d": DAY, "sessions_7d": 7 * DAY},
             ),
-            *sliding(
+            Sliding(
                 bought,
-                KEYS,
-                bought.event_timestamp,
+                "event_timestamp",
                 7 * DAY,
                 {
                     "carts_7d": (bought.action == "add_to_cart").cast("int64"),
@@ -71,6 +70,7 @@ def user_intent(sessions: ir.Table, clickstream: ir.Table) -> ir.Table:
             ),
         ],
         moments=changes,
+        newest=newest,
     )
     return counted.select(
         "user_id",

@@ -7,7 +7,7 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.windows import DAY, ratio, sliding, totals_at
+from pipelines.features.windows import DAY, Sliding, ratio, totals_at
 from pipelines.live_databases import SHIPPING_METHODS
 
 KEYS: Final = ("user_id",)
@@ -16,11 +16,12 @@ FAST_METHODS: Final = ("express", "overnight")
 _COUNT_WEIGHT: Final = 2**40
 
 
-def user_orders(orders: ir.Table) -> ir.Table:
+def user_orders(orders: ir.Table, *, newest: bool = False) -> ir.Table:
     """What a user has ordered up to now. The lines of one basket share a moment and a row.
 
     Args:
         orders: the change log of `orders`; a row counts as it was placed.
+        newest: each user's newest row alone.
 
     Returns:
         user_id, event_timestamp and the view's features; money in the shop's currency.
@@ -34,31 +35,24 @@ def user_orders(orders: ir.Table) -> ir.Table:
         cents=((placed.price * 100).round().cast("int64") * placed.quantity).cast("int64"),
         place=ibis.row_number().over(in_order).cast("int64"),
     )
-    instants = lines.group_by(["user_id", "event_timestamp"]).agg(order_cents=lines.cents.sum())
-    previous = instants.event_timestamp.lag().over(
-        ibis.window(group_by="user_id", order_by=instants.event_timestamp)
-    )
-    instants = instants.mutate(
-        microseconds_since=instants.event_timestamp.delta(previous, unit="microsecond")
-    )
     one = ibis.literal(1)
     by_method = {_count(m): (lines.shipping_method == m).cast("int64") for m in SHIPPING_METHODS}
     counted = totals_at(
-        instants,
+        _instants(lines, newest=newest),
         KEYS,
         "event_timestamp",
         [
-            *sliding(lines, KEYS, lines.event_timestamp, 7 * DAY, {"orders_7d": one}),
-            *sliding(
+            Sliding(lines, "event_timestamp", 7 * DAY, {"orders_7d": one}),
+            Sliding(
                 lines,
-                KEYS,
-                lines.event_timestamp,
+                "event_timestamp",
                 30 * DAY,
                 {"orders_30d": one, "cents_30d": lines.cents, **by_method},
             ),
         ],
+        newest=newest,
     )
-    known = _with_last_places(counted, lines)
+    known = _with_last_places(counted, lines, newest=newest)
     moment = known.event_timestamp
     day = moment.day_of_week.index().cast("int64")
     return known.select(
@@ -88,23 +82,43 @@ def _last(method: str) -> str:
     return f"last_{method}"
 
 
-def _with_last_places(counted: ir.Table, lines: ir.Table) -> ir.Table:
+def _instants(lines: ir.Table, *, newest: bool) -> ir.Table:
+    """The moments of a user's orders: the value ordered and the time since the moment before."""
+    instants = lines.group_by(["user_id", "event_timestamp"]).agg(order_cents=lines.cents.sum())
+    if newest:
+        last = instants.group_by("user_id").agg(last_moment=instants.event_timestamp.max())
+        known = instants.inner_join(last, "user_id")
+        is_last = known.event_timestamp == known.last_moment
+        instants = known.group_by("user_id").agg(
+            event_timestamp=known.last_moment.max(),
+            order_cents=known.order_cents.sum(where=is_last),
+            previous=known.event_timestamp.max(where=~is_last),
+        )
+    else:
+        in_order = ibis.window(group_by="user_id", order_by=instants.event_timestamp)
+        instants = instants.mutate(previous=instants.event_timestamp.lag().over(in_order))
+    since = instants.event_timestamp.delta(instants.previous, unit="microsecond")
+    return instants.mutate(microseconds_since=since).drop("previous")
+
+
+def _with_last_places(counted: ir.Table, lines: ir.Table, *, newest: bool) -> ir.Table:
     """Add, per method, the place in the user's sequence of its last order so far."""
-    per_instant = lines.group_by(["user_id", "event_timestamp"]).agg(
+    at = ["user_id"] if newest else ["user_id", "event_timestamp"]
+    per_instant = lines.group_by(at).agg(
         **{
             _last(m): lines.place.max(where=lines.shipping_method == m).fill_null(-1)
             for m in SHIPPING_METHODS
         }
     )
+    if newest:
+        return counted.inner_join(per_instant, at)
     so_far = ibis.range_window(
         preceding=None, following=0, group_by="user_id", order_by=per_instant.event_timestamp
     )
     running = per_instant.select(
-        "user_id",
-        "event_timestamp",
-        **{_last(m): per_instant[_last(m)].max().over(so_far) for m in SHIPPING_METHODS},
+        *at, **{_last(m): per_instant[_last(m)].max().over(so_far) for m in SHIPPING_METHODS}
     )
-    return counted.inner_join(running, ["user_id", "event_timestamp"])
+    return counted.inner_join(running, at)
 
 
 def _preferred(known: ir.Table) -> ir.Value:

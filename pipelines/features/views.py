@@ -76,7 +76,7 @@ class View:
     @property
     def expression(self) -> ir.Table:
         """The features as an Ibis expression over tables named after the logs."""
-        return _expression(self.name)
+        return _expression(self.name, newest=False)
 
     @property
     def schema(self) -> pa.Schema:
@@ -184,16 +184,19 @@ def view_named(name: str) -> View:
 
 
 @cache
-def feature_sql(name: str) -> str:
-    """The view's expression compiled for DuckDB once; it reads relations named after the logs."""
-    return str(ibis.to_sql(view_named(name).expression, dialect="duckdb"))
+def feature_sql(name: str, *, newest: bool = False) -> str:
+    """The view's expression compiled for DuckDB once; it reads relations named after the logs.
+
+    With `newest` it yields the newest row of each key alone, which takes less.
+    """
+    return str(ibis.to_sql(_expression(name, newest=newest), dialect="duckdb"))
 
 
 @cache
-def _expression(name: str) -> ir.Table:
+def _expression(name: str, *, newest: bool) -> ir.Table:
     view = view_named(name)
     logs = [source.log for source in view.sources] + list(view.tables)
-    return view.function(**{log: log_table(log) for log in logs})
+    return view.function(**{log: log_table(log) for log in logs}, newest=newest)
 
 
 @cache

@@ -1,14 +1,19 @@
-"""Counting in sliding windows, exactly and in one sort.
+"""Counting in sliding windows, exactly.
 
-A window is (t − width, t] in event time. An amount that enters a key's windows at `at` leaves them
-at `at + width`, so its total over the window at t is the running total of all enterings and
-leavings up to and including t. Amounts are whole numbers (counts, cents, microseconds): sums are
-exact in any order, so the batch and the real-time flow cannot differ by rounding.
+A window is (t − width, t] in event time. Amounts are whole numbers (counts, cents, microseconds):
+sums are exact in any order, so the batch and the real-time flow cannot differ by rounding.
+
+Everything here has two plans with equal results. For every instant of a key, in one sort: an
+amount that enters a key's windows at `at` leaves them at `at + width`, so its total over the
+window at t is the running total of all enterings and leavings up to and including t. For the
+newest instant of each key alone, which is all that serving needs: a grouped sum of what lies in
+the window, without any sort; for a few keys it takes a fifth of the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Final
 
@@ -20,9 +25,143 @@ DAY: Final = 24 * HOUR
 """Widths of windows, in microseconds: the resolution of every time stamp of ours."""
 
 AT: Final = "at"
+_NEWEST: Final = "newest_at"
 
 
-def moves(
+@dataclass(frozen=True)
+class Sliding:
+    """`amounts` (whole numbers) of the rows whose time `at` lies within `width` microseconds.
+
+    Without a width, of all rows up to now.
+    """
+
+    table: ir.Table
+    at: str
+    width: int | None
+    amounts: Mapping[str, ir.Value]
+
+    def moves(self, keys: Sequence[str]) -> list[ir.Table]:
+        """Enterings at `at` and leavings `width` microseconds later."""
+        entered = self.table[self.at]
+        enterings = _moves(self.table, keys, entered, self.amounts)
+        if self.width is None:
+            return [enterings]
+        left = _later(entered, self.width)
+        return [enterings, _moves(self.table, keys, entered, self.amounts, leaves=left)]
+
+    def at_newest(self, instants: ir.Table, keys: Sequence[str]) -> ir.Table:
+        """The totals at one instant per key."""
+        rows = self.table.select(*keys, **{AT: self.table[self.at]}, **self.amounts)
+        known = _up_to(rows, instants, keys)
+        inside = None if self.width is None else known[AT] > _later(known[_NEWEST], -self.width)
+        return known.group_by(list(keys)).agg(
+            **{n: known[n].sum(where=inside).cast("int64") for n in self.amounts}
+        )
+
+
+@dataclass(frozen=True)
+class SlidingDistinct:
+    """How many distinct values of `member` occur within each width.
+
+    `order` is the column that orders occurrences of one member at the same time; `widths` are
+    microseconds, by the name of the resulting amount.
+    """
+
+    table: ir.Table
+    member: str
+    at: str
+    order: str
+    widths: Mapping[str, int]
+
+    def moves(self, keys: Sequence[str]) -> list[ir.Table]:
+        """An occurrence counts until the window leaves it behind or the same member occurs again,
+        whichever comes first; so each member counts at most once at any time."""
+        at = self.table[self.at]
+        member_rows = ibis.window(
+            group_by=[*keys, self.member], order_by=[at, self.table[self.order]]
+        )
+        occurrences = self.table.select(*keys, **{AT: at}, again=at.lead().over(member_rows))
+        entered, again = occurrences[AT], occurrences.again
+        one = ibis.literal(1)
+        found = [_moves(occurrences, keys, entered, dict.fromkeys(self.widths, one))]
+        for name, width in self.widths.items():
+            expires = _later(entered, width)
+            leaves = ibis.least(expires, again.fill_null(expires))
+            found.append(_moves(occurrences, keys, entered, {name: one}, leaves=leaves))
+        return found
+
+    def at_newest(self, instants: ir.Table, keys: Sequence[str]) -> ir.Table:
+        """The counts at one instant per key."""
+        rows = self.table.select(*keys, self.member, **{AT: self.table[self.at]})
+        known = _up_to(rows, instants, keys)
+        return known.group_by(list(keys)).agg(
+            **{
+                name: known[self.member].nunique(where=known[AT] > _later(known[_NEWEST], -width))
+                for name, width in self.widths.items()
+            }
+        )
+
+
+def totals_at(
+    instants: ir.Table,
+    keys: Sequence[str],
+    at: str,
+    parts: Sequence[Sliding | SlidingDistinct],
+    moments: ir.Table | None = None,
+    *,
+    newest: bool = False,
+) -> ir.Table:
+    """The totals of all `parts` at each instant.
+
+    Args:
+        instants: one row per `keys` and time; the column `at` holds the time.
+        moments: rows, repeated or not, at all the instants' times and no others, if they are
+            cheaper to come by than `instants`.
+        newest: `instants` holds one row per key, its newest.
+
+    Returns:
+        `instants` with one int64 column per amount, its other columns kept.
+    """
+    if not newest:
+        asked_for = instants if moments is None else moments
+        moves = [table for part in parts for table in part.moves(keys)]
+        return instants.inner_join(
+            _running_totals(asked_for.select(*keys, at).distinct(), keys, at, moves), [*keys, at]
+        )
+    moment = instants.select(*keys, **{_NEWEST: instants[at]})
+    found = instants
+    for part in parts:
+        totals = part.at_newest(moment, keys)
+        names = [name for name in totals.columns if name not in keys]
+        joined = found.left_join(totals, list(keys))
+        found = joined.select(*found.columns, **{n: joined[n].fill_null(0) for n in names})
+    return found
+
+
+def last_per_instant(
+    table: ir.Table, keys: Sequence[str], at: str, order: str, *, newest: bool = False
+) -> ir.Table:
+    """One row per `keys` and time: the one with the largest `order`; the newest alone if asked."""
+    if not newest:
+        same = ibis.window(group_by=[*keys, at], order_by=table[order].desc())
+        return (
+            table.mutate(place=ibis.row_number().over(same)).filter(ibis._.place == 0).drop("place")
+        )
+    row = ibis.struct({name: table[name] for name in (at, order)})
+    whole = ibis.struct({name: table[name] for name in table.columns if name not in keys})
+    return table.group_by(list(keys)).agg(last=whole.argmax(row)).unpack("last")
+
+
+def ratio(numerator: ir.Value, denominator: ir.Value) -> ir.Value:
+    """`numerator / denominator` as float64, null where the denominator is zero or null."""
+    return numerator.cast("float64") / denominator.cast("float64").nullif(0.0)
+
+
+def _later(moment: ir.Value, microseconds: int) -> ir.Value:
+    return moment + ibis.interval(microseconds=microseconds)
+
+
+def _moves(
     table: ir.Table,
     keys: Sequence[str],
     at: ir.Value,
@@ -40,68 +179,14 @@ def moves(
     return table.select(*keys, **{AT: when}, **columns)
 
 
-def sliding(
-    table: ir.Table,
-    keys: Sequence[str],
-    at: ir.Value,
-    width: int,
-    amounts: Mapping[str, ir.Value],
-) -> list[ir.Table]:
-    """`amounts` entering at `at` and leaving `width` microseconds later."""
-    return [
-        moves(table, keys, at, amounts),
-        moves(table, keys, at, amounts, leaves=at + ibis.interval(microseconds=width)),
-    ]
-
-
-def sliding_distinct(
-    table: ir.Table,
-    keys: Sequence[str],
-    member: str,
-    at: ir.Value,
-    order: str,
-    widths: Mapping[str, int],
-) -> list[ir.Table]:
-    """Moves whose running total counts the distinct values of `member` in each window.
-
-    An occurrence counts until the window leaves it behind or the same member occurs again,
-    whichever comes first; so each member counts at most once at any time.
-
-    Args:
-        order: the column that orders occurrences of one member at the same time.
-        widths: microseconds, by the name of the resulting amount.
-    """
-    member_rows = ibis.window(group_by=[*keys, member], order_by=[at, table[order]])
-    occurrences = table.select(*keys, **{AT: at}, again=at.lead().over(member_rows))
-    entered, again = occurrences[AT], occurrences.again
-    one = ibis.literal(1)
-    found = [moves(occurrences, keys, entered, dict.fromkeys(widths, one))]
-    for name, width in widths.items():
-        expires = entered + ibis.interval(microseconds=width)
-        leaves = ibis.least(expires, again.fill_null(expires))
-        found.append(moves(occurrences, keys, entered, {name: one}, leaves=leaves))
-    return found
-
-
-def totals_at(
-    instants: ir.Table,
-    keys: Sequence[str],
-    at: str,
-    parts: Sequence[ir.Table],
-    moments: ir.Table | None = None,
+def _running_totals(
+    asked_for: ir.Table, keys: Sequence[str], at: str, moves: Sequence[ir.Table]
 ) -> ir.Table:
-    """The running totals of all `parts` at each instant.
+    """`keys`, `at` and the running totals of all moves at each of these times, which differ.
 
-    Args:
-        instants: one row per `keys` and time; the column `at` holds the time.
-        parts: tables from this module; an amount absent from a part counts as zero there.
-        moments: rows, repeated or not, at all the instants' times and no others, if they are
-            cheaper to come by than `instants`.
-
-    Returns:
-        `instants` with one int64 column per amount, its other columns kept.
+    An amount absent from one of `moves` counts as zero there.
     """
-    names = sorted({name for part in parts for name in part.columns} - {*keys, AT})
+    names = sorted({name for part in moves for name in part.columns} - {*keys, AT})
     asked = "asked"
     zero = ibis.literal(0, "int64")
 
@@ -110,10 +195,9 @@ def totals_at(
         time = part[at] if is_asked else part[AT]
         return part.select(*keys, **{AT: time}, **amounts, **{asked: ibis.literal(is_asked)})
 
-    asked_for = instants if moments is None else moments.select(*keys, at).distinct()
     every = reduce(
         lambda left, right: left.union(right),
-        [padded(asked_for, True), *(padded(part, False) for part in parts)],
+        [padded(asked_for, True), *(padded(part, False) for part in moves)],
     )
     up_to_now = ibis.range_window(
         preceding=None, following=0, group_by=list(keys), order_by=every[AT]
@@ -121,16 +205,10 @@ def totals_at(
     running = every.select(
         *keys, AT, asked, **{name: every[name].sum().over(up_to_now) for name in names}
     )
-    found = running.filter(running[asked]).drop(asked).rename({at: AT})
-    return instants.inner_join(found, [*keys, at])
+    return running.filter(running[asked]).drop(asked).rename({at: AT})
 
 
-def last_per_instant(table: ir.Table, keys: Sequence[str], at: str, order: str) -> ir.Table:
-    """One row per `keys` and time: the one with the largest `order`."""
-    same = ibis.window(group_by=[*keys, at], order_by=table[order].desc())
-    return table.mutate(place=ibis.row_number().over(same)).filter(ibis._.place == 0).drop("place")
-
-
-def ratio(numerator: ir.Value, denominator: ir.Value) -> ir.Value:
-    """`numerator / denominator` as float64, null where the denominator is zero or null."""
-    return numerator.cast("float64") / denominator.cast("float64").nullif(0.0)
+def _up_to(rows: ir.Table, instants: ir.Table, keys: Sequence[str]) -> ir.Table:
+    """Rows no later than their key's instant, which `newest_at` holds."""
+    known = rows.inner_join(instants, list(keys))
+    return known.filter(known[AT] <= known[_NEWEST])

@@ -40,6 +40,21 @@ def test_a_view_equals_the_reference(
         assert not differences(mine, reference), (view, seed, reference)
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_newest_rows_equal_the_reference(
+    connection: duckdb.DuckDBPyConnection, view: str, seed: int
+) -> None:
+    """Asked for each key's newest row alone, another plan gives the same values."""
+    logs = random_log(seed)
+    load_logs(connection, logs)
+    ours = in_order(view, FeatureEngineer(connection).compute(view, newest=True).to_pylist())
+    every = in_order(view, compute(view, logs))
+    last = {tuple(row[key] for key in VIEWS_BY_NAME[view].keys): row for row in every}
+    for mine, reference in zip(ours, in_order(view, list(last.values())), strict=True):
+        assert not differences(mine, reference), (view, seed, reference)
+
+
 def test_the_views_are_those_of_the_reference() -> None:
     """No view is left unchecked."""
     assert set(VIEWS) == set(FeatureEngineer.views)
