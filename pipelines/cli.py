@@ -148,6 +148,76 @@ def batch(
 
 
 @app.command()
+def stream(data_dir: DataDir = None) -> None:
+    """Keep features up to the moment: follow the live databases until Ctrl-C.
+
+    A commit shows in the online store and in the cache within milliseconds.
+
+    Example: `synchrochain stream`
+    """
+    from pipelines.live_job import stream_until_interrupted
+    from pipelines.settings import BatchConfig, DataConfig, check_environment
+
+    check_environment()
+    stream_until_interrupted(DataConfig(), BatchConfig())
+
+
+@app.command()
+def up(
+    data_dir: DataDir = None,
+    users: Users = None,
+    products: Products = None,
+    warehouses: Warehouses = None,
+    days: Days = None,
+    seed: Seed = None,
+    no_signal: NoSignal = False,
+    speed: Annotated[
+        float, typer.Option(help="Simulated seconds a second, up to the present.")
+    ] = 1.0,
+) -> None:
+    """Run everything until Ctrl-C: a live shop, the streamer, a batch cycle every 5 minutes.
+
+    Example: `synchrochain up --users 2000 --days 7`
+    """
+    from pipelines.live_job import run_everything
+
+    sizes = _sizes(users, products, warehouses, days, seed, no_signal)
+    run_everything(_processor(), sizes, speed)
+
+
+@app.command()
+def audit(
+    sample: Annotated[int, typer.Option(min=0, help="Keys per view; 0 for all of them.")] = 1000,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what is served online with what the offline side computes as of the same moment.
+
+    Keys that changes are just touching are looked at again, and called unsettled if they never
+    come to rest. Exits 1 and lists the rows if anything differs.
+
+    Example: `synchrochain audit --sample 200`
+    """
+    from pipelines.audit_view import percent, print_audit
+    from pipelines.console import print_json, progress_of_steps
+    from pipelines.monitoring.audit import audit as run_audit
+    from pipelines.settings import BatchConfig, DataConfig, check_environment
+
+    check_environment()
+    with progress_of_steps("audit") as progress:
+        report = run_audit(DataConfig(), BatchConfig(), sample=sample, progress=progress)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_audit(report)
+    if report.consistency < 1.0:
+        raise SynchroChainError(
+            f"online and offline differ, rows: {report.unequal_rows:,}; "
+            f"consistency {percent(report.consistency)}"
+        )
+
+
+@app.command()
 def features(
     view: Annotated[str, typer.Argument(help="A feature view, such as user_intent.")],
     keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE…", help="The entity key.")],
@@ -229,6 +299,32 @@ def bench_batch(
         print_json(found)
     else:
         print_table("batch flow", ["figure", "value"], [list(i) for i in found.items()])
+
+
+@bench_app.command("freshness")
+def bench_freshness(
+    rate: Annotated[float, typer.Option(min=1, help="Changes committed a second.")] = 500,
+    seconds: Annotated[float, typer.Option(min=1, help="How long latencies are measured.")] = 60,
+    long: Annotated[
+        bool, typer.Option("--long", help="Also run for 10 minutes and watch the memory.")
+    ] = False,
+    max_rate: Annotated[
+        bool, typer.Option(help="Also look for the highest rate that is held.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """From a commit in SQLite to the features served, and the highest rate that is held.
+
+    Example: `synchrochain bench freshness --rate 500 --seconds 20 --no-max-rate --json`
+    """
+    from pipelines.console import messages, print_json, print_table
+
+    measure = _benchmark("bench_freshness").measure
+    found = measure(rate, seconds, long, messages.print, max_rate=max_rate)
+    if as_json:
+        print_json(found)
+    else:
+        print_table("freshness", ["figure", "value"], [list(i) for i in found.items()])
 
 
 def main() -> None:
@@ -322,3 +418,7 @@ def _benchmark(name: str) -> Any:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+if __name__ == "__main__":
+    main()

@@ -64,6 +64,15 @@ class CycleInProgressError(SynchroChainError):
         )
 
 
+class StreamerRunningError(SynchroChainError):
+    """Another streamer runs on the same data directory."""
+
+    def __init__(self, pid: int | None) -> None:
+        self.pid = pid
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(f"a streamer is already running in {who}: stop it first")
+
+
 class RedisUnavailableError(SynchroChainError):
     """The Redis server cannot be reached or does not answer in time."""
 

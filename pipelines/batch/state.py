@@ -98,6 +98,15 @@ class PipelineState:
         rows = self._query("SELECT database, seq FROM positions WHERE reader = ?", reader)
         return {row["database"]: row["seq"] for row in rows}
 
+    def set_positions(self, reader: str, positions: Mapping[str, int]) -> None:
+        """Move a reader whose effects need no files."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO positions VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET seq = excluded.seq",
+                [(reader, database, seq) for database, seq in positions.items()],
+            )
+
     def forget_positions(self, reader: str) -> None:
         """Put a reader back to the beginning of every change log."""
         with self._transaction() as connection:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp
 
 # KEYS[1] the entity's hash; ARGV: the field of the event time and its value, the field of the
@@ -59,7 +58,7 @@ def time_fields(view: str, event_time: datetime, created: datetime | None) -> li
     Without a created time, as from a push, the row counts as created at its event time.
     """
     event = serialized(event_time)
-    since = make_tzaware(created or event_time) - _EPOCH
+    since = _aware(created or event_time) - _EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     return [f"_ts:{view}", event, created_field(view), event + b"%020d" % microseconds]
 
@@ -72,5 +71,10 @@ def created_field(view: str) -> str:
 def serialized(moment: datetime) -> bytes:
     """A time as Feast stores it."""
     stamp = Timestamp()
-    stamp.FromDatetime(make_tzaware(moment))
+    stamp.FromDatetime(_aware(moment))
     return bytes(stamp.SerializeToString())
+
+
+def _aware(moment: datetime) -> datetime:
+    """Without a time zone it is UTC, as everywhere in Feast, whose import takes seconds."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

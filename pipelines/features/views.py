@@ -43,7 +43,8 @@ class Source:
     the event time of a row. `lookback` is how many microseconds before a row its windows reach;
     None means the key's whole history. With `newest_before`, the newest row of the key before the
     windows is needed too. `only` (SQL) narrows the rows that matter. `identity` names the thing a
-    row reports on where several rows may report on the same one.
+    row reports on where several rows may report on the same one. `begun_by` is the log whose
+    insertion of the key comes before all of the key's rows.
     """
 
     log: str
@@ -53,6 +54,7 @@ class Source:
     newest_before: bool = False
     only: str = "TRUE"
     identity: str | None = None
+    begun_by: str | None = None
 
     @property
     def at(self) -> str:
@@ -116,7 +118,16 @@ VIEWS: Final = (
         "session_events",
         session_events.KEYS,
         session_events.session_events,
-        (Source("clickstream", ("session_id",), "event_timestamp", None, only="op = 'I'"),),
+        (
+            Source(
+                "clickstream",
+                ("session_id",),
+                "event_timestamp",
+                None,
+                only="op = 'I'",
+                begun_by="sessions",
+            ),
+        ),
     ),
     View(
         "user_orders",

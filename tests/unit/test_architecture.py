@@ -17,14 +17,14 @@ from pipelines.settings import PROJECT_ROOT
 
 # Data flows one way: a part imports from the rows above its own, or from its own row.
 LAYERS = (
-    {"settings", "errors"},
+    {"settings", "errors", "process_lock"},
     {"live_databases"},
     {"change_log"},
     {"features"},
     {"redis", "batch", "streaming", "cache", "feast_plugins"},
     {"training", "serving", "monitoring", "operations"},
     {"data_layer"},
-    {"status", "status_view", "console", "main_job", "cli"},
+    {"status", "status_view", "audit_view", "console", "main_job", "live_job", "cli"},
 )
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 LONGEST_MODULE = 500

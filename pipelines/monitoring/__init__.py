@@ -1,0 +1,1 @@
+"""Watching the platform: whether what is served is what the data say."""

@@ -1,0 +1,254 @@
+"""The consistency audit: whether what is served is what the offline side computes.
+
+Data keep flowing while it looks. So it first notes what must be online at least, then reads the
+online store, then how far the change logs go. A key that no change touches in between is at rest:
+whatever was served of it stands for the same changes as the logs at that end. A key in flux is read
+again in the next round; one that never comes to rest is counted as unsettled.
+
+Keys are chosen among those that have rows offline. Offline sources never expire, so a key that is
+online cannot lack there, unless somebody else has written it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pipelines.batch.batch_processor import utc_now
+from pipelines.batch.processor import Progress
+from pipelines.batch.state import PipelineState
+from pipelines.batch.update import open_store
+from pipelines.errors import SynchroChainError
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
+from pipelines.monitoring.comparison import (
+    ROWS_KEPT,
+    Comparison,
+    FeatureAudit,
+    UnequalRow,
+    consistency,
+)
+from pipelines.monitoring.offline_side import offline_side
+from pipelines.monitoring.online_side import Contained, LeftToBatch, OnlineSide, contained
+from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+
+ROUNDS: Final = 5
+PAUSE_SECONDS: Final = 1.0
+
+
+class AuditError(SynchroChainError):
+    """There is nothing to compare yet."""
+
+
+class ReadersLagError(AuditError):
+    """No key came to rest: no reader has written online what the change logs hold.
+
+    `lag` is the number of changes by database.
+    """
+
+    def __init__(self, lag: Mapping[str, int]) -> None:
+        self.lag = dict(lag)
+        behind = ", ".join(f"{name} {count:,}" for name, count in lag.items() if count)
+        super().__init__(
+            f"nothing can be compared: changes that are not surely online yet ({behind}) touch "
+            "every key; wait for the batch or streaming flow to catch up, or run "
+            "`synchrochain batch --once`, then audit again"
+        )
+
+
+@dataclass(frozen=True)
+class ViewAudit:
+    """One view: how many keys were compared, how many never came to rest, and each feature.
+
+    `event_timestamp` is compared like a feature, so that a stale row with equal values is found.
+    `served` keys have a row on either side that has not expired. `consistency` is None if no key
+    was compared.
+    """
+
+    keys: int
+    served: int
+    unsettled: int
+    consistency: float | None
+    features: dict[str, FeatureAudit]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit found.
+
+    `consistency` is 1 − (mismatch + left_null + right_null) / total over all views and features;
+    `rows` are the first unequal rows of `unequal_rows`. `online` and `last` are, by database, the
+    change up to which everything was online when the last round began, and the log's last one when
+    it ended; `rounds` is how often keys were read.
+    """
+
+    consistency: float
+    views: dict[str, ViewAudit]
+    rows: list[UnequalRow]
+    unequal_rows: int
+    moment: datetime
+    online: dict[str, int]
+    last: dict[str, int]
+    rounds: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain dicts and lists."""
+        return asdict(self)
+
+
+def audit(
+    data: DataConfig,
+    config: BatchConfig,
+    *,
+    sample: int = 1000,
+    now: Callable[[], datetime] = utc_now,
+    pause: Callable[[], Any] = lambda: time.sleep(PAUSE_SECONDS),
+    progress: Progress = lambda _step, _rows: None,
+    left_to_batch: LeftToBatch = dict,
+) -> AuditReport:
+    """Compare what is served with what the offline side computes as of the same moment.
+
+    Args:
+        sample: keys per view, chosen by a hash that stays the same; 0 for all.
+        now: the present moment, UTC and naive, which times to live count from on both sides.
+        pause: called between rounds, for the readers to catch up.
+        progress: told the step and how many more rows it has dealt with.
+        left_to_batch: the changes that the stream reader passed without writing them online.
+
+    Raises:
+        AuditError: nothing was published or applied yet, or no key comes to rest.
+        RedisUnavailableError, RedisRefusedError: the online store cannot be asked.
+        SynchroChainError: a change log or a published file cannot be read.
+    """
+    if not config.state_path.exists() or not config.registry_path.exists():
+        raise AuditError(
+            f"nothing was processed and applied in {config.data_dir} yet: run "
+            "`synchrochain batch --once` first"
+        )
+    state = PipelineState(config.state_path)
+    if not state.files("view"):
+        raise AuditError(
+            f"no features are published in {config.offline_path}: run `synchrochain batch --once`"
+        )
+    found = _Audit(data, config, state, progress, left_to_batch)
+    found.choose(sample)
+    found.run(now, pause)
+    return found.report()
+
+
+class _Audit:
+    """One audit under way."""
+
+    def __init__(
+        self,
+        data: DataConfig,
+        config: BatchConfig,
+        state: PipelineState,
+        progress: Progress,
+        left_to_batch: LeftToBatch,
+    ) -> None:
+        self._data = data
+        self._config = config
+        self._state = state
+        self._progress = progress
+        self._left_to_batch = left_to_batch
+        self._online = _online_side(config)
+        self._pending: dict[str, pa.Table] = {}
+        self._compared = {
+            view.name: Comparison(
+                view.name,
+                view.keys,
+                {name: view.schema.field(name).type for name in (EVENT_TIMESTAMP, *view.features)},
+            )
+            for view in VIEWS
+        }
+        self._known: dict[str, dict[str, Contained]] = {}
+        self._last: dict[str, int] = {}
+        self._moment = datetime.min
+        self._rounds = 0
+
+    def choose(self, sample: int) -> None:
+        """Choose the keys."""
+        with offline_side(self._data, self._config, self._state, self._progress) as offline:
+            for view in VIEWS:
+                files = self._state.files("view", view.name)
+                self._pending[view.name] = offline.sample(view, files, sample)
+
+    def run(self, now: Callable[[], datetime], pause: Callable[[], Any]) -> None:
+        """Compare keys until all have come to rest, or often enough."""
+        while any(keys.num_rows for keys in self._pending.values()):
+            if self._rounds == ROUNDS:
+                return
+            if self._rounds:
+                pause()
+            self._round(now())
+            self._rounds += 1
+
+    def _round(self, moment: datetime) -> None:
+        from pipelines.feast_plugins.last_seen import errors_instead_of_last_seen
+
+        known = contained(self._state, self._left_to_batch)
+        if known == self._known:  # no reader has moved, so no key has come to rest
+            return
+        self._known, self._moment = known, moment
+        served = {}
+        with errors_instead_of_last_seen():
+            for view in VIEWS:
+                keys = self._pending[view.name]
+                served[view.name] = self._online.read(view, keys, moment)
+                self._progress("read online", keys.num_rows)
+        # Only now, so that whatever was served stands for changes that lie within these logs.
+        with offline_side(self._data, self._config, self._state, self._progress) as offline:
+            self._last = offline.last
+            for view in VIEWS:
+                at_rest, in_flux = offline.split(view, self._pending[view.name], known[view.name])
+                computed = offline.newest(view, at_rest, self._online.oldest(view, moment))
+                self._compared[view.name].add(
+                    offline.connection, at_rest, served[view.name], computed
+                )
+                self._progress("compare", at_rest.num_rows)
+                self._pending[view.name] = in_flux
+
+    def report(self) -> AuditReport:
+        """What was found."""
+        views = {}
+        for name, compared in self._compared.items():
+            features = compared.features
+            views[name] = ViewAudit(
+                compared.compared,
+                compared.compared - features[EVENT_TIMESTAMP].both_null,
+                self._pending[name].num_rows,
+                consistency(features.values()),
+                features,
+            )
+        online = {
+            name: min(of_view[name].upto for of_view in self._known.values())
+            for name in DATABASE_NAMES
+        }
+        overall = consistency(f for view in views.values() for f in view.features.values())
+        if overall is None:
+            raise ReadersLagError({name: self._last[name] - online[name] for name in online})
+        return AuditReport(
+            overall,
+            views,
+            [row for compared in self._compared.values() for row in compared.rows][:ROWS_KEPT],
+            sum(compared.unequal_rows for compared in self._compared.values()),
+            self._moment,
+            online,
+            self._last,
+            self._rounds,
+        )
+
+
+def _online_side(config: BatchConfig) -> OnlineSide:
+    store = open_store(config)
+    from feast.errors import FeatureViewNotFoundException
+
+    try:
+        return OnlineSide(store)
+    except FeatureViewNotFoundException as error:
+        raise AuditError(f"{error}: apply it with `synchrochain batch --once` first") from None

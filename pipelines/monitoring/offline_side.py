@@ -1,0 +1,186 @@
+"""What the offline side computes: every view from the logs alone, as of one moment.
+
+Nothing of what either flow has computed is used: the published logs and the rest of the change log
+go through the checks and the feature functions again, for the keys that are asked for.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.batch.batch_processor import READER
+from pipelines.batch.check import check
+from pipelines.batch.extract import extract, plan
+from pipelines.batch.files import check_contents
+from pipelines.batch.processor import Progress
+from pipelines.batch.state import PipelineState, PublishedFile
+from pipelines.batch.workspace import attach_history, columns, read_files, workspace
+from pipelines.change_log.logs import BY_NAME, LOGS
+from pipelines.change_log.reader import ChangeLogReader
+from pipelines.features import FeatureEngineer
+from pipelines.features.views import EVENT_TIMESTAMP, Source, View
+from pipelines.monitoring.online_side import Contained
+from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+
+_SEPARATOR: Final = "chr(31)"
+
+
+class OfflineSide:
+    """All logs up to `last`, the last change of each database, in a scratch workspace."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, last: Mapping[str, int]) -> None:
+        self.connection = connection
+        self.last = dict(last)
+
+    def sample(self, view: View, files: list[PublishedFile], count: int) -> pa.Table:
+        """Keys of the view, each once: `count` of them chosen by hash, or all if it is 0.
+
+        Args:
+            files: the view's offline source. Keys that appeared since it was published count too.
+        """
+        keys = _listed(view.keys)
+        parts = [f"SELECT {keys} FROM {read_files(files)}"] if files else []
+        parts += [
+            f"SELECT {_as_keys(view, s)} FROM new_{s.log} WHERE {s.only}" for s in view.sources
+        ]
+        there = " AND ".join(f'"{key}" IS NOT NULL' for key in view.keys)
+        query = f"SELECT {keys} FROM ({' UNION '.join(parts)}) WHERE {there}"
+        if count:
+            text = f"concat_ws({_SEPARATOR}, {keys})"
+            query += f" ORDER BY md5({text}), {keys} LIMIT {count}"
+        return self.connection.execute(query).to_arrow_table()
+
+    def split(
+        self, view: View, keys: pa.Table, contained: Mapping[str, Contained]
+    ) -> tuple[pa.Table, pa.Table]:
+        """Keys at rest and keys in flux: those that a change touches which may not be online yet.
+
+        Args:
+            contained: by database, what is online for certain.
+        """
+        by_key = _listed(view.keys)
+        with self.connection.cursor() as cursor:
+            cursor.register("wanted", keys)
+            touched = " UNION ALL ".join(_touched(view, contained))
+            cursor.execute(
+                f"CREATE TEMP TABLE touched AS SELECT DISTINCT {by_key} FROM ({touched})"
+            )
+            at_rest, in_flux = (
+                cursor.execute(
+                    f"SELECT {by_key} FROM wanted {join} JOIN touched USING ({by_key})"
+                ).to_arrow_table()
+                for join in ("ANTI", "SEMI")
+            )
+            return at_rest, in_flux
+
+    def newest(self, view: View, keys: pa.Table, oldest: datetime) -> pa.Table:
+        """The newest row of each key, computed afresh, unless it lies before `oldest`.
+
+        Returns:
+            The key columns, `event_timestamp` and the features.
+        """
+        by_key = _listed(view.keys)
+        with self.connection.cursor() as cursor:
+            cursor.register("wanted", keys)
+            for source in view.sources:
+                cursor.execute(
+                    f'CREATE TEMP TABLE "{source.log}" AS {_rows_of_wanted(view, source)}'
+                )
+            for table in view.tables:
+                cursor.execute(f'CREATE TEMP TABLE "{table}" AS {_every(table)}')
+            return cursor.execute(
+                f"SELECT * FROM ({FeatureEngineer(cursor).query(view.name)}) "
+                f"SEMI JOIN wanted USING ({by_key}) WHERE {EVENT_TIMESTAMP} >= ? QUALIFY "
+                f"row_number() OVER (PARTITION BY {by_key} ORDER BY {EVENT_TIMESTAMP} DESC) = 1",
+                [oldest],
+            ).to_arrow_table()
+
+
+@contextmanager
+def offline_side(
+    data: DataConfig, config: BatchConfig, state: PipelineState, progress: Progress
+) -> Iterator[OfflineSide]:
+    """The logs as they stand now; its only files are in a staging folder that is removed.
+
+    Raises:
+        CorruptFileError: a published log is not what was published.
+        LiveDatabaseError: a change log cannot be read, or does not follow on from those logs.
+    """
+    readers = {
+        name: ChangeLogReader(name, data.database_url(name), data.busy_timeout)
+        for name in DATABASE_NAMES
+    }
+    positions, files = _published(state)
+    spans = plan(readers, positions)  # first of all: what is committed from here on is too late
+    check_contents(file for published in files.values() for file in published)
+    with workspace(config.data_dir / "staging" / f"audit-{uuid.uuid4().hex}") as connection:
+        attach_history(connection, files)
+        extract(
+            connection, readers, spans, config.batch_size, lambda rows: progress("extract", rows)
+        )
+        check(connection)
+        yield OfflineSide(connection, {name: span.upto for name, span in spans.items()})
+
+
+def _published(state: PipelineState) -> tuple[dict[str, int], dict[str, list[PublishedFile]]]:
+    """The batch positions and the log files that stand for them."""
+    while True:
+        positions = state.positions(READER)
+        listed = state.files("log")
+        if state.positions(READER) == positions:  # else a cycle was published in between
+            return positions, {log.name: [f for f in listed if f.name == log.name] for log in LOGS}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _as_keys(view: View, source: Source) -> str:
+    """The log's columns that hold the view's keys, under the keys' names."""
+    pairs = zip(source.keys, view.keys, strict=True)
+    return ", ".join(f'"{column}" AS "{key}"' for column, key in pairs)
+
+
+def _every(log: str, condition: str = "TRUE") -> str:
+    return " UNION ALL ".join(
+        f"SELECT {columns(BY_NAME[log])} FROM {side}_{log} WHERE {condition}"
+        for side in ("old", "new")
+    )
+
+
+def _rows_of_wanted(view: View, source: Source) -> str:
+    """A query for the log's rows that the rows of the wanted keys depend on."""
+    pairs = zip(source.keys, view.keys, strict=True)
+    on = " AND ".join(f'e."{column}" = w."{key}"' for column, key in pairs)
+    rows = f"SELECT e.* FROM ({_every(source.log)}) AS e SEMI JOIN wanted AS w ON {on}"
+    if source.identity:  # a later report on the same thing may stand under another key
+        rows = _every(source.log, f"{source.identity} IN (SELECT {source.identity} FROM ({rows}))")
+    return rows
+
+
+def _touched(view: View, contained: Mapping[str, Contained]) -> Iterator[str]:
+    """Queries for the keys of a view that changes outside of `contained` bear on."""
+    for source in view.sources:
+        keys = _as_keys(view, source)
+        since = f"({_outside(source.log, contained)}) AND ({source.only})"
+        yield f"SELECT {keys} FROM ({_every(source.log, since)})"
+        if source.identity:
+            things = f"SELECT {source.identity} FROM ({_every(source.log, since)})"
+            yield f"SELECT {keys} FROM ({_every(source.log, f'{source.identity} IN ({things})')})"
+    for table in view.tables:
+        changed = _every(table, _outside(table, contained))
+        shared = _listed(tuple(name for name in BY_NAME[table].key if name in view.keys))
+        yield f"SELECT {_listed(view.keys)} FROM wanted SEMI JOIN ({changed}) USING ({shared})"
+
+
+def _outside(log: str, contained: Mapping[str, Contained]) -> str:
+    known = contained[BY_NAME[log].database]
+    left_out = ", ".join(map(str, sorted(known.left_out)))
+    return f"seq > {known.upto}" + (f" OR seq IN ({left_out})" if left_out else "")

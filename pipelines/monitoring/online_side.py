@@ -1,0 +1,127 @@
+"""What is served online, as Arrow tables, and the least that must be in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pipelines.batch.batch_processor import READER as BATCH
+from pipelines.batch.state import PipelineState
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+from pipelines.settings import DATABASE_NAMES
+
+STREAM: Final = "stream"
+KEYS_PER_READ: Final = 1_000
+_FIELDS: Final[Mapping[pa.DataType, str]] = {
+    pa.int64(): "int64_val",
+    pa.float64(): "double_val",
+    pa.string(): "string_val",
+    pa.bool_(): "bool_val",
+    pa.list_(pa.string()): "string_list_val",
+    pa.list_(pa.float64()): "double_list_val",
+}
+"""The field of Feast's Value message, by type."""
+
+LeftToBatch = Callable[[], Mapping[str, Iterable[int]]]
+"""Tells, by database, the changes that the stream reader passed but left to the batch flow. It
+records one before its position passes it, and keeps it until the batch flow has materialized it."""
+
+
+@dataclass(frozen=True)
+class Contained:
+    """How much of one change log is in the online store for certain, for one view.
+
+    Everything up to `upto`, except the changes of `left_out`.
+    """
+
+    upto: int
+    left_out: frozenset[int] = frozenset()
+
+
+def contained(state: PipelineState, left_to_batch: LeftToBatch) -> dict[str, dict[str, Contained]]:
+    """By view and database, what the readers have written online before this call."""
+    # The order matters: a view that does not wait after the position was read has been
+    # materialized up to it, and what the stream reader left out was recorded before it went on.
+    batch = state.positions(BATCH)
+    waiting = state.waiting_views()
+    stream = state.positions(STREAM)
+    left = {name: frozenset(seqs) for name, seqs in left_to_batch().items()}
+    found: dict[str, dict[str, Contained]] = {}
+    for view in VIEWS:
+        found[view.name] = {}
+        for name in DATABASE_NAMES:
+            done = 0 if view.name in waiting else batch.get(name, 0)
+            left_out = frozenset(seq for seq in left.get(name, ()) if seq > done)
+            found[view.name][name] = Contained(max(done, stream.get(name, 0)), left_out)
+    return found
+
+
+class OnlineSide:
+    """Reads views from Feast's online store."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._ttl: dict[str, timedelta | None] = {
+            view.name: store.get_feature_view(view.name).ttl for view in VIEWS
+        }
+
+    def oldest(self, view: View, moment: datetime) -> datetime:
+        """The event time before which a row of the view has expired at `moment`."""
+        ttl = self._ttl[view.name]
+        return moment - ttl if ttl else datetime(1970, 1, 1)
+
+    def read(self, view: View, keys: pa.Table, moment: datetime) -> pa.Table:
+        """The rows of `keys` that are there and have not expired at `moment` (UTC, naive).
+
+        Returns:
+            The key columns, `event_timestamp` and the features, typed as the view's schema; a
+            value of another type counts as null.
+
+        Raises:
+            RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
+        """
+        # Times to live count from the same moment as on the offline side, however long the
+        # reading takes. Only our own store has this clock; a stock one never expires anything.
+        self._store._get_provider().online_store.now = lambda: moment.replace(tzinfo=UTC)
+        schema = pa.schema([view.schema.field(n) for n in (*view.keys, EVENT_TIMESTAMP)])
+        schema = pa.schema([*schema, *(view.schema.field(name) for name in view.features)])
+        oldest = self.oldest(view, moment)
+        parts = [
+            self._read(view, schema, keys.slice(start, KEYS_PER_READ), oldest)
+            for start in range(0, keys.num_rows, KEYS_PER_READ)
+        ]
+        return pa.Table.from_batches(parts, schema)
+
+    def _read(
+        self, view: View, schema: pa.Schema, keys: pa.Table, oldest: datetime
+    ) -> pa.RecordBatch:
+        asked = {name: keys[name].to_pylist() for name in view.keys}
+        answer = self._store.get_online_features(
+            features=[f"{view.name}:{name}" for name in view.features], entity_rows=asked
+        ).proto
+        vectors = dict(zip(answer.metadata.feature_names.val, answer.results, strict=True))
+        edge = (oldest - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+        stamps = [
+            stamp.seconds * 1_000_000 + stamp.nanos // 1_000
+            for stamp in vectors[view.features[0]].event_timestamps
+        ]
+        there = [row for row, stamp in enumerate(stamps) if stamp and stamp >= edge]
+        columns: dict[str, list[Any]] = {
+            name: [values[row] for row in there] for name, values in asked.items()
+        }
+        columns[EVENT_TIMESTAMP] = [stamps[row] for row in there]
+        for name in view.features:
+            values, field = vectors[name].values, _FIELDS[schema.field(name).type]
+            columns[name] = [_plain(values[row], field) for row in there]
+        return pa.record_batch([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def _plain(value: Any, field: str) -> Any:
+    if value.WhichOneof("val") != field:
+        return None
+    found = getattr(value, field)
+    return list(found.val) if field.endswith("_list_val") else found

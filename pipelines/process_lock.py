@@ -1,0 +1,40 @@
+"""One process at a time: a lock file, and beside it the process id of who holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def only_one(path: Path, taken: Callable[[int | None], Exception]) -> Iterator[None]:
+    """Hold the lock while inside; it is free again when the process ends, however it ends.
+
+    Args:
+        path: the lock file; its folder is made if it is not there.
+        taken: makes the exception that is raised if somebody else holds it, from the holder's
+            process id, None if that is not known.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)  # one per call, so that threads exclude each other too
+    holder = path.with_suffix(".pid")
+    try:
+        lock.acquire()
+    except Timeout:
+        raise taken(_pid_in(holder)) from None
+    try:
+        holder.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()
+
+
+def _pid_in(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

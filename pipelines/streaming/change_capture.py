@@ -1,0 +1,132 @@
+"""Change data capture: noticing a commit in a live database and reading what it appended."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pipelines.change_log.reader import SCHEMA, ChangeLogReader
+from pipelines.errors import ChangeLogGapError
+from pipelines.live_databases import sqlite_path, translate_errors
+from pipelines.settings import DataConfig
+
+_ROWS: Final = (
+    f"SELECT {', '.join(SCHEMA.names)} FROM change_log WHERE seq > ? ORDER BY seq LIMIT ?"
+)
+
+
+class CommitWatch:
+    """Tells whether anybody has committed to a SQLite database since the last look.
+
+    `PRAGMA data_version` compares two numbers in memory that the writers share, which takes
+    microseconds. Other databases have nothing like it: there it never tells, and the interval is
+    how often they are read. Belongs to the thread that made it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = sqlite_path(url)
+        self._connection: sqlite3.Connection | None = None
+        self._version: int | None = None
+
+    def committed(self) -> bool:
+        """Whether there was a commit since the last call; at the first one, True."""
+        if self._path is None:
+            return False
+        try:
+            if self._connection is None:
+                if not self._path.exists():  # connecting would make an empty one
+                    return False
+                self._connection = sqlite3.connect(self._path, timeout=0)
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error:  # reading the log will say what is wrong
+            self.close()
+            return True
+        changed: bool = version != self._version
+        self._version = version
+        return changed
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._version = None
+
+
+class ChangeCapture:
+    """Reads a live database's change log from a position on, over one kept connection.
+
+    A file that was replaced by another one is opened anew. Belongs to one thread at a time.
+    """
+
+    def __init__(self, name: str, config: DataConfig) -> None:
+        url = config.database_url(name)
+        self._busy_timeout = config.busy_timeout
+        self._reader = ChangeLogReader(name, url, config.busy_timeout)
+        self._path = sqlite_path(url)
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+
+    def check(self, after: int) -> int:
+        """The log's last `seq`, once the database is known to be what a reader at `after` read.
+
+        Raises:
+            LiveDatabaseError: it is missing, corrupt, locked, or lacks a table or column.
+            ChangeLogGapError: the change after `after` is gone, or the log ends before it.
+        """
+        self._reader.check()
+        return self._reader.last(after)
+
+    def read(self, after: int, limit: int) -> pa.Table:
+        """The next changes after a position, in order, at most `limit`: a table of `SCHEMA`.
+
+        Raises:
+            LiveDatabaseError: the database cannot be read.
+            ChangeLogGapError: the change after `after` is gone.
+        """
+        if self._path is None:
+            last = self._reader.last(after)
+            return pa.Table.from_batches(self._reader.batches(after, last, limit), SCHEMA)[:limit]
+        with translate_errors(str(self._path)):
+            found = self._sqlite(self._path).execute(_ROWS, (after, limit)).fetchall()
+        if found and after and found[0][0] != after + 1:  # only SQLite numbers without holes
+            raise ChangeLogGapError(
+                f"{self._path}: changes {after + 1} to {found[0][0] - 1} are gone from the change "
+                "log before the stream read them: `synchrochain batch --once` takes what is left"
+            )
+        columns: Any = zip(*found, strict=True) if found else [()] * len(SCHEMA)
+        return pa.table(
+            [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+        )
+
+    def last(self) -> int:
+        """The log's last `seq`."""
+        if self._path is None:
+            return self._reader.last(0)
+        with translate_errors(str(self._path)):
+            found = self._sqlite(self._path).execute("SELECT max(seq) FROM change_log").fetchone()
+        return int(found[0] or 0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _sqlite(self, path: Path) -> sqlite3.Connection:
+        status = path.stat() if path.exists() else None
+        file = (status.st_dev, status.st_ino) if status else None
+        if self._connection is None or file != self._file:
+            self.close()
+            if file is None:
+                self._reader.check()  # says what to do
+            self._connection = sqlite3.connect(
+                path, timeout=self._busy_timeout, check_same_thread=False
+            )
+            self._file = file
+            with closing(self._connection.execute("PRAGMA query_only = ON")):
+                pass
+        return self._connection

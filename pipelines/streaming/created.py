@@ -1,0 +1,47 @@
+"""Created times that only grow, even where the machine's clock steps back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+_TICK: Final = timedelta(microseconds=1)
+_JITTER: Final = timedelta(seconds=1)
+
+
+class CreatedClock:
+    """Hands out created times: the present moment, but always later than the one before.
+
+    A correction has the event time of the row it corrects and wins by its created time, so that
+    must not depend on a clock that was set back.
+    """
+
+    def __init__(self, now: Callable[[], datetime], latest: datetime | None = None) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._stepped_back = False
+        self.latest = latest
+        self.steps_back = 0
+
+    def next(self) -> datetime:
+        """The next created time, UTC and naive."""
+        with self._lock:
+            now = self._now()
+            latest = self.latest
+            if latest is None or now > latest:
+                self._stepped_back = False
+                self.latest = now
+                return now
+            if not self._stepped_back and latest - now > _JITTER:
+                self._stepped_back = True
+                self.steps_back += 1
+                logger.warning(
+                    "the clock stepped back to %s: created times go on from %s", now, latest
+                )
+            self.latest = latest + _TICK
+            return self.latest

@@ -1,0 +1,237 @@
+"""DataStreamer: four streams at once, from a commit in a live database to a served feature."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.cache import RealtimeCache
+from pipelines.errors import ConfigurationError, StreamerRunningError, SynchroChainError
+from pipelines.process_lock import only_one
+from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.streaming.change_capture import CommitWatch
+from pipelines.streaming.flow import StreamingFlow
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS: Final = 0.002
+SAVE_SECONDS: Final = 0.25
+SHORTEST_RETRY: Final = 0.1
+EVICT_SECONDS: Final = 60.0
+
+
+def utc_now() -> datetime:
+    """The present moment, UTC and naive, as every time stamp of ours."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+class DataStreamer:
+    """Follows the four live databases and keeps the cache and the online store up to the moment.
+
+    A commit is noticed within milliseconds; the interval is only the longest wait. Streams run
+    side by side: one that fails says so, tries again, and does not stop the others. A position is
+    moved after what it stands for was written, so a crash repeats a little and loses nothing.
+
+    Args:
+        db_path: the folder of the live databases; the data directory is the folder around it.
+        config: live databases, Redis, micro-batch size, interval; instead of `db_path`.
+        batch: where the batch flow publishes; by default that of the same data directory.
+        intervals: seconds by live database, where they differ from `processing_interval`.
+        clock: tells the present moment, UTC and naive.
+
+    Raises:
+        ConfigurationError: an unknown database or an interval that is not positive.
+    """
+
+    def __init__(
+        self,
+        db_path: str | Path | None = None,
+        *,
+        config: DataConfig | None = None,
+        batch: BatchConfig | None = None,
+        intervals: Mapping[str, float] | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        if db_path is not None and config is not None:
+            raise ConfigurationError("give DataStreamer a db_path or a config, not both")
+        if db_path is not None:
+            folder = Path(db_path).absolute()
+            config = DataConfig(data_dir=folder.parent, db_path=folder)
+        self.config = config or DataConfig()
+        self.batch_config = batch or BatchConfig(data_dir=self.config.data_dir)
+        self._intervals = self._checked(intervals or {})
+        self._clock = clock
+        self._flow: StreamingFlow | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._wake: dict[str, asyncio.Event] = {}
+
+    async def start_streaming(
+        self, cache_client: RealtimeCache | None = None, *, ready: Callable[[], Any] | None = None
+    ) -> None:
+        """Stream until `stop` is called or the task is cancelled.
+
+        Args:
+            cache_client: gets the features too; one of its own by default.
+            ready: called once everything is warm and what was missed is written.
+
+        Raises:
+            StreamerRunningError: another streamer runs on this data directory.
+            SynchroChainError: it cannot start: the state or the feature repository is unreadable.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._wake = {name: asyncio.Event() for name in DATABASE_NAMES}
+        with ExitStack() as stack:
+            lock = self.config.data_dir / "stream.lock"
+            stack.enter_context(only_one(lock, StreamerRunningError))
+            workers = stack.enter_context(ThreadPoolExecutor(2 * len(DATABASE_NAMES)))
+            self._loop.set_default_executor(workers)
+            cache = cache_client
+            if cache is None:
+                cache = await asyncio.to_thread(RealtimeCache, self.config)
+                stack.callback(cache.close)
+            flow = await asyncio.to_thread(
+                StreamingFlow, self.config, self.batch_config, cache, self._clock
+            )
+            self._flow = flow
+            try:
+                await asyncio.to_thread(flow.catch_up)
+                await asyncio.to_thread(flow.save)
+                if ready:
+                    ready()
+                await self._run(flow)
+            finally:
+                await asyncio.to_thread(_finish, flow)
+                self._flow = None
+
+    def stop(self) -> None:
+        """End `start_streaming` after the micro-batches at hand; from any thread."""
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+
+    def statistics(self) -> dict[str, Any] | None:
+        """Counters, modes and sizes while it streams; None otherwise."""
+        return self._flow.report() if self._flow else None
+
+    async def _run(self, flow: StreamingFlow) -> None:
+        assert self._stop is not None
+        stopped = asyncio.create_task(self._stop.wait())
+        tasks = [stopped, asyncio.create_task(self._watch()), asyncio.create_task(self._keep(flow))]
+        tasks += [asyncio.create_task(self._stream(flow, name)) for name in DATABASE_NAMES]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # only a defect of ours ends one of them
+        finally:
+            self._stop.set()
+            for task in tasks[:3]:
+                task.cancel()
+            for event in self._wake.values():
+                event.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _stream(self, flow: StreamingFlow, name: str) -> None:
+        assert self._stop is not None
+        stream = flow.streams[name]
+        waiting = SHORTEST_RETRY
+        checked = False
+        while not self._stop.is_set():
+            self._wake[name].clear()
+            try:
+                if not checked:
+                    await asyncio.to_thread(stream.check)
+                    checked = True
+                step = await asyncio.to_thread(flow.step, name)
+                if step.waits_for:
+                    await self._caught_up(flow, step.waits_for)
+                    step = await asyncio.to_thread(flow.step, name, final=True)
+                stream.recovered()
+                waiting = SHORTEST_RETRY
+            except Exception as error:  # whatever it is, the other streams go on
+                stream.failed(error)
+                checked = False
+                await self._pause(waiting)
+                waiting = min(2 * waiting, self._intervals[name])
+                continue
+            if not step.more:
+                await self._woken(name, self._intervals[name])
+
+    async def _caught_up(self, flow: StreamingFlow, names: frozenset[str]) -> None:
+        """Let streams that a change refers to take in what they have, for an interval at most."""
+        targets = {name: await asyncio.to_thread(flow.streams[name].last) for name in names}
+        deadline = asyncio.get_running_loop().time() + self.config.processing_interval
+        while any(flow.streams[n].counters.absorbed < seq for n, seq in targets.items()):
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await self._pause(WATCH_SECONDS)
+
+    async def _watch(self) -> None:
+        """Wake each stream as soon as somebody commits to its database."""
+        watches = {name: CommitWatch(self.config.database_url(name)) for name in DATABASE_NAMES}
+        try:
+            while True:
+                for name, watch in watches.items():
+                    if watch.committed():
+                        self._wake[name].set()
+                await asyncio.sleep(WATCH_SECONDS)
+        finally:
+            for watch in watches.values():
+                watch.close()
+
+    async def _keep(self, flow: StreamingFlow) -> None:
+        """Make positions durable, forget what is old, look at what the batch flow decided."""
+        loop = asyncio.get_running_loop()
+        next_eviction = loop.time() + EVICT_SECONDS
+        while True:
+            await asyncio.sleep(SAVE_SECONDS)
+            try:
+                await asyncio.to_thread(flow.save)
+                if flow.online.mode != "redis" and flow.online.ready():
+                    for event in self._wake.values():  # whoever owes something tries again
+                        event.set()
+                if loop.time() >= next_eviction:
+                    next_eviction = loop.time() + EVICT_SECONDS
+                    await asyncio.to_thread(flow.tidy)
+            except SynchroChainError as error:
+                logger.error("the stream's state is not saved, it goes on trying: %s", error)
+
+    async def _woken(self, name: str, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake[name].wait()
+        except TimeoutError:
+            return
+
+    async def _pause(self, seconds: float) -> None:
+        assert self._stop is not None
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+    def _checked(self, intervals: Mapping[str, float]) -> dict[str, float]:
+        found = dict.fromkeys(DATABASE_NAMES, float(self.config.processing_interval))
+        for name, seconds in intervals.items():
+            if name not in found:
+                known = ", ".join(DATABASE_NAMES)
+                raise ConfigurationError(f"there is no live database {name!r}; there are: {known}")
+            if not seconds > 0:
+                raise ConfigurationError(f"the interval of {name} must be above 0: {seconds!r}")
+            found[name] = float(seconds)
+        return found
+
+
+def _finish(flow: StreamingFlow) -> None:
+    try:
+        flow.save()
+    finally:
+        flow.close()

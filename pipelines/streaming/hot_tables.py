@@ -1,0 +1,160 @@
+"""How a view's part of the hot window is laid out: tables, columns and the relations over them.
+
+Per view a schema. For each log that feeds it a table `hot_<log>` with the columns that the view's
+function reads and `h`, the hash of the view's key, by which rows are found quickly. Over it a
+relation `<log>` with the rows of just the keys in `doing`, which the view's SQL reads.
+
+Lists are kept as JSON text: fetching a few lists out of many rows costs ten times as much.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Final
+
+import duckdb
+import ibis.expr.operations as ops
+import pyarrow as pa
+
+from pipelines.change_log.logs import BY_NAME, TEXT, TEXTS
+from pipelines.features.views import Source, View
+
+BEGINNING: Final = datetime(1970, 1, 1)
+HASH: Final = "h"
+NO_HASH: Final = "h_none"
+FEW: Final = 400
+"""Up to so many rows, lists as parameters are inserted faster than an Arrow table."""
+
+_LISTS: Final = "'[\"VARCHAR\"]'"
+
+
+def logs_of_view(view: View) -> list[str]:
+    """The logs that a view reads."""
+    return [source.log for source in view.sources] + list(view.tables)
+
+
+def source_of(view: View, log: str) -> Source | None:
+    """How a log feeds a view; None for a table that is read whole."""
+    return next((source for source in view.sources if source.log == log), None)
+
+
+def hash_of(columns: tuple[str, ...]) -> str:
+    """SQL that hashes key columns to one number."""
+    return f"hash({', '.join(columns)})"
+
+
+def back(moment: datetime, microseconds: int) -> datetime:
+    """That much earlier, but not before time stamps begin."""
+    return max(BEGINNING, moment - timedelta(microseconds=microseconds))
+
+
+@cache
+def hot_columns(view: View, log: str) -> dict[str, str]:
+    """DuckDB type by column, of what is kept of a log for a view, without the hash."""
+    read = {field.name for field in view.expression.op().find(ops.Field)} | {"seq", "op"}
+    source = source_of(view, log)
+    if source:
+        read |= {*source.keys, source.time, source.identity or "seq"}
+    return {
+        name: TEXT if kind == TEXTS else kind
+        for name, kind in BY_NAME[log].types.items()
+        if name in read
+    }
+
+
+def hashed(view: View) -> str:
+    """The column of a checked change that holds the hash of the view's key."""
+    return f"h_{view.name}"
+
+
+def feeds(view: View) -> str:
+    """The column of a checked change that says whether it matters to the view."""
+    return f"for_{view.name}"
+
+
+def hot_values(view: View, log: str) -> str:
+    """SQL for the hash and the kept columns, from a relation with the log's columns."""
+    source = source_of(view, log)
+    h = hash_of(source.keys) if source else "CAST(0 AS UBIGINT)"
+    return f"{h} AS {HASH}, " + ", ".join(as_kept(log, name) for name in hot_columns(view, log))
+
+
+def as_kept(log: str, column: str) -> str:
+    """SQL for a log's column as it is kept."""
+    if BY_NAME[log].types[column] == TEXTS:
+        return f'CAST(to_json("{column}") AS VARCHAR) AS "{column}"'
+    return f'"{column}"'
+
+
+def create_tables(cursor: duckdb.DuckDBPyConnection, view: View) -> None:
+    """Make the view's schema with its tables and relations."""
+    cursor.execute(f"CREATE SCHEMA {view.name}")
+    cursor.execute(f"CREATE TABLE {view.name}.doing ({HASH} UBIGINT)")
+    for log in logs_of_view(view):
+        columns = hot_columns(view, log)
+        typed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+        cursor.execute(f"CREATE TABLE {view.name}.hot_{log} ({HASH} UBIGINT, {typed})")
+        read = ", ".join(_as_read(log, name) for name in columns)
+        cursor.execute(
+            f'CREATE VIEW {view.name}."{log}" AS SELECT {read} FROM {view.name}.hot_{log} '
+            f"WHERE {_of_keys_at_hand(view, log)}"
+        )
+
+
+def insert(cursor: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    """Append rows, whose columns are those of the table in their order."""
+    if rows.num_rows == 0:
+        return
+    if rows.num_rows > FEW:
+        cursor.register("incoming_rows", rows)
+        cursor.execute(f"INSERT INTO {table} SELECT * FROM incoming_rows")
+        cursor.unregister("incoming_rows")
+        return
+    kinds = (_DUCKDB_TYPES.get(field.type, "VARCHAR") for field in rows.schema)
+    values = ", ".join(f"unnest(CAST(${n} AS {kind}[]))" for n, kind in enumerate(kinds, 1))
+    cursor.execute(f"INSERT INTO {table} SELECT {values}", [c.to_pylist() for c in rows.columns])
+
+
+def eviction(view: View, source: Source, edge: datetime) -> str:
+    """SQL that deletes what no window that ends at the edge or later needs."""
+    hot = f"{view.name}.hot_{source.log}"
+    horizon = f"TIMESTAMP '{back(edge, source.lookback or 0)}'"
+    old = f"{source.at} < {horizon}"
+    if source.lookback is None:  # whole keys, once nothing of theirs is recent
+        recent = f"SELECT {HASH} FROM {hot} WHERE {source.at} >= {horizon}"
+        return f"DELETE FROM {hot} WHERE {HASH} NOT IN ({recent})"
+    if source.newest_before:
+        last = f"SELECT {HASH}, max({source.at}) FROM {hot} WHERE {old} GROUP BY {HASH}"
+        return f"DELETE FROM {hot} WHERE {old} AND ({HASH}, {source.at}) NOT IN ({last})"
+    if source.identity:
+        recent = f"SELECT {source.identity} FROM {hot} WHERE {source.at} >= {horizon}"
+        return f"DELETE FROM {hot} WHERE {old} AND {source.identity} NOT IN ({recent})"
+    return f"DELETE FROM {hot} WHERE {old}"
+
+
+def _as_read(log: str, column: str) -> str:
+    if BY_NAME[log].types[column] == TEXTS:
+        return f'from_json("{column}", {_LISTS}) AS "{column}"'
+    return f'"{column}"'
+
+
+def _of_keys_at_hand(view: View, log: str) -> str:
+    source = source_of(view, log)
+    if source is None:
+        return "TRUE"
+    wanted = f"{HASH} IN (SELECT {HASH} FROM {view.name}.doing)"
+    if not source.identity:
+        return wanted
+    # With every report on the same thing, even one under another key.
+    same = f"SELECT {source.identity} FROM {view.name}.hot_{log} WHERE {wanted}"
+    return f"{source.identity} IN ({same})"
+
+
+_DUCKDB_TYPES: Final = {
+    pa.uint64(): "UBIGINT",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.timestamp("us"): "TIMESTAMP",
+    pa.decimal128(10, 2): "DECIMAL(10,2)",
+}

@@ -1,0 +1,194 @@
+"""The hot window: in memory, the recent changes that the newest feature rows depend on.
+
+A view's rows are exact from its edge on: `allowed_lateness` before the newest event time seen.
+What its windows reach back from there is kept, what lies before is evicted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.change_log.logs import BY_NAME, LOGS, Log
+from pipelines.features.views import VIEWS, Source, View
+from pipelines.streaming.hot_tables import (
+    BEGINNING,
+    HASH,
+    NO_HASH,
+    back,
+    create_tables,
+    eviction,
+    feeds,
+    hashed,
+    hot_columns,
+    insert,
+    logs_of_view,
+    source_of,
+)
+from pipelines.streaming.known_keys import KnownKeys, keeps_keys
+
+RAW_COLUMNS: Final = "seq BIGINT, op VARCHAR, row VARCHAR, committed_at VARCHAR"
+
+
+class HotWindow:
+    """Tables in DuckDB, shared by the streams; each thread works on a cursor of its own.
+
+    All tables are made here: a table made later would have every prepared statement planned anew,
+    each time it runs.
+    """
+
+    def __init__(self, allowed_lateness: timedelta) -> None:
+        self._lateness = allowed_lateness
+        self._connection = duckdb.connect()
+        # A statement over a few keys is over before a second thread has woken up.
+        self._connection.execute("SET threads = 1")
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self._newest: dict[str, datetime] = {}
+        self._lock = threading.Lock()
+        self.evictions = 0
+        self.keys = {log.name: KnownKeys(self.cursor(), log) for log in LOGS if keeps_keys(log)}
+        for log in LOGS:
+            self._connection.execute(f"CREATE TABLE raw_{log.name} ({RAW_COLUMNS})")
+        for view in VIEWS:
+            create_tables(self._connection, view)
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection to the same tables, for one thread at a time."""
+        return self._connection.cursor()
+
+    def advance(self, log: str, newest: datetime | None) -> None:
+        """Take note of an event time of a log."""
+        if newest is None:
+            return
+        with self._lock:
+            self._newest[log] = max(newest, self._newest.get(log, BEGINNING))
+
+    def edge(self, view: View) -> datetime:
+        """The event time from which on the view's newest rows are exact."""
+        with self._lock:
+            newest = [self._newest.get(source.log, BEGINNING) for source in view.sources]
+        return max(BEGINNING, max(newest) - self._lateness)
+
+    def horizons(self) -> dict[str, datetime]:
+        """By log, the event time before which its changes are forgotten."""
+        found: dict[str, datetime] = {}
+        for view in VIEWS:
+            edge = self.edge(view)
+            for source in view.sources:
+                horizon = back(edge, source.lookback or 0)
+                found[source.log] = min(horizon, found.get(source.log, horizon))
+        return found
+
+    def evict(self, cursor: duckdb.DuckDBPyConnection) -> int:
+        """Forget what no window needs any more; returns the number of rows."""
+        gone = 0
+        for view in VIEWS:
+            for source in view.sources:
+                statement = eviction(view, source, self.edge(view))
+                (count,) = cursor.execute(statement).fetchone() or (0,)
+                gone += count
+        for name, horizon in self.horizons().items():
+            if name in self.keys and not BY_NAME[name].keep_newest_by:
+                self.keys[name].forget(horizon)
+        self.evictions += 1
+        return gone
+
+    def rows(self) -> int:
+        """How many rows are kept for the views."""
+        with self.cursor() as cursor:
+            counts = " + ".join(
+                f"(SELECT count(*) FROM {view.name}.hot_{log})"
+                for view in VIEWS
+                for log in logs_of_view(view)
+            )
+            (found,) = cursor.execute(f"SELECT {counts}").fetchone() or (0,)
+            return int(found)
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._connection.close()
+
+
+class Absorption:
+    """Moves the good changes of a micro-batch into the hot window, on one stream's cursor."""
+
+    def __init__(
+        self, window: HotWindow, cursor: duckdb.DuckDBPyConnection, logs: Iterable[Log]
+    ) -> None:
+        self._window = window
+        self._cursor = cursor
+        self._views = {log.name: [v for v in VIEWS if log.name in logs_of_view(v)] for log in logs}
+        self._warm: dict[str, set[int]] = {}
+        self._evictions = window.evictions
+
+    def absorb(
+        self, good: Mapping[str, pa.Table], edges: Mapping[str, datetime]
+    ) -> tuple[dict[str, set[int]], list[int]]:
+        """Keep rows, in a transaction of the caller's.
+
+        Args:
+            good: by log, rows with the columns that `Intake` yields.
+            edges: by view, the event time from which on its rows are exact.
+
+        Returns:
+            By view, the hashes of the keys that are touched; and the `seq` of changes left to the
+            batch flow, since the history of their key is not in the window.
+        """
+        if self._evictions != self._window.evictions:
+            self._evictions = self._window.evictions
+            self._warm.clear()
+        touched: dict[str, set[int]] = {}
+        cold: list[int] = []
+        for log, rows in good.items():
+            for view in self._views.get(log, ()):
+                source = source_of(view, log)
+                mine = rows.filter(rows[feeds(view)])
+                if mine.num_rows == 0:
+                    continue
+                if source and source.begun_by:
+                    mine, others = self._split(view, source, mine, edges[view.name])
+                    cold += others
+                names = [hashed(view) if source else NO_HASH, *hot_columns(view, log)]
+                if source:
+                    hashes = touched.setdefault(view.name, set())
+                    hashes.update(mine[hashed(view)].to_pylist())
+                    if source.identity:
+                        hashes.update(self._reported_elsewhere(view, source, mine))
+                insert(self._cursor, f"{view.name}.hot_{log}", mine.select(names))
+        return {view: hashes for view, hashes in touched.items() if hashes}, cold
+
+    def _split(
+        self, view: View, source: Source, rows: pa.Table, edge: datetime
+    ) -> tuple[pa.Table, list[int]]:
+        """Rows of keys whose whole history is in the window, and the `seq` of the rest."""
+        warm = self._warm.setdefault(view.name, set())
+        asked = set(rows[hashed(view)].to_pylist())
+        unsure = list(asked - warm)
+        if unsure:
+            asking = f"{HASH} IN (SELECT unnest(CAST($1 AS UBIGINT[])))"
+            found = self._cursor.execute(
+                f"SELECT {HASH} FROM {view.name}.hot_{source.log} WHERE {asking} "
+                f"UNION SELECT {HASH} FROM keys_{source.begun_by} "
+                f"WHERE op = 'I' AND since >= $2 AND {asking}",
+                [unsure, edge],
+            ).fetchall()
+            warm.update(row[0] for row in found)
+        if asked <= warm:
+            return rows, []
+        is_warm = pc.is_in(rows[hashed(view)], pa.array(list(asked & warm), pa.uint64()))
+        return rows.filter(is_warm), rows.filter(pc.invert(is_warm))["seq"].to_pylist()
+
+    def _reported_elsewhere(self, view: View, source: Source, rows: pa.Table) -> set[int]:
+        """Keys under which an earlier report of the same things stands."""
+        found = self._cursor.execute(
+            f"SELECT DISTINCT {HASH} FROM {view.name}.hot_{source.log} "
+            f"WHERE {source.identity} IN (SELECT unnest(?))",
+            [rows[source.identity].to_pylist()],
+        ).fetchall()
+        return {row[0] for row in found}

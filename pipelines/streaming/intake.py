@@ -1,0 +1,253 @@
+"""Intake: typing and checking the changes of one database by the rules of the batch flow.
+
+A change is good; or refused, with a reason, for it breaks a rule; or left to the batch flow, which
+sees all of history, for what is needed to decide it lies outside the hot window. Refused changes
+are quarantined by the batch flow, so that each is kept once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.batch.state import PublishedFile
+from pipelines.batch.workspace import read_files
+from pipelines.change_log.logs import BY_NAME, Log, logs_of, parents_first
+from pipelines.change_log.parsing import typed_rows
+from pipelines.features.views import VIEWS
+from pipelines.streaming.hot_tables import (
+    NO_HASH,
+    as_kept,
+    feeds,
+    hash_of,
+    hashed,
+    insert,
+    logs_of_view,
+    source_of,
+)
+from pipelines.streaming.hot_window import HotWindow
+from pipelines.streaming.known_keys import PARENTS, keeps_keys
+
+TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
+"""The column that holds a log's event time, for logs whose rows are about a moment."""
+
+_KEY_HASH: Final = "h_key"
+_RAW: Final = pa.schema(
+    [("seq", pa.int64()), ("op", pa.string()), ("row", pa.string()), ("committed_at", pa.string())]
+)
+
+
+@dataclass
+class Verdicts:
+    """What became of one log's changes in a micro-batch."""
+
+    good: pa.Table | None = None
+    """The good ones: the log's columns as the hot window keeps them, and what it needs beside."""
+    newest: datetime | None = None
+    """The latest event time among the good ones."""
+    late: list[int] = field(default_factory=list)
+    """`seq` of the good ones that are older than what is exact here."""
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    """`seq` and reason."""
+    left: list[tuple[int, str]] = field(default_factory=list)
+    """`seq` and what is missing."""
+    missing: set[str] = field(default_factory=set)
+    """Logs in which something that was referred to is not to be found."""
+
+
+class Intake:
+    """Checks the changes of one database on cursors of the hot window.
+
+    Statements that only read are planned once, others each time they run; so typing reads, and
+    what is good is inserted afterwards. References are looked up in Python: for a few keys a join
+    in DuckDB costs many times as much as a set.
+    """
+
+    def __init__(self, window: HotWindow, database: str) -> None:
+        self._keys = window.keys
+        self._at_hand: dict[str, set[Any]] = {}
+        self._added: dict[str, set[Any]] = {}
+        self.logs = tuple(log for log in parents_first() if log in logs_of(database))
+        self._cursors = {log.name: window.cursor() for log in self.logs}
+        for log in self.logs:
+            cursor = self._cursors[log.name]
+            typed = typed_rows(log, f"raw_{log.name}")
+            cursor.execute(f"PREPARE typed AS {_yielded(log, typed, 'reason')}")
+
+    def check(
+        self,
+        changes: pa.Table,
+        horizons: Mapping[str, datetime],
+        edges: Mapping[str, datetime],
+    ) -> dict[str, Verdicts]:
+        """The verdicts on the changes, for each log that has some.
+
+        Args:
+            changes: a table of the change log's schema; what no log stands for is passed over.
+            horizons: by append-only log, the event time before which repetitions go unnoticed.
+            edges: by log, the event time before which a row's features are not exact here.
+        """
+        self._at_hand.clear()
+        self._added.clear()
+        found = {}
+        for log in self.logs:
+            mine = changes.filter(pc.equal(changes["table_name"], log.table))
+            if mine.num_rows:
+                rows = self._typed(log, mine.select(_RAW.names))
+                found[log.name] = self._judge(log, rows, horizons, edges)
+        return found
+
+    def accept(self, log: Log, files: Sequence[PublishedFile], seqs: Sequence[int]) -> Verdicts:
+        """Those changes that the batch flow has published."""
+        self._added.clear()
+        if not files:
+            return Verdicts()
+        chosen = f"(SELECT * FROM {read_files(files)} WHERE seq IN (SELECT unnest(?)))"
+        query = _yielded(log, chosen, "NULL AS reason")
+        rows = self._cursors[log.name].execute(query, [list(seqs)]).to_arrow_table()
+        return Verdicts(rows, _newest(log, rows))
+
+    def remember(self, cursor: duckdb.DuckDBPyConnection, log: str, rows: pa.Table) -> None:
+        """Keep the keys of good changes that are not known yet, in the caller's transaction."""
+        kept = BY_NAME[log]
+        if not keeps_keys(kept):
+            return
+        key = kept.key[0]
+        if kept.append_only:  # of facts those inserted, of others those seen first
+            rows = rows.filter(pc.equal(rows["op"], "I"))
+            fresh = set(rows[key].to_pylist())
+        else:
+            fresh = self._keys[log].unknown(rows[key].unique().to_pylist())
+        if not fresh:
+            return
+        if not kept.append_only:
+            rows = rows.filter(pc.is_in(rows[key], pa.array(list(fresh), rows[key].type)))
+            firsts = rows.group_by(key).aggregate([("seq", "min")])["seq_min"]
+            rows = rows.filter(pc.is_in(rows["seq"], firsts.combine_chunks()))
+        since = rows[TIMES[log]] if log in TIMES else pa.nulls(len(rows), pa.timestamp("us"))
+        columns = [rows[_KEY_HASH], rows[key], rows["op"], since]
+        self._keys[log].add(cursor, pa.table(columns, names=["h", "key", "op", "since"]))
+        self._added.setdefault(log, set()).update(fresh)
+
+    def committed(self) -> None:
+        """The transaction was committed: what was added to the keys is there for all."""
+        for name, added in self._added.items():
+            self._keys[name].committed(list(added))
+        self._added.clear()
+
+    def close(self) -> None:
+        """Close the cursors."""
+        for cursor in self._cursors.values():
+            cursor.close()
+
+    def _typed(self, log: Log, changes: pa.Table) -> pa.Table:
+        cursor = self._cursors[log.name]
+        cursor.execute(f"DELETE FROM raw_{log.name}")
+        insert(cursor, f"raw_{log.name}", changes)
+        return cursor.execute("EXECUTE typed").to_arrow_table()
+
+    def _judge(
+        self,
+        log: Log,
+        rows: pa.Table,
+        horizons: Mapping[str, datetime],
+        edges: Mapping[str, datetime],
+    ) -> Verdicts:
+        verdicts = Verdicts()
+        bad: set[int] = set()
+
+        def put(where: list[tuple[int, str]], mask: Any, reasons: Iterable[str]) -> None:
+            for seq, reason in zip(rows.filter(mask)["seq"].to_pylist(), reasons, strict=True):
+                if seq not in bad:
+                    bad.add(seq)
+                    where.append((seq, reason))
+
+        refused = pc.is_valid(rows["reason"])
+        put(verdicts.refused, refused, rows["reason"].drop_null().to_pylist())
+        there = pc.and_not(pc.not_equal(rows["op"], "D"), refused)
+        for column, parent in log.references.items():
+            unknown = self._unknown(parent, rows[column].unique().to_pylist())
+            if unknown:
+                orphans = pc.and_(there, pc.is_in(rows[column], pa.array(list(unknown))))
+                values = rows.filter(orphans)[column].to_pylist()
+                table = BY_NAME[parent].table
+                put(
+                    verdicts.left,
+                    orphans,
+                    [f"{column} = {value} is not known in {table}" for value in values],
+                )
+                if values:
+                    verdicts.missing.add(parent)
+        if log.append_only:
+            self._refuse_repetitions(log, rows, there, horizons[log.name], verdicts, put, bad)
+        if bad:
+            rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(list(bad), pa.int64()))))
+        verdicts.good = rows
+        verdicts.newest = _newest(log, rows)
+        if verdicts.newest is not None:
+            early = pc.less(rows[TIMES[log.name]], pa.scalar(edges[log.name], pa.timestamp("us")))
+            verdicts.late = rows.filter(early)["seq"].to_pylist()
+        # A child in the same micro-batch may refer to it; it is kept when the caller commits.
+        if log.name in PARENTS:
+            self._at_hand[log.name] = set(rows[log.key[0]].to_pylist())
+        return verdicts
+
+    def _refuse_repetitions(
+        self,
+        log: Log,
+        rows: pa.Table,
+        there: Any,
+        horizon: datetime,
+        verdicts: Verdicts,
+        put: Any,
+        bad: set[int],
+    ) -> None:
+        inserted = pc.and_(there, pc.equal(rows["op"], "I"))
+        too_old = pc.and_(
+            inserted, pc.less(rows[TIMES[log.name]], pa.scalar(horizon, pa.timestamp("us")))
+        )
+        count = pc.sum(too_old).as_py() or 0
+        put(verdicts.left, too_old, ["it is older than the hot window"] * count)
+        key = log.key[0]
+        fresh = rows.filter(inserted).sort_by("seq")
+        if self._keys[log.name].are_new(fresh[key]):
+            return
+        seqs, values = fresh["seq"].to_pylist(), fresh[key].to_pylist()
+        seen = set(values) - self._unknown(log.name, values)
+        for seq, value in zip(seqs, values, strict=True):
+            if seq in bad:
+                continue
+            if value in seen:
+                bad.add(seq)
+                verdicts.refused.append((seq, f"{key} = {value} was inserted before"))
+            seen.add(value)
+
+    def _unknown(self, log: str, values: Sequence[Any]) -> set[Any]:
+        return self._keys[log].unknown(set(values) - self._at_hand.get(log, set()))
+
+
+def _yielded(log: Log, relation: str, reason: str) -> str:
+    """SQL for a log's columns as they are kept, hashes, and which views a row matters to."""
+    columns = [as_kept(log.name, name) for name in log.types]
+    columns += [f'hash("{log.key[0]}") AS {_KEY_HASH}', f"CAST(0 AS UBIGINT) AS {NO_HASH}"]
+    for view in VIEWS:
+        source = source_of(view, log.name)
+        if source:
+            columns.append(f"{hash_of(source.keys)} AS {hashed(view)}")
+        only = source.only if source else "TRUE"
+        if log.name in logs_of_view(view):
+            columns.append(f"coalesce(op <> 'D' AND ({only}), FALSE) AS {feeds(view)}")
+    return f"SELECT {', '.join(columns)}, {reason} FROM ({relation})"
+
+
+def _newest(log: Log, rows: pa.Table) -> datetime | None:
+    if log.name not in TIMES:
+        return None
+    found: datetime | None = pc.max(rows[TIMES[log.name]]).as_py()
+    return found

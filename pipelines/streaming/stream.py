@@ -1,0 +1,242 @@
+"""One stream: the changes of one live database, a micro-batch at a time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from pipelines.change_log.logs import BY_NAME
+from pipelines.errors import SynchroChainError
+from pipelines.features.views import VIEWS
+from pipelines.settings import DataConfig
+from pipelines.streaming.change_capture import ChangeCapture
+from pipelines.streaming.hot_window import Absorption, HotWindow
+from pipelines.streaming.intake import Intake, Verdicts
+from pipelines.streaming.warming import Published
+
+logger = logging.getLogger(__name__)
+
+DATA_TYPES: Final = {
+    "orders": "orders",
+    "users": "sessions",
+    "inventory": "inventory",
+    "supply_chain": "supply_chain",
+}
+"""The cache's name for what each live database streams."""
+LEFT_KEPT: Final = 10_000
+
+
+@dataclass
+class StreamCounters:
+    """What a stream has done since it started; `position` is what is written, `absorbed` what is
+    in the hot window."""
+
+    position: int = 0
+    absorbed: int = 0
+    changes: int = 0
+    micro_batches: int = 0
+    refused: int = 0
+    left_to_batch: int = 0
+    late: int = 0
+    """Changes older than the hot window: the batch flow computes their rows."""
+    errors: int = 0
+    last_error: str | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step took in: how many changes, by view the hashes of the keys that they touched,
+    and which databases must catch up before it can be tried again."""
+
+    changes: int = 0
+    touched: Mapping[str, set[int]] = field(default_factory=dict)
+    waits_for: frozenset[str] = frozenset()
+
+
+class Stream:
+    """Reads, checks and absorbs the changes of one database, in one transaction per micro-batch.
+
+    Args:
+        name: the live database.
+        window: shared with the other streams.
+        position: up to which `seq` the window holds the database's changes.
+        silent_until: up to which `seq` they are written online already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: DataConfig,
+        window: HotWindow,
+        position: int,
+        silent_until: int,
+    ) -> None:
+        self.name = name
+        self.counters = StreamCounters(position=max(position, silent_until), absorbed=position)
+        self.left: dict[str, list[int]] = {}
+        """By log, the changes that the batch flow has to decide."""
+        self.undecided: list[int] = []
+        """All changes whose effect is the batch flow's to bring about, as far as is known."""
+        self._lock = threading.Lock()
+        self._silent_until = silent_until
+        self._limit = config.batch_size
+        self._window = window
+        self._capture = ChangeCapture(name, config)
+        self._cursor = window.cursor()
+        self._intake = Intake(window, name)
+        self._absorption = Absorption(window, self._cursor, self._intake.logs)
+
+    def check(self) -> int:
+        """The log's last `seq`, once the database is known to be the one that was read before.
+
+        Raises:
+            LiveDatabaseError, ChangeLogGapError: see `ChangeCapture.check`.
+        """
+        return self._capture.check(self.counters.absorbed)
+
+    def last(self) -> int:
+        """The log's last `seq`."""
+        return self._capture.last()
+
+    def take(self, *, final: bool) -> Taken:
+        """Take in the next micro-batch.
+
+        Args:
+            final: whether a change that refers to something unknown is left to the batch flow;
+                otherwise the databases that it may be in have to catch up first.
+
+        Raises:
+            LiveDatabaseError, ChangeLogGapError: nothing was taken in.
+        """
+        with self._lock:
+            return self._take(final=final)
+
+    def reconsider(self, known: Published) -> Taken:
+        """Take in what was left to the batch flow, as far as it has decided since."""
+        with self._lock:
+            return self._reconsider(known)
+
+    def _take(self, *, final: bool) -> Taken:
+        after = self.counters.absorbed
+        silent = after < self._silent_until
+        limit = min(self._limit, self._silent_until - after) if silent else self._limit
+        changes = self._capture.read(after, limit)
+        if changes.num_rows == 0:
+            return Taken()
+        edges = {view.name: self._window.edge(view) for view in VIEWS}
+        verdicts = self._intake.check(changes, self._window.horizons(), _by_log(edges))
+        waits_for = {BY_NAME[log].database for found in verdicts.values() for log in found.missing}
+        waits_for.discard(self.name)
+        if waits_for and not final:
+            return Taken(waits_for=frozenset(waits_for))
+        touched, cold = self._absorb(verdicts, edges)
+        self.counters.absorbed = changes["seq"][-1].as_py()
+        self._count(changes.num_rows, verdicts, cold, silent)
+        return Taken(changes.num_rows, {} if silent else touched)
+
+    def _reconsider(self, known: Published) -> Taken:
+        decided = known.positions.get(self.name, 0)
+        edges = {view.name: self._window.edge(view) for view in VIEWS}
+        taken, touched = 0, dict[str, set[int]]()
+        for log, seqs in list(self.left.items()):
+            ready = [seq for seq in seqs if seq <= decided]
+            if not ready:
+                continue
+            found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), ready)
+            views, _ = self._absorb({log: found}, edges)
+            for view, hashes in views.items():
+                touched.setdefault(view, set()).update(hashes)
+            taken += found.good.num_rows if found.good else 0
+            rest = [seq for seq in seqs if seq > decided]
+            if rest:
+                self.left[log] = rest
+            else:
+                del self.left[log]
+        self.undecided = [seq for seq in self.undecided if seq > decided]
+        return Taken(taken, touched)
+
+    def failed(self, error: Exception) -> None:
+        """Count an error; say it unless it was said just before."""
+        said = str(error) if isinstance(error, SynchroChainError) else repr(error)
+        self.counters.errors += 1
+        if self.counters.last_error != said:
+            logger.error("stream %s goes on trying: %s", self.name, said)
+        self.counters.last_error = said
+
+    def recovered(self) -> None:
+        """The last step succeeded."""
+        if self.counters.last_error is not None:
+            logger.warning("stream %s is well again", self.name)
+            self.counters.last_error = None
+
+    def report(self) -> dict[str, Any]:
+        """The counters, for the status."""
+        return asdict(self.counters)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._capture.close()
+        self._intake.close()
+        self._cursor.close()
+
+    def _absorb(
+        self, verdicts: Mapping[str, Verdicts], edges: Mapping[str, datetime]
+    ) -> tuple[dict[str, set[int]], list[int]]:
+        good = {log: v.good for log, v in verdicts.items() if v.good is not None and v.good}
+        self._cursor.begin()
+        try:
+            for log, rows in good.items():
+                self._intake.remember(self._cursor, log, rows)
+            touched, cold = self._absorption.absorb(good, edges)
+            self._cursor.commit()
+        except BaseException:
+            self._cursor.rollback()
+            raise
+        self._intake.committed()
+        for log in good:
+            self._window.advance(log, verdicts[log].newest)
+        return touched, cold
+
+    def _count(
+        self, changes: int, verdicts: Mapping[str, Verdicts], cold: list[int], silent: bool
+    ) -> None:
+        self.undecided += cold
+        for log, found in verdicts.items():
+            self.undecided += [*found.late, *(seq for seq, _ in found.left)]
+            if found.left:
+                kept = self.left.setdefault(log, [])
+                kept.extend(seq for seq, _ in found.left)
+                del kept[:-LEFT_KEPT]
+        del self.undecided[:-LEFT_KEPT]
+        if silent:
+            return
+        counters = self.counters
+        counters.changes += changes
+        counters.micro_batches += 1
+        counters.left_to_batch += len(cold)
+        for log, found in verdicts.items():
+            counters.late += len(found.late)
+            counters.refused += len(found.refused)
+            counters.left_to_batch += len(found.left)
+            _tell(log, "refused; the batch flow puts them into quarantine", found.refused)
+            _tell(log, "left to the batch flow", found.left)
+
+
+def _by_log(edges: Mapping[str, datetime]) -> dict[str, datetime]:
+    """The earliest edge of the views that a log feeds."""
+    found: dict[str, datetime] = {}
+    for view in VIEWS:
+        for source in view.sources:
+            edge = edges[view.name]
+            found[source.log] = min(edge, found.get(source.log, edge))
+    return found
+
+
+def _tell(log: str, what: str, rows: list[tuple[int, str]]) -> None:
+    if rows:
+        seq, reason = rows[0]
+        logger.warning("%d changes of %s %s: change %d: %s", len(rows), log, what, seq, reason)

@@ -1,0 +1,115 @@
+"""Warming the hot window from what the batch flow has published of the change logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import duckdb
+
+from pipelines.batch.state import PipelineState, PublishedFile
+from pipelines.batch.workspace import read_files
+from pipelines.change_log.logs import BY_NAME, LOGS, Log
+from pipelines.features.views import VIEWS, Source
+from pipelines.streaming.hot_tables import back, hash_of, hot_values, logs_of_view, source_of
+from pipelines.streaming.hot_window import HotWindow
+from pipelines.streaming.intake import TIMES
+from pipelines.streaming.known_keys import keeps_keys
+
+BATCH: Final = "batch"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The processed logs, and up to which `seq` they go, by database."""
+
+    positions: Mapping[str, int]
+    files: Mapping[str, Sequence[PublishedFile]]
+
+
+def published(state: PipelineState) -> Published:
+    """What there is just now: positions and files of the same moment."""
+    while True:
+        positions = state.positions(BATCH)
+        files = {log.name: state.files("log", log.name) for log in LOGS}
+        if positions == state.positions(BATCH):
+            return Published(positions, files)
+
+
+def warm(
+    window: HotWindow,
+    cursor: duckdb.DuckDBPyConnection,
+    known: Published,
+    done: Mapping[str, int],
+) -> dict[str, set[int]]:
+    """Fill the window from the processed logs, whose rows have passed the checks.
+
+    Args:
+        done: up to which `seq` the stream has written online, by database; keys with later rows
+            are touched. A database that is not in it was left to the batch flow so far.
+
+    Returns:
+        By view, the hashes of the touched keys.
+    """
+    relations = {name: read_files(files) for name, files in known.files.items() if files}
+    for name, relation in relations.items():
+        if name in TIMES:
+            (newest,) = cursor.execute(
+                f'SELECT max("{TIMES[name]}") FROM {relation}'
+            ).fetchone() or (None,)
+            window.advance(name, newest)
+    horizons = window.horizons()
+    for name, relation in relations.items():
+        if keeps_keys(BY_NAME[name]):
+            cursor.execute(_keys(BY_NAME[name], relation, horizons.get(name)))
+            window.keys[name].learn_largest()
+    touched: dict[str, set[int]] = {}
+    for view in VIEWS:
+        edge = window.edge(view)
+        for log in logs_of_view(view):
+            if log not in relations:
+                continue
+            source = source_of(view, log)
+            good = f"{relations[log]} WHERE op <> 'D' AND ({source.only if source else 'TRUE'})"
+            needed = _needed(source, good, edge) if source else ""
+            cursor.execute(
+                f"INSERT INTO {view.name}.hot_{log} "
+                f"SELECT {hot_values(view, log)} FROM {good} {needed}"
+            )
+            position = done.get(BY_NAME[log].database)
+            if source and position is not None:
+                rows = cursor.execute(
+                    f"SELECT DISTINCT {hash_of(source.keys)} FROM {good} AND seq > {position}"
+                ).fetchall()
+                touched.setdefault(view.name, set()).update(row[0] for row in rows)
+    return touched
+
+
+def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
+    key = f'"{log.key[0]}"'
+    at = f'min("{TIMES[log.name]}")' if log.name in TIMES else "NULL"
+    only = "WHERE op = 'I'" if log.append_only else ""
+    forgotten = (
+        f"HAVING {at} >= TIMESTAMP '{horizon}'" if horizon and not log.keep_newest_by else ""
+    )
+    return (
+        f"INSERT INTO keys_{log.name} SELECT hash({key}), {key}, arg_min(op, seq), {at} "
+        f"FROM {relation} {only} GROUP BY {key} {forgotten}"
+    )
+
+
+def _needed(source: Source, good: str, edge: datetime) -> str:
+    """The condition under which a row is needed by windows that end at the edge or later."""
+    horizon = f"TIMESTAMP '{back(edge, source.lookback or 0)}'"
+    recent = f"{source.at} >= {horizon}"
+    h = hash_of(source.keys)
+    if source.lookback is None:
+        return f"AND {h} IN (SELECT {h} FROM {good} AND {recent})"
+    if source.newest_before:
+        last = f"max({source.at}) FILTER (WHERE NOT {recent}) OVER (PARTITION BY {h})"
+        return f"QUALIFY {recent} OR {source.at} = {last}"
+    if source.identity:
+        return f"AND {source.identity} IN (SELECT {source.identity} FROM {good} AND {recent})"
+    return f"AND {recent}"
