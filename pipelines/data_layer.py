@@ -6,19 +6,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pipelines.batch import BatchProcessor
+from pipelines.batch.batch_processor import utc_now
 from pipelines.batch.update import open_store
+from pipelines.cache import DATA_TYPES, RealtimeCache
 from pipelines.errors import SynchroChainError, UsageError
-from pipelines.features.views import view_named
+from pipelines.features.views import VIEWS_BY_NAME, view_named
+from pipelines.running_layer import RunningLayer
 from pipelines.settings import BatchConfig, DataConfig
+from pipelines.streaming import DataStreamer
 
 if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
 
-__all__ = ["DataConfig", "DataLayerOrchestrator", "FeatureRow"]
+__all__ = ["DataConfig", "DataLayerOrchestrator", "FeatureRow", "LatestFeatures"]
+
+VIEW: Final = "view"
+"""The column of a cached batch that names each row's view."""
 
 
 def _whole_number(text: str) -> int:
@@ -51,14 +59,102 @@ class FeatureRow:
         return any(value is not None for value in self.features.values())
 
 
+@dataclass(frozen=True)
+class LatestFeatures:
+    """The features of one data type that were computed last, those of one micro-batch.
+
+    `moment` is when, UTC and naive; `age_seconds` how long ago that was when they were asked for.
+    `views` holds by view its rows: keys, `event_timestamp`, features and `created_timestamp`.
+    """
+
+    data_type: str
+    moment: datetime
+    age_seconds: float
+    views: dict[str, list[dict[str, Any]]]
+
+
 class DataLayerOrchestrator:
-    """Wires settings, batch flow and Feast together for a process that uses them all."""
+    """Wires settings, batch flow, streamer, cache and Feast together for a process of one's own.
+
+    Used in a `with` statement it runs the whole layer inside of it.
+    """
 
     def __init__(self, data: DataConfig | None = None, batch: BatchConfig | None = None) -> None:
         self.data = data or DataConfig()
         self.batch_config = batch or BatchConfig(data_dir=self.data.data_dir)
         self.batch = BatchProcessor(self.batch_config, self.data)
         self._store: FeatureStore | None = None
+        self._cache: RealtimeCache | None = None
+        self._running: RunningLayer | None = None
+
+    @property
+    def cache(self) -> RealtimeCache:
+        """The real-time cache, opened at first use, which may start the private Redis."""
+        if self._cache is None:
+            self._cache = RealtimeCache(self.data)
+        return self._cache
+
+    def start_data_pipeline(self) -> None:
+        """Run the whole layer until `stop`: a streamer in a thread, batch cycles on schedule in a
+        child process. Where nothing was processed yet, the first cycle comes first.
+
+        Returns when the streamer is warm: what is committed from then on shows in milliseconds.
+
+        Raises:
+            UsageError: it runs already.
+            StreamerRunningError: another streamer runs on this data directory.
+            SynchroChainError: the streamer cannot start.
+        """
+        if self._running is not None:
+            raise UsageError("this data layer runs already: call stop() before starting it again")
+        streamer = DataStreamer(config=self.data, batch=self.batch_config)
+        self._running = RunningLayer(self.batch, streamer, self.cache)
+        try:
+            self._running.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End what `start_data_pipeline` began, and close the cache; if nothing runs, no more."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.stop()
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            cache.close()
+
+    def __enter__(self) -> Self:
+        self.start_data_pipeline()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def get_latest_features(self) -> dict[str, LatestFeatures | None]:
+        """The newest features of each data type with their age, from the cache.
+
+        A type is None if nothing of it was computed within the cache's time to live. While Redis
+        is away, what this process saw last answers.
+        """
+        now = utc_now()
+        return {data_type: self._latest(data_type, now) for data_type in DATA_TYPES}
+
+    def _latest(self, data_type: str, now: datetime) -> LatestFeatures | None:
+        batch = self.cache.latest(data_type)
+        if batch is None:
+            return None
+        views: dict[str, list[dict[str, Any]]] = {}
+        for row in batch.rows:
+            view = VIEWS_BY_NAME[row[VIEW]]
+            views.setdefault(view.name, []).append({n: row[n] for n in view.schema.names})
+        age = (now - batch.moment).total_seconds()
+        return LatestFeatures(data_type, batch.moment, max(0.0, age), views)
 
     @property
     def store(self) -> FeatureStore:

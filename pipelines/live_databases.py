@@ -14,7 +14,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -347,7 +347,10 @@ class LiveDatabases:
 def _create_owner_only(path: Path) -> None:
     # SQLite gives its -wal and -shm files the mode of the database, so this covers all three.
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    # One that is there is not even opened: closing it again would undo every lock that SQLite holds
+    # on it in this process, and somebody else would remove the log that commits are written to.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

@@ -63,17 +63,13 @@ async def _stream(streamer: DataStreamer, look: Callable[[], None]) -> None:
                 streamer.stop()
                 await running
                 raise
-            found = streamer.statistics()
-            if found and not running.done():
-                line.update(_told(found))
+            changes, rows, away = streamer.done
+            if changes:
+                where = ", Redis is away" if away else ""
+                line.update(
+                    f"streaming: {changes:,} changes, {rows:,} feature rows{where}; Ctrl-C ends it"
+                )
         await running
-
-
-def _told(found: Mapping[str, Any]) -> str:
-    changes = sum(stream["changes"] for stream in found["streams"].values())
-    rows = sum(found["rows_written"].values())
-    away = "" if found["online_store"]["mode"] == "redis" else ", Redis is away"
-    return f"streaming: {changes:,} changes, {rows:,} feature rows{away}; Ctrl-C ends it"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from pipelines.console import (
 )
 from pipelines.errors import UsageError
 from pipelines.live_databases import LiveDatabases
+from pipelines.process_lock import only_one
 from pipelines.settings import BatchConfig, DataConfig
 
 TRAINING_ROWS: Final = 1000
@@ -187,19 +188,14 @@ def _simulators(*names: str) -> list[Any]:
     return [getattr(simulators, name) for name in names]
 
 
-@contextmanager
-def _only_simulator(data: DataConfig) -> Iterator[None]:
+def _only_simulator(data: DataConfig) -> AbstractContextManager[None]:
     """Two worlds must not write the same live databases."""
-    from filelock import FileLock, Timeout
 
-    data.data_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(data.data_dir / "simulation.lock", timeout=0):
-            yield
-    except Timeout:
-        raise UsageError(
-            f"another process simulates into {data.data_dir}: stop it first, or use --data-dir"
-        ) from None
+    def taken(pid: int | None) -> UsageError:
+        who = f"process {pid}" if pid else "another process"
+        return UsageError(f"{who} simulates into {data.data_dir}: stop it, or use --data-dir")
+
+    return only_one(data.data_dir / "simulation.lock", taken)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 
@@ -31,6 +32,19 @@ def only_one(path: Path, taken: Callable[[int | None], Exception]) -> Iterator[N
         yield
     finally:
         lock.release()
+
+
+def held_by(path: Path) -> int | None:
+    """The process id of who holds the lock, None if nobody does."""
+    pid = _pid_in(path.with_suffix(".pid"))
+    # Looking takes the lock for a moment, so only where somebody may hold it.
+    if pid is None or not psutil.pid_exists(pid):
+        return None
+    try:
+        with FileLock(path, timeout=0):
+            return None
+    except Timeout:
+        return pid
 
 
 def _pid_in(path: Path) -> int | None:

@@ -79,7 +79,7 @@ class DataConfig(_Settings):
     cache_ttl: int = Field(default=3600, ge=1)
     batch_size: int = Field(default=1000, ge=1, le=1_000_000)
     processing_interval: int = Field(default=5, ge=1)
-    allowed_lateness: int = Field(default=86_400, ge=0)
+    allowed_lateness: int = Field(default=3600, ge=0)
 
     def database_url(self, name: str) -> str:
         """The SQLAlchemy URL of one live database: as configured, else a file in `db_path`."""

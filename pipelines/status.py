@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from pipelines.batch import BatchProcessor
 from pipelines.batch.batch_processor import READER
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import SynchroChainError
 from pipelines.live_databases import sqlite_path
+from pipelines.process_lock import held_by
 from pipelines.settings import DATABASE_NAMES
+
+STREAM: Final = "stream"
+"""The name of the streamer's note, of its positions and of its lock."""
 
 
 def collect_status(processor: BatchProcessor) -> dict[str, Any]:
-    """Databases with positions and lag, offline views, online store, last cycles.
+    """Databases with positions and lag, streamer, offline views, online store, last cycles.
 
     A part that cannot be read holds `error`, one line, instead of its figures; the others stand.
     """
     return {
         "data_dir": str(processor.config.data_dir),
         "databases": {name: _database(processor, name) for name in DATABASE_NAMES},
+        "streamer": _streamer(processor),
         "offline_views": _or_error(
             lambda: {name: asdict(view) for name, view in processor.get_feature_summary().items()}
         ),
@@ -34,16 +40,41 @@ def collect_status(processor: BatchProcessor) -> dict[str, Any]:
 def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
     url = processor.data.database_url(name)
     position = processor.state.positions(READER).get(name, 0)
+    streamed = processor.state.positions(STREAM).get(name)
     path = sqlite_path(url)
     if path is not None and not path.exists():
         return {"where": str(path), "error": "does not exist yet"}
 
     def read() -> dict[str, Any]:
         last = ChangeLogReader(name, url, processor.data.busy_timeout).last(position)
-        return {"changes": last, "position": position, "lag": last - position}
+        return {
+            "changes": last,
+            "position": position,
+            "lag": last - position,
+            "stream_position": streamed,
+            "stream_lag": None if streamed is None else last - streamed,
+        }
 
     where = {"where": str(path) if path else name}
     return where | _or_error(read)
+
+
+def _streamer(processor: BatchProcessor) -> dict[str, Any]:
+    """What the streamer noted last, and `state`: running, starting, stopped or never ran.
+
+    `left` is how many changes it leaves to the batch flow and knows no outcome of, by database.
+    """
+    holder = held_by(processor.config.data_dir / f"{STREAM}.lock")
+    try:
+        noted: dict[str, Any] = json.loads(processor.state.note(STREAM) or "{}")
+        left = {name: len(seqs) for name, seqs in noted.pop("left", {}).items()}
+    except (ValueError, AttributeError, TypeError):
+        return {"error": "its note in the pipeline's state cannot be read: start it again"}
+    if holder is not None:
+        state = "running" if holder == noted.get("pid") else "starting"
+    else:
+        state = "stopped" if noted else "never ran"
+    return {"state": state, **noted, "pid": holder, "left": left}
 
 
 def _quarantined(processor: BatchProcessor) -> dict[str, int]:

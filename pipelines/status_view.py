@@ -11,6 +11,7 @@ def print_status(status: dict[str, Any]) -> None:
     """Print what `collect_status` found, a table per part."""
     answers.print(f"data directory: {status['data_dir']}")
     _databases(status["databases"])
+    _streamer(status["streamer"])
     _views(status["offline_views"])
     if status["waiting_for_online_store"]:
         waiting = ", ".join(status["waiting_for_online_store"])
@@ -23,11 +24,63 @@ def print_status(status: dict[str, Any]) -> None:
 
 
 def _databases(found: dict[str, Any]) -> None:
+    figures = ("changes", "position", "lag", "stream_position", "stream_lag")
     rows = [
-        [name, d.get("changes"), d.get("position"), d.get("lag"), d.get("error", "ok")]
+        [name, *(d.get(figure) for figure in figures), d.get("error", "ok")]
         for name, d in found.items()
     ]
-    print_table("live databases", ["database", "changes", "processed", "lag", "state"], rows)
+    headings = ["database", "changes", "processed", "lag", "streamed", "lag", "state"]
+    print_table("live databases", headings, rows)
+
+
+def _streamer(found: dict[str, Any]) -> None:
+    if "error" in found:
+        answers.print(f"streamer: {found['error']}")
+        return
+    answers.print(f"streamer: {_streamer_state(found)}")
+    if "streams" not in found:
+        return
+    figures = ("changes", "refused", "left_to_batch", "late", "errors")
+    rows = [
+        [
+            name,
+            *(stream.get(figure) for figure in figures),
+            found["left"].get(name),
+            stream.get("last_error") or "ok",
+        ]
+        for name, stream in found["streams"].items()
+    ]
+    headings = ["stream", "changes", "refused", "left", "late", "errors", "undecided", "state"]
+    print_table("streams", headings, rows)
+    written = ", ".join(f"{n:,} of {view}" for view, n in found["rows_written"].items())
+    answers.print(f"feature rows written: {written}")
+    if found["owed"]:
+        answers.print(f"owed to the online store: {', '.join(found['owed'])}")
+    answers.print(f"the stream's online store: {_mode(found['online_store'])}")
+    cache = found["cache"]
+    hits = "" if cache["hit_rate"] is None else f", hit rate {100 * cache['hit_rate']:.1f} %"
+    answers.print(f"cache: {_mode(cache)}, {shown(cache['size'])} values{hits}")
+    steps = found["clock_steps_back"]
+    stepped = f"; the clock stepped back {shown(steps)} times" if steps else ""
+    answers.print(f"rows in memory: {shown(found['hot_rows'])}{stepped}")
+
+
+def _streamer_state(found: dict[str, Any]) -> str:
+    match found["state"]:
+        case "running":
+            return f"running in process {found['pid']} since {found['started_at'][:19]}"
+        case "starting":
+            return f"starting in process {found['pid']}"
+        case "stopped":
+            return f"not running; this is how it stood at {found['saved_at'][:19]}"
+        case _:
+            return "never ran; `synchrochain stream` starts it"
+
+
+def _mode(found: dict[str, Any]) -> str:
+    outages, error = found["outages"], found.get("last_error")
+    said = f", the last one: {error}" if outages and error else ""
+    return f"{found['mode']}, outages: {shown(outages)}{said}" if outages else str(found["mode"])
 
 
 def _views(found: dict[str, Any]) -> None:

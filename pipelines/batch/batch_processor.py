@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import schedule
 import stamina
-from filelock import FileLock, Timeout
 
 from pipelines.batch.cleanup import Cleanup, trim_change_logs
 from pipelines.batch.extract import Span, plan
@@ -28,12 +25,14 @@ from pipelines.batch.update import apply, fill_if_emptied, materialize, open_sto
 from pipelines.batch.workspace import attach_history, workspace
 from pipelines.change_log.logs import LOGS
 from pipelines.change_log.reader import ChangeLogReader
+from pipelines.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.errors import (
     CycleInProgressError,
     LiveDatabaseBusyError,
     RedisUnavailableError,
     SynchroChainError,
 )
+from pipelines.process_lock import only_one
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 logger = logging.getLogger(__name__)
@@ -88,6 +87,7 @@ class BatchProcessor:
         self.config = config or BatchConfig()
         self.data = data or DataConfig(data_dir=self.config.data_dir)
         self._clock = clock
+        self._created = CreatedClock(clock)
         self._progress = _one_at_a_time(progress or _unwatched)
         self.state = PipelineState(self.config.state_path)
         self._store: Any = None  # Feast's, opened at the first update and kept
@@ -206,6 +206,9 @@ class BatchProcessor:
             for attempt in self._retrying(LiveDatabaseBusyError):
                 with attempt:
                     processor = DataProcessor(connection, self.config, self._progress)
+                    # Before the logs are looked at: the streamer writes the same rows, and one that
+                    # it creates later has to know all that these know, or to be written again.
+                    created = self._next_created()
                     with self._timed("extract", report):
                         spans = plan(readers, self.state.positions(READER))
                         processor.extract(readers, spans)
@@ -216,7 +219,7 @@ class BatchProcessor:
                 with self._timed("check", report):
                     processor.check(spans, report.cycle)
                 with self._timed("transform", report):
-                    processor.transform(self._clock(), report.cycle)
+                    processor.transform(created, report.cycle)
             with self._timed("load", report):
                 self._publish(report, produced, spans)
 
@@ -280,20 +283,15 @@ class BatchProcessor:
     def _workspace(self, name: str) -> Any:
         return workspace(self.config.data_dir / "staging" / name)
 
-    @contextmanager
-    def _only_cycle(self) -> Iterator[None]:
-        self.config.data_dir.mkdir(parents=True, exist_ok=True)
-        path = self.config.data_dir / "batch.lock"
-        lock = FileLock(path, timeout=0)  # one per call, so that threads exclude each other too
-        try:
-            lock.acquire()
-        except Timeout:
-            raise CycleInProgressError(_pid_in(path.with_suffix(".pid"))) from None
-        try:
-            path.with_suffix(".pid").write_text(str(os.getpid()))
-            yield
-        finally:
-            lock.release()
+    def _only_cycle(self) -> AbstractContextManager[None]:
+        return only_one(self.config.data_dir / "batch.lock", CycleInProgressError)
+
+    def _next_created(self) -> datetime:
+        """Later than every created time before it, in whichever flow and however the clock goes."""
+        self._created.go_on_from(self.state.note(CREATED_NOTE))
+        created = self._created.next()
+        self.state.raise_note(CREATED_NOTE, created.isoformat(timespec="microseconds"))
+        return created
 
 
 def _one_at_a_time(progress: Progress) -> Progress:
@@ -309,10 +307,3 @@ def _one_at_a_time(progress: Progress) -> Progress:
 
 def _unwatched(_step: str, _rows: int) -> None:
     """Nobody asked for progress."""
-
-
-def _pid_in(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None

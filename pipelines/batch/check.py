@@ -92,13 +92,13 @@ def _refuse_duplicates(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
     shown = " || ', ' || ".join(f"'{name} = ' || \"{name}\"" for name in log.key)
     connection.execute(
         f"INSERT INTO bad_{log.name} "
-        f"WITH fresh AS (SELECT seq, {key} FROM typed WHERE op = 'I' AND reason IS NULL), "
+        f"WITH fresh AS (SELECT seq, {key} FROM typed WHERE op = 'I' "
+        f"AND seq NOT IN (SELECT seq FROM bad_{log.name})), "
         f"known AS (SELECT {key} FROM old_{log.name} SEMI JOIN fresh USING ({key}) "
         f"WHERE op = 'I'), "
         f"again AS (SELECT seq, {key}, row_number() OVER (PARTITION BY {key} ORDER BY seq) > 1 "
         f"OR ({key}) IN (SELECT ({key}) FROM known) AS twice FROM fresh) "
-        f"SELECT seq, {shown} || ' was inserted before' FROM again "
-        f"WHERE twice AND seq NOT IN (SELECT seq FROM bad_{log.name})"
+        f"SELECT seq, {shown} || ' was inserted before' FROM again WHERE twice"
     )
 
 

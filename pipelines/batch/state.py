@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS waiting_views (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+STREAM_READER: Final = "stream"
 _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
 
 
@@ -113,8 +114,16 @@ class PipelineState:
             connection.execute("DELETE FROM positions WHERE reader = ?", (reader,))
 
     def slowest_position(self, database: str) -> int:
-        """The `seq` up to which every known reader of `database` is done."""
-        rows = self._query("SELECT min(seq) AS seq FROM positions WHERE database = ?", database)
+        """The `seq` up to which every reader is done that `database` keeps its changes for.
+
+        A streamer is none of them: it warms from the processed logs, so what the batch flow has
+        read is kept for it there, and one that was stopped for good holds nothing up.
+        """
+        rows = self._query(
+            "SELECT min(seq) AS seq FROM positions WHERE database = ? AND reader <> ?",
+            database,
+            STREAM_READER,
+        )
         return int(rows[0]["seq"] or 0)
 
     def begin_cycle(self, now: datetime) -> int:
@@ -295,6 +304,16 @@ class PipelineState:
                 "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
                 (name, value),
             )
+
+    def raise_note(self, name: str, value: str) -> str:
+        """Remember a value unless a greater one, as text compares, is; the one that is now."""
+        with self._transaction() as connection:
+            (kept,) = connection.execute(
+                "INSERT INTO notes VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET value = max(value, excluded.value) RETURNING value",
+                (name, value),
+            ).fetchone()
+            return str(kept)
 
     def _stored(self, path: Path) -> str:
         # Relative to the data directory, so that the directory can be moved as a whole.

@@ -1,7 +1,9 @@
 """Transform: recompute the feature rows that the new changes touch, and no others.
 
 A change at time t of a key touches that key's rows from t on. They are computed from the new rows
-and as much history of just those keys as the windows reach back.
+and as much history of just those keys as the windows reach back. A change in a table without times
+touches the newest row of each key that it bears on: that one is served, and older rows keep what
+was known of the table when they were computed.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime
                 f"SELECT {keys}, {source.at} AS t FROM old_{source.log} WHERE {source.only} "
                 f"AND {source.identity} IN (SELECT {source.identity} FROM {fresh})"
             )
+    parts += [_newest_beside(view, table) for table in view.tables]
     keys = ", ".join(view.keys)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE touched AS SELECT {keys}, min(t) AS since "
@@ -72,6 +75,18 @@ def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime
     )
     found = connection.execute("SELECT min(since) FROM touched").fetchone()
     return found[0] if found else None
+
+
+def _newest_beside(view: View, table: str) -> str:
+    """A query for the keys that a table's changes bear on, each with the time of its newest row."""
+    rows = view.sources[0]  # at its times the view has rows
+    keys = ", ".join(f"{column} AS {key}" for column, key in _key_pairs(view, rows))
+    shared = ", ".join(BY_NAME[table].key)
+    every = f"SELECT * FROM old_{rows.log} UNION ALL BY NAME SELECT * FROM new_{rows.log}"
+    return (
+        f"SELECT {keys}, max({rows.at}) AS t FROM ({every}) WHERE op <> 'D' AND {rows.only} "
+        f"AND ({shared}) IN (SELECT ({shared}) FROM new_{table}) GROUP BY {', '.join(rows.keys)}"
+    )
 
 
 def _gather(

@@ -33,12 +33,11 @@ def session_events(clickstream: ir.Table, *, newest: bool = False) -> ir.Table:
     Returns:
         session_id, event_timestamp and the view's features; `gaps` are seconds.
     """
-    blocks = _blocks(_numbered(clickstream.filter(clickstream["op"] == "I")))
-    size = blocks.events.length()
+    inserted = clickstream.filter(clickstream["op"] == "I")
     if newest:
-        rows = blocks.filter(blocks.block == blocks.last_block).mutate(upto=size)
-    else:
-        rows = blocks.mutate(upto=ibis.range(blocks.first, size + 1).unnest())
+        return _newest(inserted)
+    blocks = _blocks(_numbered(inserted))
+    rows = blocks.mutate(upto=ibis.range(blocks.first, blocks.events.length() + 1).unnest())
     latest = {name: rows[name][ibis.greatest(rows.upto - LENGTH, 0) : rows.upto] for name in _LISTS}
     found = rows.select(
         "session_id",
@@ -49,6 +48,42 @@ def session_events(clickstream: ir.Table, *, newest: bool = False) -> ir.Table:
     )
     return found.filter(found.is_last).select(
         "session_id", "event_timestamp", *_LISTS, "event_count"
+    )
+
+
+def _newest(clicks: ir.Table) -> ir.Table:
+    """The last events of each session, without numbering all of them."""
+    event = ibis.struct(
+        {
+            "event_timestamp": clicks.event_timestamp,
+            "event_id": clicks.event_id,
+            "action": clicks.action,
+            "product": clicks.product_id.fill_null(""),
+            "time_on_page": clicks.time_on_page,
+            "scroll_depth": clicks.scroll_depth,
+        }
+    )
+    sessions = clicks.group_by("session_id").agg(events=event.collect(), event_count=clicks.count())
+    # Times, then ids: sorting whole events sorts them by these. One more, for the first gap.
+    count = sessions.event_count
+    sorted_ = sessions.mutate(events=sessions.events.sort()[ibis.greatest(count - LENGTH - 1, 0) :])
+    first = ibis.ifelse(count > LENGTH, 1, 0)
+    last = sorted_.events[first:]
+    times = sorted_.events.map(lambda event: event.event_timestamp)
+    before = ibis.ifelse(count > LENGTH, times, ibis.array([times[0]]).concat(times))
+    gaps = (
+        before.zip(times[first:])
+        .filter(lambda pair: pair.f2.notnull())
+        .map(lambda pair: pair.f2.delta(pair.f1, unit="microsecond") / 1e6)
+    )
+    plain = {n: c for n, c in _LISTS.items() if n != "gaps"}
+    lists = {n: last.map(lambda event, column=c: event[column]) for n, c in plain.items()}
+    return sorted_.select(
+        "session_id",
+        event_timestamp=times[-1],
+        **lists,
+        gaps=gaps,
+        event_count=count.cast("int64"),
     )
 
 
@@ -88,9 +123,7 @@ def _blocks(events: ir.Table) -> ir.Table:
     event = ibis.struct(
         {name: known[name] for name in ("place", "event_timestamp", "is_last", *_LISTS.values())}
     )
-    grouped = known.group_by("session_id", "block").agg(
-        events=event.collect(), last_block=known.last_block.max()
-    )
+    grouped = known.group_by("session_id", "block").agg(events=event.collect())
     # Places differ, so sorting whole events sorts them by place.
     in_order = grouped.mutate(events=grouped.events.sort())
     return in_order.mutate(

@@ -44,7 +44,8 @@ class Source:
     None means the key's whole history. With `newest_before`, the newest row of the key before the
     windows is needed too. `only` (SQL) narrows the rows that matter. `identity` names the thing a
     row reports on where several rows may report on the same one. `begun_by` is the log whose
-    insertion of the key comes before all of the key's rows.
+    insertion of the key comes before all of the key's rows. `member` names what is only counted
+    apart, so that of several rows of a key with the same one, the newest decides the newest result.
     """
 
     log: str
@@ -55,6 +56,7 @@ class Source:
     only: str = "TRUE"
     identity: str | None = None
     begun_by: str | None = None
+    member: str | None = None
 
     @property
     def at(self) -> str:
@@ -104,7 +106,7 @@ VIEWS: Final = (
         user_intent.KEYS,
         user_intent.user_intent,
         (
-            Source("sessions", ("user_id",), "timestamp", 7 * DAY),
+            Source("sessions", ("user_id",), "timestamp", 7 * DAY, member="session_id"),
             Source(
                 "clickstream",
                 ("user_id",),

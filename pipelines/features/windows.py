@@ -94,12 +94,15 @@ class SlidingDistinct:
         """The counts at one instant per key."""
         rows = self.table.select(*keys, self.member, **{AT: self.table[self.at]})
         known = _up_to(rows, instants, keys)
-        return known.group_by(list(keys)).agg(
-            **{
-                name: known[self.member].nunique(where=known[AT] > _later(known[_NEWEST], -width))
-                for name, width in self.widths.items()
-            }
+        last = known.group_by([*keys, self.member]).agg(
+            **{AT: known[AT].max(), _NEWEST: known[_NEWEST].max()}
         )
+        one = ibis.literal(1)
+        counts = {
+            name: ibis.ifelse(last[AT] > _later(last[_NEWEST], -width), one, 0).sum().cast("int64")
+            for name, width in self.widths.items()
+        }
+        return last.group_by(list(keys)).agg(**counts)
 
 
 def totals_at(

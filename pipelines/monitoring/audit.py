@@ -11,8 +11,9 @@ online cannot lack there, unless somebody else has written it.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -33,7 +34,13 @@ from pipelines.monitoring.comparison import (
     consistency,
 )
 from pipelines.monitoring.offline_side import offline_side
-from pipelines.monitoring.online_side import Contained, LeftToBatch, OnlineSide, contained
+from pipelines.monitoring.online_side import (
+    STREAM,
+    Contained,
+    LeftToBatch,
+    OnlineSide,
+    contained,
+)
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 ROUNDS: Final = 5
@@ -108,7 +115,7 @@ def audit(
     now: Callable[[], datetime] = utc_now,
     pause: Callable[[], Any] = lambda: time.sleep(PAUSE_SECONDS),
     progress: Progress = lambda _step, _rows: None,
-    left_to_batch: LeftToBatch = dict,
+    left_to_batch: LeftToBatch | None = None,
 ) -> AuditReport:
     """Compare what is served with what the offline side computes as of the same moment.
 
@@ -117,7 +124,8 @@ def audit(
         now: the present moment, UTC and naive, which times to live count from on both sides.
         pause: called between rounds, for the readers to catch up.
         progress: told the step and how many more rows it has dealt with.
-        left_to_batch: the changes that the stream reader passed without writing them online.
+        left_to_batch: the changes that the stream reader passed without writing them online; by
+            default what it has noted in the pipeline's state.
 
     Raises:
         AuditError: nothing was published or applied yet, or no key comes to rest.
@@ -134,7 +142,8 @@ def audit(
         raise AuditError(
             f"no features are published in {config.offline_path}: run `synchrochain batch --once`"
         )
-    found = _Audit(data, config, state, progress, left_to_batch)
+    left = left_to_batch or (lambda: _noted_as_left(state))
+    found = _Audit(data, config, state, progress, left)
     found.choose(sample)
     found.run(now, pause)
     return found.report()
@@ -242,6 +251,12 @@ class _Audit:
             self._last,
             self._rounds,
         )
+
+
+def _noted_as_left(state: PipelineState) -> Mapping[str, Iterable[int]]:
+    """By database, what the streamer's note says it left; it writes that before it moves on."""
+    found: Mapping[str, Iterable[int]] = json.loads(state.note(STREAM) or "{}").get("left", {})
+    return found
 
 
 def _online_side(config: BatchConfig) -> OnlineSide:

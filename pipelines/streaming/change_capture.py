@@ -14,6 +14,9 @@ from pipelines.errors import ChangeLogGapError
 from pipelines.live_databases import sqlite_path, translate_errors
 from pipelines.settings import DataConfig
 
+LONGEST_WAIT: Final = 0.1
+"""Seconds to wait for a lock; the other streams wait too, and this one tries again anyway."""
+
 _ROWS: Final = (
     f"SELECT {', '.join(SCHEMA.names)} FROM change_log WHERE seq > ? ORDER BY seq LIMIT ?"
 )
@@ -64,8 +67,8 @@ class ChangeCapture:
 
     def __init__(self, name: str, config: DataConfig) -> None:
         url = config.database_url(name)
-        self._busy_timeout = config.busy_timeout
-        self._reader = ChangeLogReader(name, url, config.busy_timeout)
+        self._busy_timeout = min(config.busy_timeout, LONGEST_WAIT)
+        self._reader = ChangeLogReader(name, url, self._busy_timeout)
         self._path = sqlite_path(url)
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None

@@ -24,6 +24,9 @@ WATCH_SECONDS: Final = 0.002
 SAVE_SECONDS: Final = 0.25
 SHORTEST_RETRY: Final = 0.1
 EVICT_SECONDS: Final = 60.0
+FEW_CHANGES: Final = 8
+RESTS: Final = 3.0
+LONGEST_REST: Final = 0.06
 
 
 def utc_now() -> datetime:
@@ -91,8 +94,9 @@ class DataStreamer:
         with ExitStack() as stack:
             lock = self.config.data_dir / "stream.lock"
             stack.enter_context(only_one(lock, StreamerRunningError))
-            workers = stack.enter_context(ThreadPoolExecutor(2 * len(DATABASE_NAMES)))
-            self._loop.set_default_executor(workers)
+            # One thread for all streams: side by side they would spend more time waiting for the
+            # interpreter's lock than they gain from a second core.
+            self._loop.set_default_executor(stack.enter_context(ThreadPoolExecutor(1)))
             cache = cache_client
             if cache is None:
                 cache = await asyncio.to_thread(RealtimeCache, self.config)
@@ -121,6 +125,16 @@ class DataStreamer:
         """Counters, modes and sizes while it streams; None otherwise."""
         return self._flow.report() if self._flow else None
 
+    @property
+    def done(self) -> tuple[int, int, bool]:
+        """Changes taken in, feature rows written, and whether Redis is away; costs nothing."""
+        flow = self._flow
+        if flow is None:
+            return 0, 0, False
+        changes = sum(stream.counters.changes for stream in flow.streams.values())
+        rows = sum(view.rows_written for view in flow.views.values())
+        return changes, rows, flow.online.mode != "redis"
+
     async def _run(self, flow: StreamingFlow) -> None:
         assert self._stop is not None
         stopped = asyncio.create_task(self._stop.wait())
@@ -140,11 +154,13 @@ class DataStreamer:
 
     async def _stream(self, flow: StreamingFlow, name: str) -> None:
         assert self._stop is not None
+        loop = asyncio.get_running_loop()
         stream = flow.streams[name]
         waiting = SHORTEST_RETRY
         checked = False
         while not self._stop.is_set():
             self._wake[name].clear()
+            began = loop.time()
             try:
                 if not checked:
                     await asyncio.to_thread(stream.check)
@@ -161,8 +177,13 @@ class DataStreamer:
                 await self._pause(waiting)
                 waiting = min(2 * waiting, self._intervals[name])
                 continue
-            if not step.more:
+            if not step.changes:
                 await self._woken(name, self._intervals[name])
+            elif step.changes < FEW_CHANGES:
+                # A step costs about as much for one change as for ten: a stream with few leaves
+                # the cores to those with many.
+                rest = 1 - step.changes / FEW_CHANGES
+                await self._pause(min(LONGEST_REST, rest * RESTS * (loop.time() - began)))
 
     async def _caught_up(self, flow: StreamingFlow, names: frozenset[str]) -> None:
         """Let streams that a change refers to take in what they have, for an interval at most."""
@@ -190,6 +211,7 @@ class DataStreamer:
         """Make positions durable, forget what is old, look at what the batch flow decided."""
         loop = asyncio.get_running_loop()
         next_eviction = loop.time() + EVICT_SECONDS
+        next_hearing = loop.time() + self.config.processing_interval
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             try:
@@ -197,6 +219,9 @@ class DataStreamer:
                 if flow.online.mode != "redis" and flow.online.ready():
                     for event in self._wake.values():  # whoever owes something tries again
                         event.set()
+                if loop.time() >= next_hearing:
+                    next_hearing = loop.time() + self.config.processing_interval
+                    await asyncio.to_thread(flow.hear)
                 if loop.time() >= next_eviction:
                     next_eviction = loop.time() + EVICT_SECONDS
                     await asyncio.to_thread(flow.tidy)
@@ -232,6 +257,6 @@ class DataStreamer:
 
 def _finish(flow: StreamingFlow) -> None:
     try:
-        flow.save()
+        flow.save(final=True)
     finally:
         flow.close()

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -16,27 +16,32 @@ import pyarrow as pa
 from pipelines.batch.state import PipelineState
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
+from pipelines.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
-from pipelines.streaming.created import CreatedClock
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
 from pipelines.streaming.stream import DATA_TYPES, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
-from pipelines.streaming.warming import published, warm
+from pipelines.streaming.warming import BATCH, published, warm
 
 READER: Final = "stream"
 STATUS: Final = "stream"
-CREATED: Final = "created"
 VIEW_COLUMN: Final = "view"
+REPORT_EVERY: Final = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step did: whether there may be more to do at once, and for whom it has to wait."""
+    """What a step did: how many changes it took in, and for whom it has to wait."""
 
-    more: bool
+    changes: int = 0
     waits_for: frozenset[str] = frozenset()
+
+    @property
+    def more(self) -> bool:
+        """Whether there may be more to do at once."""
+        return self.changes > 0
 
 
 class StreamingFlow:
@@ -62,16 +67,18 @@ class StreamingFlow:
         self._state = PipelineState(batch.state_path)
         self._clock = clock
         self._started = clock()
-        latest = self._state.note(CREATED)
-        self._created = CreatedClock(clock, datetime.fromisoformat(latest) if latest else None)
-        self._pool = ThreadPoolExecutor(len(VIEWS), thread_name_prefix="view")
+        self._created = CreatedClock(clock)
+        self._created.go_on_from(self._state.note(CREATED_NOTE))
         self._saved: dict[str, int] = {}
+        self._left: dict[str, list[int]] = {}
+        self._reported = self._started - REPORT_EVERY
         self._saving = threading.Lock()
         self.online = OnlineSink(config, project_of(batch.feature_repo_path))
         self.cache = CacheSink(cache)
         self.window = HotWindow(timedelta(seconds=config.allowed_lateness))
         known = published(self._state)
         done = self._state.positions(READER)
+        self._begun = bool(done)
         with self.window.cursor() as cursor:
             self._missed = warm(self.window, cursor, known, done)
         self.views = {view.name: ViewRefresh(self.window, view, self._created) for view in VIEWS}
@@ -98,7 +105,7 @@ class StreamingFlow:
         stream = self.streams[name]
         taken = stream.take(final=final)
         if taken.waits_for:
-            return Step(more=False, waits_for=taken.waits_for)
+            return Step(waits_for=taken.waits_for)
         self._touch(taken.touched)
         owing = {view for view in _views_of(name) if self.views[view].owes}
         rows = self._refresh(set(taken.touched) | (owing if self.online.ready() else set()))
@@ -106,7 +113,7 @@ class StreamingFlow:
             self._keep_latest(name, rows)
         if not any(self.views[view].owes for view in _views_of(name)):
             stream.counters.position = stream.counters.absorbed
-        return Step(more=taken.changes > 0)
+        return Step(taken.changes)
 
     def reconsider(self, name: str) -> int:
         """Take in those changes left to the batch flow that it has accepted since."""
@@ -119,28 +126,44 @@ class StreamingFlow:
         return taken.changes
 
     def tidy(self) -> None:
-        """Forget what no window needs, and take in what the batch flow has accepted since."""
-        with self.window.cursor() as cursor:
+        """Forget what no window needs."""
+        with ExitStack() as held, self.window.cursor() as cursor:
+            for stream in self.streams.values():
+                held.enter_context(stream.lock)
             self.window.evict(cursor)
+
+    def hear(self) -> None:
+        """Take in what the batch flow has decided since, and what it has brought about."""
         for name in self.streams:
             self.reconsider(name)
+        for name, upto in self._settled().items():
+            self.streams[name].settle(upto)
 
-    def save(self) -> None:
-        """Make the positions, and what the status shows, durable.
+    def save(self, *, final: bool = False) -> None:
+        """Make the positions durable, and every two seconds or at the end what the status shows.
 
         Raises:
             PipelineStateError: the state cannot be written.
         """
         with self._saving:
-            # What is left to the batch flow is written down before the position passes it.
-            self._state.set_note(STATUS, json.dumps(self.report()))
             positions = {name: s.counters.position for name, s in self.streams.items()}
+            left = {name: list(stream.undecided) for name, stream in self.streams.items()}
+            # What is left to the batch flow is written down before the position passes it.
+            now = self._clock()
+            if left != self._left or final or abs(now - self._reported) >= REPORT_EVERY:
+                self._reported = now
+                self._left = left
+                self._state.set_note(STATUS, json.dumps(self.report() | {"left": left}))
             moved = {n: p for n, p in positions.items() if p != self._saved.get(n)}
+            if not self._begun and self._state.waiting_views():
+                moved = {}  # where a first start begins is not online before the batch flow says so
             if moved:
                 self._state.set_positions(READER, moved)
                 self._saved.update(moved)
+                self._begun = True
             if self._created.latest:
-                self._state.set_note(CREATED, self._created.latest.isoformat())
+                latest = self._created.latest.isoformat(timespec="microseconds")
+                self._created.go_on_from(self._state.raise_note(CREATED_NOTE, latest))
 
     def report(self) -> dict[str, Any]:
         """How everything stands, as JSON allows it."""
@@ -165,41 +188,36 @@ class StreamingFlow:
             },
             "hot_rows": self.window.rows(),
             "clock_steps_back": self._created.steps_back,
-            "left": {name: stream.undecided for name, stream in self.streams.items()},
         }
 
     def close(self) -> None:
         """Let go of everything; what was written stays."""
-        self._pool.shutdown()
         for stream in self.streams.values():
             stream.close()
         self.online.close()
         self.window.close()
+
+    def _settled(self) -> dict[str, int]:
+        """Up to which `seq` the batch flow's rows are online, by database; empty if not known."""
+        positions = self._state.positions(BATCH)
+        return {} if self._state.waiting_views() else positions
 
     def _touch(self, touched: Mapping[str, set[int]]) -> None:
         for view, hashes in touched.items():
             self.views[view].touch(hashes)
 
     def _refresh(self, names: set[str]) -> dict[str, pa.Table]:
-        """Refresh the views side by side; their rows that changed, by view."""
+        """Refresh the views, one after another; their rows that changed, by view."""
         found: dict[str, pa.Table] = {}
 
         def keep(view: View, rows: pa.Table) -> None:
             found[view.name] = rows
             self.cache(view, rows)
 
-        def refresh(name: str) -> None:
-            try:
+        for name in sorted(names):
+            # When Redis is away, the sink has said so, and the view remembers what it owes.
+            with suppress(*AWAY):
                 self.views[name].refresh(keep, self.online)
-            except AWAY:  # the sink has said so, the view remembers what it owes
-                return
-
-        last, others = sorted(names)[-1:], sorted(names)[:-1]
-        pending = [self._pool.submit(refresh, name) for name in others]
-        for name in last:
-            refresh(name)
-        for done in pending:
-            done.result()
         return found
 
     def _keep_latest(self, name: str, rows: Mapping[str, pa.Table]) -> None:

@@ -130,7 +130,18 @@ def eviction(view: View, source: Source, edge: datetime) -> str:
     if source.identity:
         recent = f"SELECT {source.identity} FROM {hot} WHERE {source.at} >= {horizon}"
         return f"DELETE FROM {hot} WHERE {old} AND {source.identity} NOT IN ({recent})"
+    if source.member:
+        old += f" OR seq IN ({superseded(source, f'SELECT * FROM {hot}')})"
     return f"DELETE FROM {hot} WHERE {old}"
+
+
+def superseded(source: Source, rows: str) -> str:
+    """SQL for the `seq` of rows that a newer one of the same key and member makes irrelevant."""
+    same = ", ".join((*source.keys, str(source.member)))
+    return (
+        f"SELECT seq FROM ({rows}) QUALIFY "
+        f"row_number() OVER (PARTITION BY {same} ORDER BY {source.at} DESC, seq DESC) > 1"
+    )
 
 
 def _as_read(log: str, column: str) -> str:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.features.views import VIEWS, Source, View
+from pipelines.settings import DATABASE_NAMES
 from pipelines.streaming.hot_tables import (
     BEGINNING,
     HASH,
@@ -33,7 +34,7 @@ from pipelines.streaming.hot_tables import (
 )
 from pipelines.streaming.known_keys import KnownKeys, keeps_keys
 
-RAW_COLUMNS: Final = "seq BIGINT, op VARCHAR, row VARCHAR, committed_at VARCHAR"
+RAW_COLUMNS: Final = "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR"
 
 
 class HotWindow:
@@ -49,12 +50,16 @@ class HotWindow:
         # A statement over a few keys is over before a second thread has woken up.
         self._connection.execute("SET threads = 1")
         self._connection.execute("SET TimeZone = 'UTC'")
+        # Statements are prepared while tables are empty or hold other values than later. By their
+        # statistics this step would drop what finds nothing just then, and the plan is kept.
+        self._connection.execute("SET disabled_optimizers = 'statistics_propagation'")
         self._newest: dict[str, datetime] = {}
         self._lock = threading.Lock()
-        self.evictions = 0
+        self.whole: dict[str, set[int]] = {view.name: set() for view in VIEWS}
+        """By view that looks back without a limit, the hashes of the keys that are kept."""
         self.keys = {log.name: KnownKeys(self.cursor(), log) for log in LOGS if keeps_keys(log)}
-        for log in LOGS:
-            self._connection.execute(f"CREATE TABLE raw_{log.name} ({RAW_COLUMNS})")
+        for name in DATABASE_NAMES:
+            self._connection.execute(f"CREATE TABLE raw_{name} ({RAW_COLUMNS})")
         for view in VIEWS:
             create_tables(self._connection, view)
 
@@ -86,17 +91,22 @@ class HotWindow:
         return found
 
     def evict(self, cursor: duckdb.DuckDBPyConnection) -> int:
-        """Forget what no window needs any more; returns the number of rows."""
+        """Forget what no window needs any more, while no stream takes anything in.
+
+        Returns:
+            The number of rows.
+        """
         gone = 0
         for view in VIEWS:
             for source in view.sources:
-                statement = eviction(view, source, self.edge(view))
-                (count,) = cursor.execute(statement).fetchone() or (0,)
-                gone += count
+                statement = f"{eviction(view, source, self.edge(view))} RETURNING {HASH}"
+                hashes = cursor.execute(statement).fetchnumpy()[HASH].tolist()
+                gone += len(hashes)
+                if source.lookback is None:
+                    self.whole[view.name].difference_update(hashes)
         for name, horizon in self.horizons().items():
             if name in self.keys and not BY_NAME[name].keep_newest_by:
                 self.keys[name].forget(horizon)
-        self.evictions += 1
         return gone
 
     def rows(self) -> int:
@@ -124,8 +134,6 @@ class Absorption:
         self._window = window
         self._cursor = cursor
         self._views = {log.name: [v for v in VIEWS if log.name in logs_of_view(v)] for log in logs}
-        self._warm: dict[str, set[int]] = {}
-        self._evictions = window.evictions
 
     def absorb(
         self, good: Mapping[str, pa.Table], edges: Mapping[str, datetime]
@@ -140,9 +148,6 @@ class Absorption:
             By view, the hashes of the keys that are touched; and the `seq` of changes left to the
             batch flow, since the history of their key is not in the window.
         """
-        if self._evictions != self._window.evictions:
-            self._evictions = self._window.evictions
-            self._warm.clear()
         touched: dict[str, set[int]] = {}
         cold: list[int] = []
         for log, rows in good.items():
@@ -154,6 +159,10 @@ class Absorption:
                 if source and source.begun_by:
                     mine, others = self._split(view, source, mine, edges[view.name])
                     cold += others
+                if source is None:
+                    beside, changed = self._beside(view, log, mine)
+                    touched.setdefault(view.name, set()).update(beside)
+                    cold += changed  # of positions not in the window the rows are computed anew too
                 names = [hashed(view) if source else NO_HASH, *hot_columns(view, log)]
                 if source:
                     hashes = touched.setdefault(view.name, set())
@@ -163,26 +172,33 @@ class Absorption:
                 insert(self._cursor, f"{view.name}.hot_{log}", mine.select(names))
         return {view: hashes for view, hashes in touched.items() if hashes}, cold
 
+    def _beside(self, view: View, log: str, rows: pa.Table) -> tuple[set[int], list[int]]:
+        """Keys of the view that changed rows of a table stand beside, and the rows' `seq`."""
+        changed = rows.filter(pc.not_equal(rows["op"], "I"))
+        if changed.num_rows == 0:
+            return set(), []
+        column = BY_NAME[log].key[0]
+        found = self._cursor.execute(
+            f"SELECT DISTINCT {HASH} FROM {view.name}.hot_{view.sources[0].log} "
+            f"WHERE {column} IN (SELECT unnest(?))",
+            [changed[column].to_pylist()],
+        ).fetchall()
+        return {row[0] for row in found}, changed["seq"].to_pylist()
+
     def _split(
         self, view: View, source: Source, rows: pa.Table, edge: datetime
     ) -> tuple[pa.Table, list[int]]:
         """Rows of keys whose whole history is in the window, and the `seq` of the rest."""
-        warm = self._warm.setdefault(view.name, set())
+        whole = self._window.whole[view.name]
+        begun = self._window.keys[str(source.begun_by)].began_since
         asked = set(rows[hashed(view)].to_pylist())
-        unsure = list(asked - warm)
-        if unsure:
-            asking = f"{HASH} IN (SELECT unnest(CAST($1 AS UBIGINT[])))"
-            found = self._cursor.execute(
-                f"SELECT {HASH} FROM {view.name}.hot_{source.log} WHERE {asking} "
-                f"UNION SELECT {HASH} FROM keys_{source.begun_by} "
-                f"WHERE op = 'I' AND since >= $2 AND {asking}",
-                [unsure, edge],
-            ).fetchall()
-            warm.update(row[0] for row in found)
-        if asked <= warm:
+        fresh = asked - whole
+        known = {h for h in fresh if begun(h, edge)}
+        whole |= known
+        if fresh == known:
             return rows, []
-        is_warm = pc.is_in(rows[hashed(view)], pa.array(list(asked & warm), pa.uint64()))
-        return rows.filter(is_warm), rows.filter(pc.invert(is_warm))["seq"].to_pylist()
+        is_whole = pc.is_in(rows[hashed(view)], pa.array(list(asked & whole), pa.uint64()))
+        return rows.filter(is_whole), rows.filter(pc.invert(is_whole))["seq"].to_pylist()
 
     def _reported_elsewhere(self, view: View, source: Source, rows: pa.Table) -> set[int]:
         """Keys under which an earlier report of the same things stands."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import reduce
 from typing import Any, Final
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.batch.state import PublishedFile
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME, Log, logs_of, parents_first
-from pipelines.change_log.parsing import typed_rows
+from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
 from pipelines.features.views import VIEWS
 from pipelines.streaming.hot_tables import (
     NO_HASH,
@@ -38,9 +38,6 @@ TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
 """The column that holds a log's event time, for logs whose rows are about a moment."""
 
 _KEY_HASH: Final = "h_key"
-_RAW: Final = pa.schema(
-    [("seq", pa.int64()), ("op", pa.string()), ("row", pa.string()), ("committed_at", pa.string())]
-)
 
 
 @dataclass
@@ -62,7 +59,7 @@ class Verdicts:
 
 
 class Intake:
-    """Checks the changes of one database on cursors of the hot window.
+    """Checks the changes of one database on a cursor of the hot window.
 
     Statements that only read are planned once, others each time they run; so typing reads, and
     what is good is inserted afterwards. References are looked up in Python: for a few keys a join
@@ -72,13 +69,14 @@ class Intake:
     def __init__(self, window: HotWindow, database: str) -> None:
         self._keys = window.keys
         self._at_hand: dict[str, set[Any]] = {}
-        self._added: dict[str, set[Any]] = {}
         self.logs = tuple(log for log in parents_first() if log in logs_of(database))
-        self._cursors = {log.name: window.cursor() for log in self.logs}
+        self._raw = f"raw_{database}"
+        self._cursor = window.cursor()
         for log in self.logs:
-            cursor = self._cursors[log.name]
-            typed = typed_rows(log, f"raw_{log.name}")
-            cursor.execute(f"PREPARE typed AS {_yielded(log, typed, 'reason')}")
+            mine = f"(SELECT * FROM {self._raw} WHERE table_name = '{log.table}')"
+            for statement, explained in (("typed", False), ("explained", True)):
+                typed = _yielded(log, typed_rows(log, mine, explained=explained), "reason")
+                self._cursor.execute(f"PREPARE {statement}_{log.name} AS {typed}")
 
     def check(
         self,
@@ -94,63 +92,41 @@ class Intake:
             edges: by log, the event time before which a row's features are not exact here.
         """
         self._at_hand.clear()
-        self._added.clear()
+        self._cursor.execute(f"DELETE FROM {self._raw}")
+        insert(self._cursor, self._raw, changes)
+        names = set(changes["table_name"].to_pylist())
         found = {}
         for log in self.logs:
-            mine = changes.filter(pc.equal(changes["table_name"], log.table))
-            if mine.num_rows:
-                rows = self._typed(log, mine.select(_RAW.names))
+            if log.table in names:
+                rows = self._cursor.execute(f"EXECUTE typed_{log.name}").to_arrow_table()
+                if pc.any(pc.equal(rows["reason"], UNEXPLAINED)).as_py():
+                    rows = self._cursor.execute(f"EXECUTE explained_{log.name}").to_arrow_table()
                 found[log.name] = self._judge(log, rows, horizons, edges)
         return found
 
     def accept(self, log: Log, files: Sequence[PublishedFile], seqs: Sequence[int]) -> Verdicts:
         """Those changes that the batch flow has published."""
-        self._added.clear()
         if not files:
             return Verdicts()
         chosen = f"(SELECT * FROM {read_files(files)} WHERE seq IN (SELECT unnest(?)))"
         query = _yielded(log, chosen, "NULL AS reason")
-        rows = self._cursors[log.name].execute(query, [list(seqs)]).to_arrow_table()
+        rows = self._cursor.execute(query, [list(seqs)]).to_arrow_table()
         return Verdicts(rows, _newest(log, rows))
 
-    def remember(self, cursor: duckdb.DuckDBPyConnection, log: str, rows: pa.Table) -> None:
-        """Keep the keys of good changes that are not known yet, in the caller's transaction."""
+    def remember(self, log: str, rows: pa.Table) -> None:
+        """Keep the keys of good changes, once these are in the window."""
         kept = BY_NAME[log]
         if not keeps_keys(kept):
             return
-        key = kept.key[0]
         if kept.append_only:  # of facts those inserted, of others those seen first
             rows = rows.filter(pc.equal(rows["op"], "I"))
-            fresh = set(rows[key].to_pylist())
-        else:
-            fresh = self._keys[log].unknown(rows[key].unique().to_pylist())
-        if not fresh:
-            return
-        if not kept.append_only:
-            rows = rows.filter(pc.is_in(rows[key], pa.array(list(fresh), rows[key].type)))
-            firsts = rows.group_by(key).aggregate([("seq", "min")])["seq_min"]
-            rows = rows.filter(pc.is_in(rows["seq"], firsts.combine_chunks()))
         since = rows[TIMES[log]] if log in TIMES else pa.nulls(len(rows), pa.timestamp("us"))
-        columns = [rows[_KEY_HASH], rows[key], rows["op"], since]
-        self._keys[log].add(cursor, pa.table(columns, names=["h", "key", "op", "since"]))
-        self._added.setdefault(log, set()).update(fresh)
-
-    def committed(self) -> None:
-        """The transaction was committed: what was added to the keys is there for all."""
-        for name, added in self._added.items():
-            self._keys[name].committed(list(added))
-        self._added.clear()
+        columns = [rows[_KEY_HASH], rows[kept.key[0]], rows["op"], since]
+        self._keys[log].add(pa.table(columns, names=["h", "key", "op", "since"]))
 
     def close(self) -> None:
-        """Close the cursors."""
-        for cursor in self._cursors.values():
-            cursor.close()
-
-    def _typed(self, log: Log, changes: pa.Table) -> pa.Table:
-        cursor = self._cursors[log.name]
-        cursor.execute(f"DELETE FROM raw_{log.name}")
-        insert(cursor, f"raw_{log.name}", changes)
-        return cursor.execute("EXECUTE typed").to_arrow_table()
+        """Close the cursor."""
+        self._cursor.close()
 
     def _judge(
         self,
@@ -192,6 +168,8 @@ class Intake:
         verdicts.newest = _newest(log, rows)
         if verdicts.newest is not None:
             early = pc.less(rows[TIMES[log.name]], pa.scalar(edges[log.name], pa.timestamp("us")))
+            fed = [rows[feeds(view)] for view in VIEWS if log.name in logs_of_view(view)]
+            early = pc.and_(early, reduce(pc.or_, fed))
             verdicts.late = rows.filter(early)["seq"].to_pylist()
         # A child in the same micro-batch may refer to it; it is kept when the caller commits.
         if log.name in PARENTS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.streaming.hot_tables import insert
 
-CONFIRMED_KEPT: Final = 100_000
+ROWS_BUFFERED: Final = 20_000
 PARENTS: Final = frozenset(name for log in LOGS for name in log.references.values())
 
 
@@ -24,39 +24,43 @@ def keeps_keys(log: Log) -> bool:
 
 
 class KnownKeys:
-    """The keys of one log, in the hot window's table `keys_<log>`; all streams may ask.
+    """The keys of one log; all streams may ask.
 
-    Keys that were asked for are remembered apart, up to a bound, as most are asked for again soon.
-    Asking sees what was committed; what the asking stream has added since is its own to know.
+    Keys of things that others refer to again and again lie in a dictionary: for a few keys that is
+    a hundred times quicker than a join. Keys of facts are many and asked for rarely, mostly it is
+    enough that they are larger than all before: they lie in the table `keys_<log>`.
 
     Args:
-        cursor: for asking, under a lock of ours.
+        cursor: for the table, under a lock of ours.
     """
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, log: Log) -> None:
         self.log = log
-        self.table = f"keys_{log.name}"
         self._cursor = cursor
         self._lock = threading.Lock()
-        self._confirmed: set[Any] = set()
+        self._since: dict[Any, datetime | None] = {}
+        self._begun: dict[int, datetime] = {}
         self._largest: Any = None
-        key = log.types[log.key[0]]
-        cursor.execute(
-            f"CREATE TABLE {self.table} (h UBIGINT, key {key}, op VARCHAR, since TIMESTAMP)"
-        )
+        self._buffered: list[pa.Table] = []
+        self._table = f"keys_{log.name}"
+        if log.append_only:
+            key = log.types[log.key[0]]
+            cursor.execute(f"CREATE TABLE {self._table} (key {key}, since TIMESTAMP)")
 
     def unknown(self, values: Iterable[Any]) -> set[Any]:
         """Those of the values, nulls apart, that are not known."""
+        asked = {value for value in values if value is not None}
         with self._lock:
-            rest = {value for value in values if value is not None} - self._confirmed
-            if not rest:
-                return rest
+            if not self.log.append_only:
+                return {value for value in asked if value not in self._since}
+            if not asked:
+                return asked
+            self._flush()
             rows = self._cursor.execute(
-                f"SELECT key FROM {self.table} WHERE key IN (SELECT unnest(?))", [list(rest)]
+                f"SELECT DISTINCT key FROM {self._table} WHERE key IN (SELECT unnest(?))",
+                [list(asked)],
             ).fetchall()
-            found = {row[0] for row in rows}
-            self._confirm(found)
-            return rest - found
+            return asked - {row[0] for row in rows}
 
     def are_new(self, keys: pa.ChunkedArray) -> bool:
         """Whether the keys are surely new and differ: all larger than any that was ever known.
@@ -65,44 +69,55 @@ class KnownKeys:
         """
         if len(keys) == 0:
             return True
-        with self._lock:
-            largest = self._largest
-        if largest is not None and pc.min(keys).as_py() <= largest:
+        if self._largest is not None and pc.min(keys).as_py() <= self._largest:
             return False
         return int(pc.count_distinct(keys).as_py()) == len(keys)
 
-    def add(self, cursor: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
-        """Add keys in a transaction of the caller's; `committed` ends it.
+    def began_since(self, key_hash: int, moment: datetime) -> bool:
+        """Whether the key with this hash was inserted, in event time, at a moment or later."""
+        began = self._begun.get(key_hash)
+        return began is not None and began >= moment
+
+    def add(self, rows: pa.Table) -> None:
+        """Add keys; those that are known stay as they are.
 
         Args:
-            rows: hash, key, op and event time, a row per key that is not known.
+            rows: hash, key, op and event time (null where the log has none), earliest first.
         """
-        insert(cursor, self.table, rows)
-
-    def committed(self, keys: Sequence[Any]) -> None:
-        """Take note that keys were added to the table."""
         with self._lock:
-            self._confirm(keys)
-            if self.log.append_only and keys:
-                largest = max(keys)
-                if self._largest is None or largest > self._largest:
-                    self._largest = largest
-
-    def learn_largest(self) -> None:
-        """Look up the largest key, after the table was filled."""
-        with self._lock:
-            found = self._cursor.execute(f"SELECT max(key) FROM {self.table}").fetchone()
-            self._largest = found[0] if found else None
+            if self.log.append_only:
+                self._add_facts(rows)
+                return
+            for h, key, op, since in zip(*(c.to_pylist() for c in rows.columns), strict=True):
+                if key not in self._since:
+                    self._since[key] = since
+                    if op == "I" and since is not None:
+                        self._begun[h] = since
 
     def forget(self, before: datetime) -> None:
         """Drop keys that came before an event time."""
         with self._lock:
-            gone = self._cursor.execute(
-                f"DELETE FROM {self.table} WHERE since < ? RETURNING key", [before]
-            ).fetchall()
-            self._confirmed.difference_update(row[0] for row in gone)
+            if self.log.append_only:
+                self._flush()
+                self._cursor.execute(f"DELETE FROM {self._table} WHERE since < ?", [before])
+                return
+            old = [key for key, since in self._since.items() if since and since < before]
+            for key in old:
+                del self._since[key]
+            for h in [h for h, began in self._begun.items() if began < before]:
+                del self._begun[h]
 
-    def _confirm(self, keys: Iterable[Any]) -> None:
-        if len(self._confirmed) > CONFIRMED_KEPT:
-            self._confirmed.clear()
-        self._confirmed.update(keys)
+    def _add_facts(self, rows: pa.Table) -> None:
+        if rows.num_rows == 0:
+            return
+        largest = pc.max(rows["key"]).as_py()
+        if self._largest is None or largest > self._largest:
+            self._largest = largest
+        self._buffered.append(rows.select(["key", "since"]))
+        if sum(table.num_rows for table in self._buffered) > ROWS_BUFFERED:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._buffered:
+            insert(self._cursor, self._table, pa.concat_tables(self._buffered).combine_chunks())
+            self._buffered.clear()

@@ -81,7 +81,8 @@ class Stream:
         """By log, the changes that the batch flow has to decide."""
         self.undecided: list[int] = []
         """All changes whose effect is the batch flow's to bring about, as far as is known."""
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
+        """Held while changes are taken in."""
         self._silent_until = silent_until
         self._limit = config.batch_size
         self._window = window
@@ -112,12 +113,12 @@ class Stream:
         Raises:
             LiveDatabaseError, ChangeLogGapError: nothing was taken in.
         """
-        with self._lock:
+        with self.lock:
             return self._take(final=final)
 
     def reconsider(self, known: Published) -> Taken:
         """Take in what was left to the batch flow, as far as it has decided since."""
-        with self._lock:
+        with self.lock:
             return self._reconsider(known)
 
     def _take(self, *, final: bool) -> Taken:
@@ -156,8 +157,12 @@ class Stream:
                 self.left[log] = rest
             else:
                 del self.left[log]
-        self.undecided = [seq for seq in self.undecided if seq > decided]
         return Taken(taken, touched)
+
+    def settle(self, upto: int) -> None:
+        """The batch flow has brought about the effect of every change up to a `seq`."""
+        with self.lock:
+            self.undecided = [seq for seq in self.undecided if seq > upto]
 
     def failed(self, error: Exception) -> None:
         """Count an error; say it unless it was said just before."""
@@ -187,17 +192,19 @@ class Stream:
         self, verdicts: Mapping[str, Verdicts], edges: Mapping[str, datetime]
     ) -> tuple[dict[str, set[int]], list[int]]:
         good = {log: v.good for log, v in verdicts.items() if v.good is not None and v.good}
+        for log, rows in good.items():
+            if not BY_NAME[log].append_only:  # a session's first click comes with the session
+                self._intake.remember(log, rows)
         self._cursor.begin()
         try:
-            for log, rows in good.items():
-                self._intake.remember(self._cursor, log, rows)
             touched, cold = self._absorption.absorb(good, edges)
             self._cursor.commit()
         except BaseException:
             self._cursor.rollback()
             raise
-        self._intake.committed()
-        for log in good:
+        for log, rows in good.items():
+            if BY_NAME[log].append_only:  # only now: what is taken in again was not here before
+                self._intake.remember(log, rows)
             self._window.advance(log, verdicts[log].newest)
         return touched, cold
 

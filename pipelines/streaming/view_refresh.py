@@ -9,10 +9,10 @@ from typing import Final, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.created_clock import CreatedClock
 from pipelines.errors import RedisRefusedError, RedisUnavailableError
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
-from pipelines.streaming.created import CreatedClock
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
 from pipelines.streaming.hot_window import HotWindow
 
@@ -101,8 +101,10 @@ class ViewRefresh:
                 self._owed |= doing
 
     def _compute(self, hashes: set[int]) -> pa.Table:
+        self._cursor.begin()
         self._cursor.execute("DELETE FROM doing")
         insert(self._cursor, "doing", pa.table({HASH: pa.array(list(hashes), pa.uint64())}))
+        self._cursor.commit()
         # Both looked at before the window is: what comes between belongs to the next time.
         edge = pa.scalar(self._window.edge(self.view), pa.timestamp("us"))
         created = self._created.next()

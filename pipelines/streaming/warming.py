@@ -13,7 +13,15 @@ from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.features.views import VIEWS, Source
-from pipelines.streaming.hot_tables import back, hash_of, hot_values, logs_of_view, source_of
+from pipelines.streaming.hot_tables import (
+    HASH,
+    back,
+    hash_of,
+    hot_values,
+    logs_of_view,
+    source_of,
+    superseded,
+)
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.intake import TIMES
 from pipelines.streaming.known_keys import keeps_keys
@@ -63,8 +71,8 @@ def warm(
     horizons = window.horizons()
     for name, relation in relations.items():
         if keeps_keys(BY_NAME[name]):
-            cursor.execute(_keys(BY_NAME[name], relation, horizons.get(name)))
-            window.keys[name].learn_largest()
+            keys = cursor.execute(_keys(BY_NAME[name], relation, horizons.get(name)))
+            window.keys[name].add(keys.to_arrow_table())
     touched: dict[str, set[int]] = {}
     for view in VIEWS:
         edge = window.edge(view)
@@ -76,8 +84,11 @@ def warm(
             needed = _needed(source, good, edge) if source else ""
             cursor.execute(
                 f"INSERT INTO {view.name}.hot_{log} "
-                f"SELECT {hot_values(view, log)} FROM {good} {needed}"
-            )
+                f"SELECT {hot_values(view, log)} FROM {good} {needed} ORDER BY {HASH}"
+            )  # in the order of keys, so that a key's rows are found close together
+            if source and source.lookback is None:
+                hashes = cursor.execute(f"SELECT DISTINCT {HASH} FROM {view.name}.hot_{log}")
+                window.whole[view.name].update(row[0] for row in hashes.fetchall())
             position = done.get(BY_NAME[log].database)
             if source and position is not None:
                 rows = cursor.execute(
@@ -95,7 +106,8 @@ def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
         f"HAVING {at} >= TIMESTAMP '{horizon}'" if horizon and not log.keep_newest_by else ""
     )
     return (
-        f"INSERT INTO keys_{log.name} SELECT hash({key}), {key}, arg_min(op, seq), {at} "
+        f"SELECT hash({key}) AS h, {key} AS key, arg_min(op, seq) AS op, "
+        f"CAST({at} AS TIMESTAMP) AS since "
         f"FROM {relation} {only} GROUP BY {key} {forgotten}"
     )
 
@@ -112,4 +124,7 @@ def _needed(source: Source, good: str, edge: datetime) -> str:
         return f"QUALIFY {recent} OR {source.at} = {last}"
     if source.identity:
         return f"AND {source.identity} IN (SELECT {source.identity} FROM {good} AND {recent})"
+    if source.member:
+        chosen = f"SELECT * FROM {good} AND {recent}"
+        return f"AND {recent} AND seq NOT IN ({superseded(source, chosen)})"
     return f"AND {recent}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import shutil
 import sqlite3
 import tempfile
@@ -178,6 +179,7 @@ def shop(processed: Shop) -> Iterator[Shop]:
         processed.redis.hset(key, mapping=fields)
     processed.cut(last)
     processed.state.forget_positions("stream")
+    processed.state.set_note("stream", "{}")
 
 
 def _hashes(shop: Shop) -> list[bytes]:
@@ -469,6 +471,31 @@ def test_what_the_stream_left_to_the_batch_flow_is_unsettled(shop: Shop) -> None
     assert unequal(shop.audit(left_to_batch=lambda: done))
 
 
+def test_what_the_streamer_has_noted_as_left_is_unsettled(shop: Shop) -> None:
+    """Without being told: its note is read, after its position, which it moves afterwards."""
+    last = shop.append(orders=shop.order(1))
+    claim(shop, last)
+    left = {"orders": [last["orders"]], "users": []}
+    shop.state.set_note("stream", json.dumps({"pid": 1, "left": left}))
+    report = shop.audit()
+    assert report.consistency == 1.0
+    assert report.views["user_orders"].unsettled == 1
+    shop.state.set_note("stream", json.dumps({"pid": 1, "left": {"orders": []}}))
+    assert unequal(shop.audit())
+
+
+def test_a_warehouse_that_has_moved_is_served_where_it_is(processed: Shop) -> None:
+    """Although the stock rows of its positions have not changed."""
+    moved = processed.another("warehouses", warehouse_id="w1", op="U", region="west")
+    processed.append(warehouses=moved)
+    processed.processor.run_cycle()
+    report = processed.audit()
+    assert report.consistency == 1.0
+    assert not any(view.unsettled for view in report.views.values())
+    rows = offline_rows(processed.processor, "inventory_levels")
+    assert "west" in {row["warehouse_region"] for row in rows}
+
+
 def test_a_change_during_the_reading_unsettles_its_keys(shop: Shop) -> None:
     """Whether it was seen online or not, nobody can say."""
     order = shop.order(1)
@@ -535,8 +562,6 @@ def test_a_cycle_between_rounds_settles(processed: Shop) -> None:
 
 def test_the_report_is_one_json_document(shop: Shop) -> None:
     """All figures are in it."""
-    import json
-
     found = json.loads(json.dumps(shop.audit(sample=1).as_dict(), default=str))
     assert found["consistency"] == 1.0
     figures = found["views"]["session_events"]["features"]["actions"]

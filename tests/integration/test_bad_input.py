@@ -271,6 +271,24 @@ def test_a_bad_first_delivery_does_not_shut_out_a_good_second(
     assert good in [row["seq"] for row in logged(processor, "orders")]
 
 
+@pytest.mark.parametrize("in_a_later_cycle", [False, True])
+def test_a_refused_orphan_does_not_shut_out_a_good_second(
+    processor: BatchProcessor, data: DataConfig, world: Logs, in_a_later_cycle: bool
+) -> None:
+    """Wherever cycles begin, the first insertion that is accepted is the one that counts."""
+    orphan = change(data, "orders", ORDER | {"user_id": 77})
+    if in_a_later_cycle:
+        processor.run_cycle(update=False)
+    good = change(data, "orders", ORDER)
+    again = change(data, "orders", ORDER)
+    processor.run_cycle(update=False)
+    assert refused(processor, "orders") == {
+        orphan: "user_id = 77 is not in users",
+        again: "id = 900001 was inserted before",
+    }
+    assert good in [row["seq"] for row in logged(processor, "orders")]
+
+
 def test_an_update_is_no_second_delivery(
     processor: BatchProcessor, data: DataConfig, world: Logs
 ) -> None:

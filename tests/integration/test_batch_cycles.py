@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -42,3 +43,29 @@ def test_cycles_add_up_to_the_reference(
             assert ours.keys() == theirs.keys()
         for key, row in theirs.items():
             assert not differences(ours[key], row), (view, key)
+
+
+def test_a_warehouse_that_moves_is_known_to_be_elsewhere_from_then_on(
+    processor: BatchProcessor, data: DataConfig
+) -> None:
+    """The newest row of each of its positions is computed anew; older rows keep the region that
+    was known when they were computed, and other warehouses' rows are left alone."""
+    logs = complete_log(1)
+    append_changes(data, logs)
+    processor.run_cycle(update=False)
+    before = offline_rows(processor, "inventory_levels")
+    (warehouse,) = (row for row in logs["warehouses"] if row["warehouse_id"] == "w1")
+    last = max(row["seq"] for table in ("warehouses", "inventory") for row in logs[table])
+    append_changes(
+        data, {"warehouses": [{**warehouse, "seq": last + 1, "op": "U", "region": "west"}]}
+    )
+    report = processor.run_cycle(update=False)
+    expected = []
+    for position, rows in groupby(before, lambda row: (row["warehouse_id"], row["product_id"])):
+        *older, newest = rows
+        expected += older
+        expected.append(newest | ({"warehouse_region": "west"} if position[0] == "w1" else {}))
+    assert offline_rows(processor, "inventory_levels") == expected
+    positions = {row["product_id"] for row in before if row["warehouse_id"] == "w1"}
+    assert report.feature_rows == {"inventory_levels": len(positions)}
+    assert len(positions) > 1

@@ -133,11 +133,22 @@ def test_a_change_log_is_trimmed_up_to_its_slowest_reader(
     logs = complete_log(3)
     append_changes(data, logs)
     first = processor.state.begin_cycle(clock())
-    processor.state.commit_pending(first, clock(), reader="stream", positions={"users": 50})
+    processor.state.commit_pending(first, clock(), reader="export", positions={"users": 50})
     before = changes_left(data, "users")
     processor.run_cycle(update=False)
     lasting = sum(row["seq"] <= 50 for row in logs["users"])
     assert changes_left(data, "users") == before - 50 + lasting
+
+
+def test_a_streamer_that_was_stopped_for_good_holds_nothing_up(
+    tmp_path: Path, data: DataConfig, clock: Clock
+) -> None:
+    """It warms from the processed logs, so what the batch flow has read is kept for it there."""
+    processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
+    append_changes(data, complete_log(3))
+    processor.state.set_positions("stream", {"users": 50})
+    processor.run_cycle(update=False)
+    assert changes_left(data, "users") == 4 + 1  # the users, and the last change
 
 
 def test_a_trimmed_log_still_rebuilds_what_it_holds(

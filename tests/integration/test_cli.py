@@ -23,6 +23,7 @@ import typer
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.workspace import read_files
 from pipelines.cli import app, main
+from pipelines.process_lock import only_one
 from pipelines.redis import find_server, stop_server
 from pipelines.settings import PROJECT_ROOT, DataConfig
 
@@ -353,6 +354,9 @@ def test_a_cycle_without_databases_is_told_in_one_line(empty: Path) -> None:
         ["batch", "--once"],
         ["simulate", "--days", "1"],
         ["run"],
+        ["stream"],
+        ["up"],
+        ["audit"],
         ["down"],
         ["features", "user_intent", "user_id=1"],
     ],
@@ -367,6 +371,14 @@ def test_a_misspelt_setting_stops_every_command(
     assert answer.status == 2
     assert "did you mean SYNCHROCHAIN_REDIS_HOST?" in answer.complaint
     assert not empty.exists()
+
+
+def test_a_second_simulator_is_refused(empty: Path) -> None:
+    """Two worlds must not write the same databases; the line names the process of the first."""
+    with only_one(empty / "simulation.lock", ValueError):
+        answer = synchrochain("simulate", "--days", "1")
+    assert (answer.status, answer.out) == (2, "")
+    assert f"process {os.getpid()} simulates into {empty}" in answer.complaint
 
 
 def test_a_wrong_setting_is_told_in_one_line(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,12 +49,14 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_example_feature_counts_searches(view: View) -> None:
-    """Each row says how often the user searched in the seven days up to it."""
+    """Each row says how often the user searched in the seven days up to it; the newest too."""
     clicks = [row for row in complete_log(3, size=200)["clickstream"] if row["op"] == "I"]
     with duckdb.connect() as connection:
         load_logs(connection, {"clickstream": clicks})
         sql = ibis.to_sql(view.function(log_table("clickstream")), dialect="duckdb")
         found = connection.sql(str(sql)).to_arrow_table().to_pylist()
+        sql = ibis.to_sql(view.function(log_table("clickstream"), newest=True), dialect="duckdb")
+        newest = connection.sql(str(sql)).to_arrow_table().to_pylist()
     searches: dict[tuple[int, datetime], int] = {}
     for row in clicks:
         user, t = row["user_id"], row["event_timestamp"]
@@ -66,6 +68,9 @@ def test_the_example_feature_counts_searches(view: View) -> None:
         )
     assert {(r["user_id"], r["event_timestamp"]): r["searches_7d"] for r in found} == searches
     assert len(set(searches.values())) > 2
+    last = dict(sorted(searches))
+    assert {row["user_id"]: row["event_timestamp"] for row in newest} == last
+    assert all(row in found for row in newest)
 
 
 def test_the_example_view_names_a_log_that_exists(view: View) -> None:

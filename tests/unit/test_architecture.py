@@ -17,13 +17,13 @@ from pipelines.settings import PROJECT_ROOT
 
 # Data flows one way: a part imports from the rows above its own, or from its own row.
 LAYERS = (
-    {"settings", "errors", "process_lock"},
+    {"settings", "errors", "process_lock", "created_clock"},
     {"live_databases"},
     {"change_log"},
     {"features"},
     {"redis", "batch", "streaming", "cache", "feast_plugins"},
     {"training", "serving", "monitoring", "operations"},
-    {"data_layer"},
+    {"running_layer", "data_layer"},
     {"status", "status_view", "audit_view", "console", "main_job", "live_job", "cli"},
 )
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -216,6 +217,30 @@ def test_only_the_owner_can_read_a_live_database(live: LiveDatabases, config: Da
         modes = {stat.S_IMODE(file.stat().st_mode) for file in files}
     assert modes == {0o600}
     assert stat.S_IMODE(config.db_path.stat().st_mode) == 0o700
+
+
+def test_opening_a_live_database_leaves_the_locks_of_others_alone(
+    live: LiveDatabases, config: DataConfig
+) -> None:
+    """Of this process: else the last connection of another one removes the log of our commits."""
+    path = config.db_path / "users.db"
+    elsewhere = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1])\n"
+        "connection.execute('SELECT count(*) FROM users').fetchone()\n"
+        "connection.close()"
+    )
+    live.dispose()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO users VALUES (1, 'north', '2024-01-01 00:00:00.000000')")
+        connection.commit()
+        open_engine(config.database_url("users")).dispose()
+        subprocess.run([sys.executable, "-c", elsewhere, path], check=True, timeout=60)
+        assert path.with_name("users.db-wal").exists()
+        connection.execute("INSERT INTO users VALUES (2, 'north', '2024-01-01 00:00:00.000000')")
+        connection.commit()
+        with live["users"].connect() as another:
+            assert another.scalar(sa.text("SELECT count(*) FROM users")) == 2
 
 
 def test_an_orphan_is_refused_by_the_database(live: LiveDatabases) -> None:

@@ -30,7 +30,8 @@ DATA_FIELDS: dict[str, tuple[str, Any]] = {
     "busy_timeout": ("0.5", 0.5),
     "cache_ttl": ("60", 60),
     "batch_size": ("10", 10),
-    "processing_interval": ("5", 5),
+    "processing_interval": ("7", 7),
+    "allowed_lateness": ("600", 600),
 }
 BATCH_FIELDS: dict[str, tuple[str, Any]] = {
     "processing_interval": ("10", 10),
@@ -62,10 +63,10 @@ def refusal(config: Config, **values: Any) -> str:
 
 
 def test_the_data_layer_has_the_agreed_defaults() -> None:
-    """Redis on its usual port, an hour in the cache, a thousand rows, once a minute."""
+    """Redis on its usual port, an hour in the cache, a thousand rows, every five seconds."""
     config = DataConfig()
     assert (config.redis_port, config.redis_db) == (6379, 0)
-    assert (config.cache_ttl, config.batch_size, config.processing_interval) == (3600, 1000, 60)
+    assert (config.cache_ttl, config.batch_size, config.processing_interval) == (3600, 1000, 5)
     assert config.redis_host is None
 
 
@@ -168,6 +169,7 @@ def test_a_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         (DataConfig, "cache_ttl", 0, "greater than or equal to 1"),
         (DataConfig, "batch_size", 1_000_001, "less than or equal to 1000000"),
         (DataConfig, "processing_interval", 1.5, "a valid integer"),
+        (DataConfig, "allowed_lateness", -1, "greater than or equal to 0"),
         (DataConfig, "data_dir", 3, "a path"),
         (BatchConfig, "data_dir", "", "a path"),
         (BatchConfig, "processing_interval", 0, "greater than or equal to 1"),

@@ -10,6 +10,9 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
+CREATED_NOTE: Final = "created"
+"""The note of the pipeline's state with the latest created time of either flow, ISO 8601."""
+
 _TICK: Final = timedelta(microseconds=1)
 _JITTER: Final = timedelta(seconds=1)
 
@@ -45,3 +48,11 @@ class CreatedClock:
                 )
             self.latest = latest + _TICK
             return self.latest
+
+    def go_on_from(self, text: str | None) -> None:
+        """Take note of a created time that another process has handed out, as the note has it."""
+        if text is None:
+            return
+        given = datetime.fromisoformat(text)
+        with self._lock:
+            self.latest = given if self.latest is None else max(self.latest, given)

@@ -1,0 +1,51 @@
+"""Created times only grow."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+import pytest
+
+from pipelines.created_clock import CreatedClock
+
+NOON = datetime(2024, 4, 1, 12)
+TICK = timedelta(microseconds=1)
+
+
+def test_a_created_time_is_the_present_moment() -> None:
+    """As long as the clock goes on."""
+    times = iter([NOON, NOON + TICK])
+    clock = CreatedClock(lambda: next(times))
+    assert [clock.next(), clock.next()] == [NOON, NOON + TICK]
+    assert clock.steps_back == 0
+
+
+def test_no_two_created_times_are_the_same() -> None:
+    """A clock that stands still is nothing to speak of."""
+    clock = CreatedClock(lambda: NOON)
+    assert [clock.next(), clock.next()] == [NOON, NOON + TICK]
+    assert clock.steps_back == 0
+
+
+def test_a_step_back_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However many times are taken until the clock has come back."""
+    hour = timedelta(hours=1)
+    times = iter([NOON, NOON - hour, NOON - hour, NOON + hour, NOON])
+    clock = CreatedClock(lambda: next(times))
+    with caplog.at_level(logging.WARNING):
+        found = [clock.next() for _ in range(4)]
+    assert found == [NOON, NOON + TICK, NOON + 2 * TICK, NOON + hour]
+    assert clock.steps_back == len(caplog.records) == 1
+    clock.next()
+    assert clock.steps_back == 2
+
+
+def test_it_goes_on_from_what_another_process_has_handed_out() -> None:
+    """Unless that lies in the past."""
+    clock = CreatedClock(lambda: NOON)
+    clock.go_on_from(None)
+    clock.go_on_from("2024-04-01T11:00:00")
+    assert clock.next() == NOON
+    clock.go_on_from("2024-04-01T13:00:00.000001")
+    assert clock.next() == NOON + timedelta(hours=1) + 2 * TICK
