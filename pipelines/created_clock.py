@@ -49,6 +49,13 @@ class CreatedClock:
             self.latest = latest + _TICK
             return self.latest
 
+    def of_the_past(self, moment: datetime, after: datetime | None) -> datetime:
+        """A created time for who knows only what was committed until a moment, later than `after`.
+
+        It does not push on the others: who knows more by then is to win.
+        """
+        return moment if after is None or moment > after else after + _TICK
+
     def go_on_from(self, text: str | None) -> None:
         """Take note of a created time that another process has handed out, as the note has it."""
         if text is None:

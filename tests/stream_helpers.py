@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -19,6 +18,7 @@ from live_logs import KEYS, TABLES
 from random_log import TABLE_NAMES, Logs, _row_json, _stored
 from reference import VIEWS, compute
 from stream_batch import BatchProcess
+from stream_decoding import EPOCH, entity_key, moment, value
 
 from pipelines.batch import BatchConfig
 from pipelines.batch.state import PipelineState
@@ -37,7 +37,6 @@ ForKeys = dict[tuple[Any, ...], Row]
 COMMITTED = datetime(2024, 4, 1)
 FOREVER = 60 * 365 * 86_400
 """An allowed lateness, in seconds, for which nothing is too old."""
-_EPOCH = datetime(1970, 1, 1)
 
 
 class StreamWorld:
@@ -169,13 +168,13 @@ class StreamWorld:
                 fields = client.hgetall(key)
                 if f"_ts:{view}".encode() not in fields:
                     continue
-                names = _entity_key(key)
+                names = entity_key(key)
                 row: Row = dict(names)
                 for name in VIEWS_BY_NAME[view].features:
-                    row[name] = _value(fields[field(view, name)], schema.field(name).type)
+                    row[name] = value(fields[field(view, name)], schema.field(name).type)
                 stamp = fields[f"_created:{view}".encode()]
-                row["created_timestamp"] = _EPOCH + timedelta(microseconds=int(stamp[-20:]))
-                row["event_timestamp"] = _moment(fields[f"_ts:{view}".encode()])
+                row["created_timestamp"] = EPOCH + timedelta(microseconds=int(stamp[-20:]))
+                row["event_timestamp"] = moment(fields[f"_ts:{view}".encode()])
                 found[tuple(names[name] for name in VIEWS_BY_NAME[view].keys)] = row
         return found
 
@@ -244,65 +243,3 @@ def _insert(connection: sqlite3.Connection, table: str, row: Row, seq: int | Non
         ),
     )
     return int(cursor.lastrowid or 0)
-
-
-def _entity_key(key: bytes) -> Row:
-    (count,) = struct.unpack_from("<I", key)
-    at, names, values = 4, [], []
-    for _ in range(count):
-        size = struct.unpack_from("<II", key, at)[1]
-        names.append(key[at + 8 : at + 8 + size].decode())
-        at += 8 + size
-    for _ in range(count):
-        kind, size = struct.unpack_from("<II", key, at)
-        text = key[at + 8 : at + 8 + size]
-        values.append(text.decode() if kind == 2 else int.from_bytes(text, "little", signed=True))
-        at += 8 + size
-    return dict(zip(names, values, strict=True))
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: number, and integer, eight bytes or bytes."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        if tag & 7 == 0:
-            value, at = _varint(message, at)
-            yield tag >> 3, value - (1 << 64) if value >> 63 else value
-        else:
-            size, at = (8, at) if tag & 7 == 1 else _varint(message, at)
-            yield tag >> 3, message[at : at + size]
-            at += size
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, at
-
-
-def _moment(message: bytes) -> datetime:
-    parts = dict(_fields(message))
-    return _EPOCH + timedelta(seconds=parts.get(1, 0), microseconds=parts.get(2, 0) // 1000)
-
-
-def _value(message: bytes, kind: Any) -> Any:
-    for _, value in _fields(message):
-        if str(kind) == "string":
-            return value.decode()
-        if str(kind) == "double":
-            return struct.unpack("<d", value)[0]
-        if str(kind) == "bool":
-            return bool(value)
-        if str(kind).startswith("list"):
-            items = [item for _, item in _fields(value)]
-            if "string" in str(kind):
-                return [item.decode() for item in items]
-            return [number for item in items for (number,) in struct.iter_unpack("<d", item)]
-        return value
-    return None

@@ -28,10 +28,29 @@ SCHEMA: Final = pa.schema(
         ("committed_at", pa.string()),
     ]
 )
-_TEXTS: Final = ", ".join(
+TEXTS: Final = ", ".join(
     f'"{f.name}"' if f.type == pa.int64() else f'CAST("{f.name}" AS TEXT) AS "{f.name}"'
     for f in SCHEMA
 )
+
+
+def decoded(text: bytes) -> str:
+    """Text of a live database; what is no UTF-8 in it becomes U+FFFD for every reader."""
+    return text.decode("utf-8", "replace")
+
+
+def _repaired(batch: pa.RecordBatch) -> pa.RecordBatch:
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        columns = [
+            pa.array([None if v is None else decoded(v) for v in c.cast(pa.binary()).to_pylist()])
+            if pa.types.is_string(c.type)
+            else c
+            for c in batch.columns
+        ]
+        return pa.record_batch(columns, names=batch.schema.names)
+    return batch
 
 
 class ChangeLogReader:
@@ -128,18 +147,18 @@ class ChangeLogReader:
                 with closing(connection.cursor()) as cursor:
                     cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(size)})
                     cursor.execute(
-                        f"SELECT {_TEXTS} FROM change_log WHERE seq > ? AND seq <= ? ORDER BY seq",
+                        f"SELECT {TEXTS} FROM change_log WHERE seq > ? AND seq <= ? ORDER BY seq",
                         (after, upto),
                     )
                     for batch in cursor.fetch_record_batch():
-                        yield batch.cast(SCHEMA)
+                        yield _repaired(batch).cast(SCHEMA)
         except Error as error:
             raise live_database_error(self._where, str(error)) from None
 
     def _by_sqlalchemy(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
         engine = open_engine(self._url, self._busy_timeout)
         query = sa.text(
-            f"SELECT {_TEXTS} FROM change_log WHERE seq > :after AND seq <= :upto ORDER BY seq"
+            f"SELECT {TEXTS} FROM change_log WHERE seq > :after AND seq <= :upto ORDER BY seq"
         )
         try:
             with (

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.change_log.reader import SCHEMA, ChangeLogReader
+from pipelines.change_log.reader import SCHEMA, TEXTS, ChangeLogReader, decoded
 from pipelines.errors import ChangeLogGapError
 from pipelines.live_databases import sqlite_path, translate_errors
 from pipelines.settings import DataConfig
@@ -17,9 +17,7 @@ from pipelines.settings import DataConfig
 LONGEST_WAIT: Final = 0.1
 """Seconds to wait for a lock; the other streams wait too, and this one tries again anyway."""
 
-_ROWS: Final = (
-    f"SELECT {', '.join(SCHEMA.names)} FROM change_log WHERE seq > ? ORDER BY seq LIMIT ?"
-)
+_ROWS: Final = f"SELECT {TEXTS} FROM change_log WHERE seq > ? ORDER BY seq LIMIT ?"
 
 
 class CommitWatch:
@@ -65,11 +63,12 @@ class ChangeCapture:
     A file that was replaced by another one is opened anew. Belongs to one thread at a time.
     """
 
-    def __init__(self, name: str, config: DataConfig) -> None:
+    def __init__(self, name: str, config: DataConfig, trimmed: int = 0) -> None:
         url = config.database_url(name)
         self._busy_timeout = min(config.busy_timeout, LONGEST_WAIT)
         self._reader = ChangeLogReader(name, url, self._busy_timeout)
         self._path = sqlite_path(url)
+        self._trimmed = trimmed
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
 
@@ -94,12 +93,8 @@ class ChangeCapture:
             last = self._reader.last(after)
             return pa.Table.from_batches(self._reader.batches(after, last, limit), SCHEMA)[:limit]
         with translate_errors(str(self._path)):
-            found = self._sqlite(self._path).execute(_ROWS, (after, limit)).fetchall()
-        if found and after and found[0][0] != after + 1:  # only SQLite numbers without holes
-            raise ChangeLogGapError(
-                f"{self._path}: changes {after + 1} to {found[0][0] - 1} are gone from the change "
-                "log before the stream read them: `synchrochain batch --once` takes what is left"
-            )
+            found = self._sqlite(self._path, after).execute(_ROWS, (after, limit)).fetchall()
+        self._refuse_holes(after, [row[0] for row in found])
         columns: Any = zip(*found, strict=True) if found else [()] * len(SCHEMA)
         return pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
@@ -110,7 +105,8 @@ class ChangeCapture:
         if self._path is None:
             return self._reader.last(0)
         with translate_errors(str(self._path)):
-            found = self._sqlite(self._path).execute("SELECT max(seq) FROM change_log").fetchone()
+            connection = self._sqlite(self._path, 0)
+            found = connection.execute("SELECT max(seq) FROM change_log").fetchone()
         return int(found[0] or 0)
 
     def close(self) -> None:
@@ -119,16 +115,32 @@ class ChangeCapture:
             self._connection.close()
         self._connection = None
 
-    def _sqlite(self, path: Path) -> sqlite3.Connection:
+    def _refuse_holes(self, after: int, seqs: list[int]) -> None:
+        """Only SQLite numbers without holes; who starts anew takes what retention has left."""
+        before = max(after, self._trimmed)
+        if seqs and seqs[0] == before + 1 and seqs[-1] - seqs[0] + 1 == len(seqs):
+            return
+        for seq in (seq for seq in seqs if seq > self._trimmed):
+            if before and seq != before + 1:
+                raise ChangeLogGapError(
+                    f"{self._path}: changes {before + 1} to {seq - 1} are gone from the change log "
+                    "before the stream read them: restore them from a backup, or run "
+                    "`synchrochain batch --once`, which takes what is left, and start again"
+                )
+            before = seq
+
+    def _sqlite(self, path: Path, after: int) -> sqlite3.Connection:
         status = path.stat() if path.exists() else None
         file = (status.st_dev, status.st_ino) if status else None
         if self._connection is None or file != self._file:
             self.close()
             if file is None:
                 self._reader.check()  # says what to do
+            self._reader.last(after)  # whether it is the one that was read before
             self._connection = sqlite3.connect(
                 path, timeout=self._busy_timeout, check_same_thread=False
             )
+            self._connection.text_factory = decoded
             self._file = file
             with closing(self._connection.execute("PRAGMA query_only = ON")):
                 pass

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,7 +74,9 @@ class DataStreamer:
         self._flow: StreamingFlow | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._stop_asked = False
         self._wake: dict[str, asyncio.Event] = {}
+        self._worker: ThreadPoolExecutor | None = None
 
     async def start_streaming(
         self, cache_client: RealtimeCache | None = None, *, ready: Callable[[], Any] | None = None
@@ -90,33 +93,37 @@ class DataStreamer:
         """
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        if self._stop_asked:
+            self._stop.set()
         self._wake = {name: asyncio.Event() for name in DATABASE_NAMES}
         with ExitStack() as stack:
             lock = self.config.data_dir / "stream.lock"
             stack.enter_context(only_one(lock, StreamerRunningError))
             # One thread for all streams: side by side they would spend more time waiting for the
             # interpreter's lock than they gain from a second core.
-            self._loop.set_default_executor(stack.enter_context(ThreadPoolExecutor(1)))
+            self._worker = stack.enter_context(ThreadPoolExecutor(1))
             cache = cache_client
             if cache is None:
-                cache = await asyncio.to_thread(RealtimeCache, self.config)
+                cache = await self._call(RealtimeCache, self.config)
                 stack.callback(cache.close)
-            flow = await asyncio.to_thread(
+            flow = await self._call(
                 StreamingFlow, self.config, self.batch_config, cache, self._clock
             )
             self._flow = flow
             try:
-                await asyncio.to_thread(flow.catch_up)
-                await asyncio.to_thread(flow.save)
+                await self._call(flow.catch_up)
+                await self._call(flow.save)
                 if ready:
                     ready()
                 await self._run(flow)
             finally:
-                await asyncio.to_thread(_finish, flow)
+                await self._call(_finish, flow)
                 self._flow = None
+                self._stop_asked = False
 
     def stop(self) -> None:
         """End `start_streaming` after the micro-batches at hand; from any thread."""
+        self._stop_asked = True
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(stop.set)
@@ -134,6 +141,10 @@ class DataStreamer:
         changes = sum(stream.counters.changes for stream in flow.streams.values())
         rows = sum(view.rows_written for view in flow.views.values())
         return changes, rows, flow.online.mode != "redis"
+
+    async def _call(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call on the streams' thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call, *args)
 
     async def _run(self, flow: StreamingFlow) -> None:
         assert self._stop is not None
@@ -163,18 +174,19 @@ class DataStreamer:
             began = loop.time()
             try:
                 if not checked:
-                    await asyncio.to_thread(stream.check)
+                    await self._call(stream.check)
                     checked = True
-                step = await asyncio.to_thread(flow.step, name)
+                step = await self._call(flow.step, name)
                 if step.waits_for:
                     await self._caught_up(flow, step.waits_for)
-                    step = await asyncio.to_thread(flow.step, name, final=True)
+                    step = await self._call(partial(flow.step, name, final=True))
                 stream.recovered()
                 waiting = SHORTEST_RETRY
             except Exception as error:  # whatever it is, the other streams go on
                 stream.failed(error)
                 checked = False
-                await self._pause(waiting)
+                await self._pause(SHORTEST_RETRY)
+                await self._woken(name, waiting - SHORTEST_RETRY)
                 waiting = min(2 * waiting, self._intervals[name])
                 continue
             if not step.changes:
@@ -187,10 +199,14 @@ class DataStreamer:
 
     async def _caught_up(self, flow: StreamingFlow, names: frozenset[str]) -> None:
         """Let streams that a change refers to take in what they have, for an interval at most."""
-        targets = {name: await asyncio.to_thread(flow.streams[name].last) for name in names}
-        deadline = asyncio.get_running_loop().time() + self.config.processing_interval
+        targets = {}
+        for name in names:
+            with suppress(SynchroChainError):  # what cannot be looked up is left to the batch flow
+                targets[name] = await self._call(flow.streams[name].last)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.processing_interval
         while any(flow.streams[n].counters.absorbed < seq for n, seq in targets.items()):
-            if asyncio.get_running_loop().time() > deadline:
+            if self._stop is None or self._stop.is_set() or loop.time() > deadline:
                 return
             await self._pause(WATCH_SECONDS)
 
@@ -215,18 +231,18 @@ class DataStreamer:
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             try:
-                await asyncio.to_thread(flow.save)
-                if flow.online.mode != "redis" and flow.online.ready():
-                    for event in self._wake.values():  # whoever owes something tries again
+                await self._call(flow.save)
+                if flow.is_behind:
+                    for event in self._wake.values():
                         event.set()
                 if loop.time() >= next_hearing:
                     next_hearing = loop.time() + self.config.processing_interval
-                    await asyncio.to_thread(flow.hear)
+                    await self._call(flow.hear)
                 if loop.time() >= next_eviction:
                     next_eviction = loop.time() + EVICT_SECONDS
-                    await asyncio.to_thread(flow.tidy)
-            except SynchroChainError as error:
-                logger.error("the stream's state is not saved, it goes on trying: %s", error)
+                    await self._call(flow.tidy)
+            except Exception as error:  # whatever it is, the streams go on
+                logger.error("the stream's state is not kept, it goes on trying: %s", error)
 
     async def _woken(self, name: str, seconds: float) -> None:
         try:

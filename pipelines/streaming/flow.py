@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.batch.files import check_sizes
 from pipelines.batch.state import PipelineState
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
@@ -79,11 +81,17 @@ class StreamingFlow:
         known = published(self._state)
         done = self._state.positions(READER)
         self._begun = bool(done)
+        check_sizes(file for files in known.files.values() for file in files)
         with self.window.cursor() as cursor:
             self._missed = warm(self.window, cursor, known, done)
-        self.views = {view.name: ViewRefresh(self.window, view, self._created) for view in VIEWS}
+        self.views = {
+            view.name: ViewRefresh(
+                self.window, view, self._created, partial(self._known_until, view)
+            )
+            for view in VIEWS
+        }
         self.streams = {
-            name: Stream(name, config, self.window, known.positions.get(name, 0), done.get(name, 0))
+            name: self._opened(name, config, known.positions.get(name, 0), done)
             for name in DATABASE_NAMES
         }
 
@@ -108,11 +116,13 @@ class StreamingFlow:
             return Step(waits_for=taken.waits_for)
         self._touch(taken.touched)
         owing = {view for view in _views_of(name) if self.views[view].owes}
+        if self.online.ready():
+            owing |= {view for view in _views_of(name) if self.views[view].behind}
         rows = self._refresh(set(taken.touched) | (owing if self.online.ready() else set()))
         if rows:
             self._keep_latest(name, rows)
         if not any(self.views[view].owes for view in _views_of(name)):
-            stream.counters.position = stream.counters.absorbed
+            stream.counters.position = max(stream.counters.position, stream.counters.absorbed)
         return Step(taken.changes)
 
     def reconsider(self, name: str) -> int:
@@ -126,11 +136,18 @@ class StreamingFlow:
         return taken.changes
 
     def tidy(self) -> None:
-        """Forget what no window needs."""
+        """Forget what no window needs; nothing while rows are owed that may need it."""
+        if any(view.owes for view in self.views.values()):
+            return
         with ExitStack() as held, self.window.cursor() as cursor:
             for stream in self.streams.values():
                 held.enter_context(stream.lock)
             self.window.evict(cursor)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a step would do something though nothing was committed."""
+        return self.online.ready() and any(v.owes or v.behind for v in self.views.values())
 
     def hear(self) -> None:
         """Take in what the batch flow has decided since, and what it has brought about."""
@@ -196,6 +213,17 @@ class StreamingFlow:
             stream.close()
         self.online.close()
         self.window.close()
+
+    def _known_until(self, view: View) -> datetime | None:
+        databases = {BY_NAME[source.log].database for source in view.sources}
+        lagging = [self.streams[name].lags_at for name in databases]
+        return min((at for at in lagging if at is not None), default=None)
+
+    def _opened(
+        self, name: str, config: DataConfig, position: int, done: Mapping[str, int]
+    ) -> Stream:
+        trimmed = int(self._state.note(f"trimmed {name}") or 0)
+        return Stream(name, config, self.window, position, done.get(name, position), trimmed)
 
     def _settled(self) -> dict[str, int]:
         """Up to which `seq` the batch flow's rows are online, by database; empty if not known."""

@@ -1,7 +1,7 @@
 """The hot window: in memory, the recent changes that the newest feature rows depend on.
 
-A view's rows are exact from its edge on: `allowed_lateness` before the newest event time seen.
-What its windows reach back from there is kept, what lies before is evicted.
+A view's rows are exact from its edge on: `allowed_lateness` before the newest event time seen when
+something was evicted last. What its windows reach back from there is kept.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class HotWindow:
         # statistics this step would drop what finds nothing just then, and the plan is kept.
         self._connection.execute("SET disabled_optimizers = 'statistics_propagation'")
         self._newest: dict[str, datetime] = {}
+        self._edges = dict.fromkeys((view.name for view in VIEWS), BEGINNING)
         self._lock = threading.Lock()
         self.whole: dict[str, set[int]] = {view.name: set() for view in VIEWS}
         """By view that looks back without a limit, the hashes of the keys that are kept."""
@@ -76,9 +77,15 @@ class HotWindow:
 
     def edge(self, view: View) -> datetime:
         """The event time from which on the view's newest rows are exact."""
-        with self._lock:
-            newest = [self._newest.get(source.log, BEGINNING) for source in view.sources]
-        return max(BEGINNING, max(newest) - self._lateness)
+        return self._edges[view.name]
+
+    def move_edges(self) -> None:
+        """Let the edges follow the newest events; what lies before them may be evicted then."""
+        for view in VIEWS:
+            with self._lock:
+                newest = [self._newest.get(source.log, BEGINNING) for source in view.sources]
+            edge = max(BEGINNING, max(newest) - self._lateness)
+            self._edges[view.name] = max(edge, self._edges[view.name])
 
     def horizons(self) -> dict[str, datetime]:
         """By log, the event time before which its changes are forgotten."""
@@ -97,6 +104,7 @@ class HotWindow:
             The number of rows.
         """
         gone = 0
+        self.move_edges()
         for view in VIEWS:
             for source in view.sources:
                 statement = f"{eviction(view, source, self.edge(view))} RETURNING {HASH}"

@@ -89,7 +89,7 @@ class Intake:
         Args:
             changes: a table of the change log's schema; what no log stands for is passed over.
             horizons: by append-only log, the event time before which repetitions go unnoticed.
-            edges: by log, the event time before which a row's features are not exact here.
+            edges: by view, the event time before which a row's features are not exact here.
         """
         self._at_hand.clear()
         self._cursor.execute(f"DELETE FROM {self._raw}")
@@ -167,10 +167,12 @@ class Intake:
         verdicts.good = rows
         verdicts.newest = _newest(log, rows)
         if verdicts.newest is not None:
-            early = pc.less(rows[TIMES[log.name]], pa.scalar(edges[log.name], pa.timestamp("us")))
-            fed = [rows[feeds(view)] for view in VIEWS if log.name in logs_of_view(view)]
-            early = pc.and_(early, reduce(pc.or_, fed))
-            verdicts.late = rows.filter(early)["seq"].to_pylist()
+            late = [
+                pc.and_(rows[feeds(view)], _before(log, rows, edges[view.name]))
+                for view in VIEWS
+                if source_of(view, log.name)
+            ]
+            verdicts.late = rows.filter(reduce(pc.or_, late))["seq"].to_pylist()
         # A child in the same micro-batch may refer to it; it is kept when the caller commits.
         if log.name in PARENTS:
             self._at_hand[log.name] = set(rows[log.key[0]].to_pylist())
@@ -187,9 +189,7 @@ class Intake:
         bad: set[int],
     ) -> None:
         inserted = pc.and_(there, pc.equal(rows["op"], "I"))
-        too_old = pc.and_(
-            inserted, pc.less(rows[TIMES[log.name]], pa.scalar(horizon, pa.timestamp("us")))
-        )
+        too_old = pc.and_(inserted, _before(log, rows, horizon))
         count = pc.sum(too_old).as_py() or 0
         put(verdicts.left, too_old, ["it is older than the hot window"] * count)
         key = log.key[0]
@@ -227,5 +227,11 @@ def _yielded(log: Log, relation: str, reason: str) -> str:
 def _newest(log: Log, rows: pa.Table) -> datetime | None:
     if log.name not in TIMES:
         return None
-    found: datetime | None = pc.max(rows[TIMES[log.name]]).as_py()
+    there = rows.filter(pc.not_equal(rows["op"], "D"))  # a deleted row may have any time
+    found: datetime | None = pc.max(there[TIMES[log.name]]).as_py()
     return found
+
+
+def _before(log: Log, rows: pa.Table, moment: datetime) -> Any:
+    early = pc.less(rows[TIMES[log.name]], pa.scalar(moment, pa.timestamp("us")))
+    return pc.fill_null(early, False)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+import pyarrow as pa
+
 from pipelines.change_log.logs import BY_NAME
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
@@ -64,7 +66,8 @@ class Stream:
         name: the live database.
         window: shared with the other streams.
         position: up to which `seq` the window holds the database's changes.
-        silent_until: up to which `seq` they are written online already.
+        written: up to which `seq` they are written online already.
+        trimmed: up to which `seq` changes may be missing from the change log.
     """
 
     def __init__(
@@ -73,20 +76,23 @@ class Stream:
         config: DataConfig,
         window: HotWindow,
         position: int,
-        silent_until: int,
+        written: int,
+        trimmed: int = 0,
     ) -> None:
         self.name = name
-        self.counters = StreamCounters(position=max(position, silent_until), absorbed=position)
+        self.counters = StreamCounters(position=written, absorbed=position)
         self.left: dict[str, list[int]] = {}
         """By log, the changes that the batch flow has to decide."""
+        self.lags_at: datetime | None = None
+        """When the last change taken in was committed, while there are more; None when not."""
         self.undecided: list[int] = []
         """All changes whose effect is the batch flow's to bring about, as far as is known."""
         self.lock = threading.RLock()
         """Held while changes are taken in."""
-        self._silent_until = silent_until
+        self._silent_until = written
         self._limit = config.batch_size
         self._window = window
-        self._capture = ChangeCapture(name, config)
+        self._capture = ChangeCapture(name, config, trimmed)
         self._cursor = window.cursor()
         self._intake = Intake(window, name)
         self._absorption = Absorption(window, self._cursor, self._intake.logs)
@@ -126,10 +132,11 @@ class Stream:
         silent = after < self._silent_until
         limit = min(self._limit, self._silent_until - after) if silent else self._limit
         changes = self._capture.read(after, limit)
+        self.lags_at = _committed(changes) if changes.num_rows == limit else None
         if changes.num_rows == 0:
             return Taken()
         edges = {view.name: self._window.edge(view) for view in VIEWS}
-        verdicts = self._intake.check(changes, self._window.horizons(), _by_log(edges))
+        verdicts = self._intake.check(changes, self._window.horizons(), edges)
         waits_for = {BY_NAME[log].database for found in verdicts.values() for log in found.missing}
         waits_for.discard(self.name)
         if waits_for and not final:
@@ -233,14 +240,11 @@ class Stream:
             _tell(log, "left to the batch flow", found.left)
 
 
-def _by_log(edges: Mapping[str, datetime]) -> dict[str, datetime]:
-    """The earliest edge of the views that a log feeds."""
-    found: dict[str, datetime] = {}
-    for view in VIEWS:
-        for source in view.sources:
-            edge = edges[view.name]
-            found[source.log] = min(edge, found.get(source.log, edge))
-    return found
+def _committed(changes: pa.Table) -> datetime | None:
+    try:
+        return datetime.fromisoformat(changes["committed_at"][-1].as_py())
+    except (TypeError, ValueError):  # the checks will say so
+        return None
 
 
 def _tell(log: str, what: str, rows: list[tuple[int, str]]) -> None:

@@ -68,6 +68,7 @@ def warm(
                 f'SELECT max("{TIMES[name]}") FROM {relation}'
             ).fetchone() or (None,)
             window.advance(name, newest)
+    window.move_edges()
     horizons = window.horizons()
     for name, relation in relations.items():
         if keeps_keys(BY_NAME[name]):

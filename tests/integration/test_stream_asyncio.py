@@ -26,7 +26,8 @@ GUARD = 60.0
 @pytest.fixture
 def world(clock: Clock) -> Iterator[StreamWorld]:
     """A furnished shop; intervals are so long that only commits are reacted to."""
-    with stream_world(clock, processing_interval=LONG, busy_timeout=0.1) as world:
+    settings = {"processing_interval": LONG, "busy_timeout": 0.1, "allowed_lateness": 86_400}
+    with stream_world(clock, **settings) as world:
         furnish(world)
         world.flow.save()
         world.end()
@@ -164,7 +165,6 @@ def test_a_missing_database_is_picked_up_when_it_appears(world: StreamWorld) -> 
     asyncio.run(run())
 
 
-@pytest.mark.xfail(reason="the stream fails with the database that it would have to wait for")
 def test_a_child_does_not_wait_for_a_database_that_is_missing(world: StreamWorld) -> None:
     """A reference that cannot be looked up is left to the batch flow, and the stream goes on."""
     path = world.config.db_path / "inventory.db"
@@ -244,7 +244,6 @@ def test_a_cancelled_task_ends_cleanly(world: StreamWorld) -> None:
     assert world.state.positions("stream")["orders"] == 1
 
 
-@pytest.mark.xfail(reason="the loop's default executor is replaced, and shut down at the end")
 def test_the_loop_is_left_as_it_was(world: StreamWorld) -> None:
     """Threads for other tasks of the user's process are still to be had."""
 

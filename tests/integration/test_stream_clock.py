@@ -20,7 +20,7 @@ def batch() -> Iterator[BatchProcess]:
 
 @pytest.fixture
 def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
-    with stream_world(clock, batch) as world:
+    with stream_world(clock, batch, allowed_lateness=86_400) as world:
         furnish(world)
         yield world
 

@@ -157,6 +157,7 @@ def test_an_empty_window_has_no_edge(open_window: Callable[[timedelta], HotWindo
     (view,) = (v for v in VIEWS if v.name == NAMES[0])
     assert window.edge(view) == datetime(1970, 1, 1)
     window.advance("sessions", datetime(2024, 1, 1))
+    window.move_edges()
     assert window.edge(view) == datetime(1970, 1, 1)
 
 
@@ -168,4 +169,5 @@ def test_the_edge_only_advances(open_window: Callable[[timedelta], HotWindow]) -
     window.advance("sessions", datetime(2024, 1, 2))
     window.advance("clickstream", datetime(2024, 1, 5))
     window.advance("clickstream", None)
+    window.move_edges()
     assert window.edge(view) == datetime(2024, 1, 9)
