@@ -77,7 +77,7 @@ class DataConfig(_Settings):
     busy_timeout: float = Field(default=5.0, ge=0, le=300)
 
     cache_ttl: int = Field(default=3600, ge=1)
-    batch_size: int = Field(default=1000, ge=1, le=1_000_000)
+    batch_size: int = Field(default=5000, ge=1, le=1_000_000)
     processing_interval: int = Field(default=5, ge=1)
     allowed_lateness: int = Field(default=3600, ge=0)
 

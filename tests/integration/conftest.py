@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from stream_batch import BatchProcess, batch_process
+from stream_helpers import StreamWorld, stream_world
+from stream_rows import furnish
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.settings import DataConfig
@@ -42,3 +46,18 @@ def processor(tmp_path: Path, data: DataConfig, clock: Clock) -> BatchProcessor:
     """Keeps everything for thirty years: the logs' parents were committed long ago."""
     config = BatchConfig(data_dir=tmp_path, retention_days=30 * 365)
     return BatchProcessor(config, data, clock=clock)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Iterator[BatchProcess]:
+    """Runs batch cycles in a process of its own, as beside a streamer they must be."""
+    with batch_process() as process:
+        yield process
+
+
+@pytest.fixture
+def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
+    """A furnished shop with a stream driven by hand, whose hot window is exact for one day."""
+    with stream_world(clock, batch, allowed_lateness=86_400) as world:
+        furnish(world)
+        yield world

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -11,19 +10,13 @@ from conftest import Clock
 from live_logs import LONG_AGO, complete_log, parts_of
 from random_log import Logs
 from reference import VIEWS
-from stream_batch import BatchProcess, batch_process
+from stream_batch import BatchProcess
 from stream_helpers import FOREVER, StreamWorld, joined, stream_world, unequal
 from test_feast_repository import delivered_once
 
 from pipelines.change_log.logs import BY_NAME
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DATABASE_NAMES
-
-
-@pytest.fixture(scope="module")
-def batch() -> Iterator[BatchProcess]:
-    with batch_process() as process:
-        yield process
 
 
 def cut(seed: int, count: int, size: int = 60) -> list[Logs]:

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 from conftest import Clock
-from stream_batch import BatchProcess, batch_process
-from stream_helpers import StreamWorld, stream_world
-from stream_rows import DAY, SECOND, T, furnish, order, user
-
-
-@pytest.fixture(scope="module")
-def batch() -> Iterator[BatchProcess]:
-    with batch_process() as process:
-        yield process
-
-
-@pytest.fixture
-def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
-    with stream_world(clock, batch, allowed_lateness=86_400) as world:
-        furnish(world)
-        yield world
+from stream_helpers import StreamWorld
+from stream_rows import DAY, SECOND, T, order, user
 
 
 def orders_of(world: StreamWorld, number: int) -> int | None:

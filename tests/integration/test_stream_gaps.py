@@ -6,31 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Clock
-from stream_batch import BatchProcess, batch_process
-from stream_helpers import StreamWorld, stream_world
-from stream_rows import SECOND, T, click, furnish, order
+from stream_helpers import StreamWorld
+from stream_rows import SECOND, T, click, order
 
 from pipelines.errors import ChangeLogGapError, StreamerRunningError, SynchroChainError
 from pipelines.streaming import DataStreamer
-
-
-@pytest.fixture(scope="module")
-def batch() -> Iterator[BatchProcess]:
-    with batch_process() as process:
-        yield process
-
-
-@pytest.fixture
-def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
-    with stream_world(clock, batch, allowed_lateness=86_400) as world:
-        furnish(world)
-        yield world
 
 
 def remove(world: StreamWorld, name: str, seqs: list[int]) -> None:

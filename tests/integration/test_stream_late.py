@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Clock
-from stream_batch import BatchProcess, batch_process
-from stream_helpers import StreamWorld, stream_world
+from stream_helpers import StreamWorld
 from stream_rows import (
     DAY,
     HOUR,
     SECOND,
     T,
     click,
-    furnish,
     order,
     product,
     route,
@@ -24,20 +20,6 @@ from stream_rows import (
     user,
 )
 from stream_rows import warehouse as house
-
-
-@pytest.fixture(scope="module")
-def batch() -> Iterator[BatchProcess]:
-    with batch_process() as process:
-        yield process
-
-
-@pytest.fixture
-def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
-    """A furnished shop, whose hot window is exact for one day."""
-    with stream_world(clock, batch, allowed_lateness=86_400) as world:
-        furnish(world)
-        yield world
 
 
 def count(world: StreamWorld, session: str = "s1") -> Any:

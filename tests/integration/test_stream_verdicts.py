@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
-from conftest import Clock
-from stream_batch import BatchProcess, batch_process
-from stream_helpers import StreamWorld, stream_world
-from stream_rows import DAY, HOUR, SECOND, T, click, furnish, order, product, route, stock, user
-
-
-@pytest.fixture(scope="module")
-def batch() -> Iterator[BatchProcess]:
-    with batch_process() as process:
-        yield process
-
-
-@pytest.fixture
-def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
-    """A furnished shop."""
-    with stream_world(clock, batch, allowed_lateness=86_400) as world:
-        furnish(world)
-        yield world
+from stream_helpers import StreamWorld
+from stream_rows import DAY, HOUR, SECOND, T, click, order, product, route, stock, user
 
 
 def quarantined(world: StreamWorld, table: str) -> list[int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import Clock
 from live_logs import complete_log, parts_of
 from random_log import Logs
-from stream_batch import BatchProcess, batch_process
+from stream_batch import BatchProcess
 from stream_helpers import FOREVER, StreamWorld, joined, stream_world, unequal
 from stream_rows import DAY, HOUR, SECOND, click, furnish, order, session, user
 from test_feast_repository import delivered_once, moved
@@ -28,12 +27,6 @@ TIMES_TO_LIVE = {
     "route_conditions": 2 * DAY,
 }
 """As feature_views.py has them; the batch flow does not write what has expired."""
-
-
-@pytest.fixture(scope="module")
-def batch() -> Iterator[BatchProcess]:
-    with batch_process() as process:
-        yield process
 
 
 @pytest.fixture
@@ -73,14 +66,6 @@ def test_both_flows_and_restarts_at_random_points(
             assert not unequal(world, joined(done), since=served())
         world.cycle(update=True)
         assert not unequal(world, joined(done), since=served())
-
-
-@pytest.fixture
-def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
-    """A furnished shop, exact for one day."""
-    with stream_world(clock, batch, allowed_lateness=86_400) as world:
-        furnish(world)
-        yield world
 
 
 def test_what_is_too_late_for_the_stream_is_right_after_the_next_cycle(world: StreamWorld) -> None:

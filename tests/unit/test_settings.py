@@ -66,7 +66,7 @@ def test_the_data_layer_has_the_agreed_defaults() -> None:
     """Redis on its usual port, an hour in the cache, a thousand rows, every five seconds."""
     config = DataConfig()
     assert (config.redis_port, config.redis_db) == (6379, 0)
-    assert (config.cache_ttl, config.batch_size, config.processing_interval) == (3600, 1000, 5)
+    assert (config.cache_ttl, config.batch_size, config.processing_interval) == (3600, 5000, 5)
     assert config.redis_host is None
 
 
