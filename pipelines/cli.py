@@ -151,7 +151,7 @@ def batch(
 def stream(data_dir: DataDir = None) -> None:
     """Keep features up to the moment: follow the live databases until Ctrl-C.
 
-    A commit shows in the online store and in the cache within milliseconds.
+    A commit shows in the online store and in the cache within a tenth of a second.
 
     Example: `synchrochain stream`
     """

@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 answers = Console(highlight=False, soft_wrap=False)
 messages = Console(stderr=True, highlight=False)
@@ -43,9 +44,9 @@ def print_table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
             no_wrap=index == 0,
         )
     for row in rows:
-        made.add_row(*(shown(value) for value in row))
+        made.add_row(*(Text(shown(value)) for value in row))  # as text: a list is no markup
     if title:
-        answers.print(f"[bold]{title}[/bold]")
+        answers.print(Text(title, style="bold"))
     answers.print(made)
 
 
