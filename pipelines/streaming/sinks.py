@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import redis
@@ -17,7 +17,13 @@ from pipelines.cache import FeatureEntry, RealtimeCache
 from pipelines.errors import ConfigurationError, RedisUnavailableError
 from pipelines.feast_plugins.online_writer import OnlineWriter
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
-from pipelines.redis import connect, ensure_server, find_server, translate_redis_errors
+from pipelines.redis import (
+    RedisEndpoint,
+    connect,
+    ensure_server,
+    find_server,
+    translate_redis_errors,
+)
 from pipelines.settings import DataConfig
 from pipelines.streaming.view_refresh import AWAY
 
@@ -43,7 +49,7 @@ class OnlineSink:
     """Writes feature rows in Feast's layout; newer wins, whoever else writes.
 
     When the server does not answer or refuses, that is said once; from then on it is tried at most
-    once a second until a write succeeds. Streams share it; each thread has its own connection.
+    once a second until a write succeeds. Streams share it, on one thread.
 
     Args:
         config: which Redis; it is started, where it is ours to start, now but not after an outage.
@@ -58,9 +64,7 @@ class OnlineSink:
         self._project = project
         self._clock = clock
         self._lock = threading.Lock()
-        self._writers = threading.local()
-        self._generation = 0
-        self._clients: list[redis.Redis] = []
+        self._client: redis.Redis | None = None
         self._next_try: float | None = None
         self.outages = 0
         self.last_error: str | None = None
@@ -95,26 +99,22 @@ class OnlineSink:
         self._return()
 
     def close(self) -> None:
-        """Close every connection."""
-        for client in self._clients:
-            client.close()
+        """Close the connection."""
+        if self._client is not None:
+            self._client.close()
+        self._client = None
 
-    def _writer(self) -> Any:
-        found = getattr(self._writers, "found", None)
-        if found is None or found[0] != self._generation:
-            with self._lock:
-                generation = self._generation
+    def _writer(self) -> tuple[OnlineWriter, RedisEndpoint]:
+        if self._client is None:
             # Found anew after an outage: a server that was started again may have another port.
             endpoint = find_server(self._config)
             if endpoint is None:
                 raise RedisUnavailableError(
                     f"no Redis runs in {self._config.redis_dir}: `synchrochain batch` starts it"
                 )
-            client = connect(endpoint)
-            self._clients.append(client)
-            found = (generation, OnlineWriter(client, self._project), endpoint)
-            self._writers.found = found
-        return found[1:]
+            self._client = connect(endpoint)
+            self._found = (OnlineWriter(self._client, self._project), endpoint)
+        return self._found
 
     def _leave(self, error: Exception) -> None:
         with self._lock:
@@ -122,7 +122,7 @@ class OnlineSink:
                 self.outages += 1
                 logger.warning("what the stream computes is kept, for Redis is away: %s", error)
             if isinstance(error, RedisUnavailableError):
-                self._generation += 1
+                self.close()
             self.last_error = str(error)
             self._next_try = self._clock() + PROBE_SECONDS
 

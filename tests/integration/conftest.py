@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +14,9 @@ from stream_helpers import StreamWorld, stream_world
 from stream_rows import furnish
 
 from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.batch.state import PipelineState
+from pipelines.batch.update import apply
+from pipelines.redis import stop_server
 from pipelines.settings import DataConfig
 
 
@@ -61,3 +66,22 @@ def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
     with stream_world(clock, batch, allowed_lateness=86_400) as world:
         furnish(world)
         yield world
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A data directory with an applied repository; its Redis ends with the module."""
+    path = Path(tempfile.mkdtemp(prefix="sc-")).resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        patch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
+        patch.setenv("SYNCHROCHAIN_DATA_DIR", str(path))
+        try:
+            config = BatchConfig(data_dir=path)
+            apply(config, PipelineState(config.state_path))
+            yield path
+        finally:
+            stop_server(DataConfig(data_dir=path))
+            shutil.rmtree(path, ignore_errors=True)

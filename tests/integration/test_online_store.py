@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,37 +14,17 @@ import pandas as pd
 import pytest
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.state import PipelineState
-from pipelines.batch.update import apply, open_store
+from pipelines.batch.update import open_store
 from pipelines.errors import RedisUnavailableError
 from pipelines.feast_plugins.last_seen import PROBE_SECONDS, LastSeen, errors_instead_of_last_seen
 from pipelines.features.views import view_named
-from pipelines.redis import ensure_server, stop_server
+from pipelines.redis import ensure_server
 from pipelines.settings import DataConfig
 
 T = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 FEATURES = ["route_conditions:congestion", "route_conditions:risk_category"]
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A data directory with an applied repository; its Redis ends with the module."""
-    path = Path(tempfile.mkdtemp(prefix="sc-")).resolve()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
-            patch.setenv(name, "")
-            patch.delenv(name)
-        patch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
-        patch.setenv("SYNCHROCHAIN_DATA_DIR", str(path))
-        try:
-            config = BatchConfig(data_dir=path)
-            apply(config, PipelineState(config.state_path))
-            yield path
-        finally:
-            stop_server(DataConfig(data_dir=path))
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

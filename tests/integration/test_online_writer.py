@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -20,12 +18,11 @@ import pytest
 import redis
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.state import PipelineState
-from pipelines.batch.update import apply, open_store
+from pipelines.batch.update import open_store
 from pipelines.errors import RedisRefusedError, UsageError
 from pipelines.feast_plugins.online_writer import ROWS_PER_ROUND_TRIP, OnlineWriter
 from pipelines.features.views import VIEWS, view_named
-from pipelines.redis import connect, ensure_server, stop_server, translate_redis_errors
+from pipelines.redis import connect, ensure_server, translate_redis_errors
 from pipelines.settings import DataConfig
 
 PROJECT = "synchrochain"
@@ -34,25 +31,6 @@ T = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A data directory with an applied repository; its Redis ends with the module."""
-    path = Path(tempfile.mkdtemp(prefix="sc-")).resolve()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
-            patch.setenv(name, "")
-            patch.delenv(name)
-        patch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
-        patch.setenv("SYNCHROCHAIN_DATA_DIR", str(path))
-        try:
-            config = BatchConfig(data_dir=path)
-            apply(config, PipelineState(config.state_path))
-            yield path
-        finally:
-            stop_server(DataConfig(data_dir=path))
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
