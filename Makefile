@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--override $(VENV)/without-torch.txt
 
 .PHONY: run test lint types check lock clean help
 help:  ## this list
@@ -22,11 +24,12 @@ types: $(VENV)/.installed-dev  ## types, strict
 
 check: lint types test  ## everything that CI checks
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.lock requirements-torch.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed: make run PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet -r requirements-torch.txt
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
@@ -36,10 +39,10 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 
 lock: $(VENV)/.installed-dev  ## resolve the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --upgrade -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-annotate -c requirements.lock -o requirements-dev.lock
+	echo 'torch==2.13.0 ; sys_platform == "never"' > $(VENV)/without-torch.txt
+	$(BIN)/uv pip compile pyproject.toml --extra models $(LOCKED) --upgrade -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra models --extra dev $(LOCKED) \
+		-c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove the environment and caches, keep the data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -22,6 +22,7 @@ LAYERS = (
     {"change_log"},
     {"features"},
     {"redis", "batch", "streaming", "cache", "feast_plugins"},
+    {"registry"},
     {"training", "serving", "monitoring", "operations"},
     {"running_layer", "data_layer"},
     {"status", "status_view", "audit_view", "console", "main_job", "live_job", "cli"},

@@ -1,0 +1,47 @@
+"""What a way of shipping costs and promises: the shop's tariff, alike in training and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+SHIPPING_METHODS: Final = ("economy", "standard", "express", "overnight")
+"""Slowest first."""
+MODES_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    "overnight": ("air", "road"),
+    "express": ("air", "road"),
+    "standard": ("road",),
+    "economy": ("rail", "road"),
+}
+"""First choice of mode by shipping method; where there is no such route, the next."""
+FIXED_COST: Final = 1.5
+"""$ a shipment, whatever it weighs."""
+COST_FACTOR: Final[Mapping[str, float]] = {
+    "overnight": 1.6,
+    "express": 1.0,
+    "standard": 1.0,
+    "economy": 0.8,
+}
+"""On the route's $ per kg."""
+PROMISE_FACTOR: Final[Mapping[str, float]] = {
+    "overnight": 0.85,
+    "express": 1.0,
+    "standard": 1.1,
+    "economy": 1.3,
+}
+"""Hours promised, as a multiple of the route's base hours."""
+
+
+def mode_of(method: str, modes: Mapping[str, object] | set[str]) -> str | None:
+    """The mode by which a method goes where `modes` are on offer; None if by none of them."""
+    return next((mode for mode in MODES_OF[method] if mode in modes), None)
+
+
+def ship_cost(method: str, base_cost: float, weight_kg: float) -> float:
+    """$ for one shipment; `base_cost` is the route's $ per kg."""
+    return FIXED_COST + weight_kg * base_cost * COST_FACTOR[method]
+
+
+def promised_hours(method: str, base_hours: float) -> float:
+    """Hours to the door as promised, on a route of `base_hours`."""
+    return base_hours * PROMISE_FACTOR[method]

@@ -1,0 +1,121 @@
+"""A served model as files: a folder with its weights and `model.json`, which says what it is.
+
+No pickle is involved: whoever can write the folder cannot make the reader run code. MLflow stores
+the folder as the artifact of a pyfunc model, so anyone can load it with MLflow alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import SynchroChainError, UnknownNameError
+
+DESCRIPTION: Final = "model.json"
+KINDS: Final[Mapping[str, str]] = {
+    "intent/transformer": "pipelines.registry.kinds.intent:Transformer",
+    "intent/gradient_boosting": "pipelines.registry.kinds.intent:GradientBoosting",
+    "intent/logistic_regression": "pipelines.registry.kinds.intent:LogisticRegression",
+    "intent/base_rate": "pipelines.registry.kinds.intent:BaseRate",
+    "delay/gnn": "pipelines.registry.kinds.delay:Gnn",
+    "delay/gradient_boosting": "pipelines.registry.kinds.delay:GradientBoosting",
+    "delay/persistence": "pipelines.registry.kinds.delay:Persistence",
+    "fulfilment/ppo": "pipelines.registry.kinds.fulfilment:Ppo",
+    "fulfilment/greedy": "pipelines.registry.kinds.fulfilment:Greedy",
+}
+"""Where the class of each kind is; it has `save(folder)`, a classmethod `load(folder)` and
+`predict(columns)`."""
+
+
+class BrokenModelError(SynchroChainError):
+    """A model's files are missing, truncated, altered or of an unknown kind."""
+
+
+def write_package(model: Any, kind: str, folder: Path) -> None:
+    """Save a model with its description into a new folder.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError(f"there is no kind of model {kind!r}; there are: {', '.join(KINDS)}")
+    folder.mkdir(parents=True)
+    model.save(folder)
+    files = {
+        str(path.relative_to(folder)): _sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    text = json.dumps({"kind": kind, "files": files}, indent=1)
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def read_package(folder: Path) -> Any:
+    """Load a model, after checking every file of it.
+
+    Raises:
+        BrokenModelError: something is missing, was altered, or cannot be understood.
+    """
+    kind = kind_of(folder)
+    module, _, name = KINDS[kind].partition(":")
+    try:
+        return getattr(importlib.import_module(module), name).load(folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BrokenModelError(f"the {kind} model in {folder} does not load: {problem}") from None
+
+
+def kind_of(folder: Path) -> str:
+    """The kind that a folder's description names; its files are checked.
+
+    Raises:
+        BrokenModelError: something is missing, was altered, or is of no known kind.
+    """
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        kind, files = str(described["kind"]), dict(described["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BrokenModelError(
+            f"{folder / DESCRIPTION} is missing or damaged: train and register the model again"
+        ) from None
+    if kind not in KINDS:
+        raise BrokenModelError(f"{folder} holds a model of kind {kind!r}, which is not known here")
+    for name, wanted in files.items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != wanted:
+            raise BrokenModelError(
+                f"{path} is missing, truncated or altered: roll back, or train the model again"
+            )
+    return kind
+
+
+def as_inputs(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Equally long columns of Python values, as a pandas frame or JSON holds them."""
+    return {name: _plain(values) for name, values in columns.items()}
+
+
+def _plain(values: Any) -> list[Any]:
+    listed = values.tolist() if hasattr(values, "tolist") else list(values)
+    return [value.tolist() if isinstance(value, np.ndarray) else value for value in listed]
+
+
+def outputs_of(model: Any, columns: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """A model's outputs, checked to be as long as its inputs."""
+    rows = len(next(iter(columns.values())))
+    outputs: dict[str, NDArray[Any]] = model.predict(columns)
+    for name, values in outputs.items():
+        if len(values) != rows:
+            raise BrokenModelError(f"the output {name!r} has {len(values)} values for {rows} rows")
+    return outputs
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Decisions online: features, three models, an answer, a log."""

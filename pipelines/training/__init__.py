@@ -1,0 +1,1 @@
+"""From point-in-time features to tracked, registered models."""

@@ -1,0 +1,140 @@
+"""Where a training set comes from: entity frames from the processed logs, features from Feast.
+
+Every retrieval is noted, so that it can be repeated and compared later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from pipelines.batch.state import PipelineState, PublishedFile
+from pipelines.batch.update import open_store
+from pipelines.batch.workspace import empty, read_files
+from pipelines.change_log.logs import LOGS
+from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.settings import BatchConfig
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+EVENT_TIMESTAMP: Final = "event_timestamp"
+
+
+class TrainingDataError(SynchroChainError):
+    """There is not enough data to train on, or it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One call of get_historical_features: what was asked, and what came back.
+
+    `name` is unique within a run; `sha256` is the hash of the table that came back.
+    """
+
+    name: str
+    service: str
+    entities: pa.Table
+    sha256: str
+    rows: int
+
+
+@dataclass
+class TrainingSource:
+    """Reads one data directory for training; features come from Feast alone."""
+
+    config: BatchConfig
+    retrievals: list[Retrieval] = field(default_factory=list)
+    _store: FeatureStore | None = None
+
+    @property
+    def store(self) -> FeatureStore:
+        """Feast's store, opened at first use (seconds)."""
+        if self._store is None:
+            self._store = open_store(self.config)
+        return self._store
+
+    def files(self, kind: str, name: str | None = None) -> list[PublishedFile]:
+        """Published files of a kind ("log" or "view")."""
+        return PipelineState(self.config.state_path).files(kind, name)
+
+    @contextmanager
+    def logs(self, *names: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A DuckDB connection with the processed logs as views of these names.
+
+        A log has a row per change: `seq`, `op` (I, U, D), `committed_at`, then the table's columns.
+        """
+        known = {log.name: log for log in LOGS}
+        connection = duckdb.connect()
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            for name in names:
+                if name not in known:
+                    raise UnknownNameError(
+                        f"there is no log {name!r}; there are: {', '.join(sorted(known))}"
+                    )
+                files = self.files("log", name)
+                source = f"SELECT * FROM {read_files(files)}" if files else empty(known[name])
+                connection.execute(f"CREATE VIEW {name} AS {source}")
+            yield connection
+        finally:
+            connection.close()
+
+    def historical(self, entities: pd.DataFrame, service: str, name: str = "") -> pa.Table:
+        """The features of a service as of each entity row's moment, in the frame's order.
+
+        Args:
+            entities: the service's key columns and `event_timestamp` (UTC, with or without zone),
+                with further columns carried through.
+            service: a feature service's name.
+            name: what this retrieval is called in the manifest; the service's name by default.
+
+        Returns:
+            The entity rows with a column per feature.
+
+        Raises:
+            TrainingDataError: the frame is empty.
+        """
+        if entities.empty:
+            raise TrainingDataError(
+                f"no rows to train on for {service}: let the shop run for longer, "
+                "e.g. `synchrochain run --days 30`"
+            )
+        table = retrieve(self.store, entities, service)
+        name = name or service
+        if any(name == known.name for known in self.retrievals):
+            raise ValueError(f"two retrievals are called {name!r}")
+        asked = pa.Table.from_pandas(entities, preserve_index=False)
+        self.retrievals.append(Retrieval(name, service, asked, digest(table), table.num_rows))
+        return table
+
+
+def retrieve(store: FeatureStore, entities: pd.DataFrame, service: str) -> pa.Table:
+    """One point-in-time retrieval, unnoted; rows in the frame's order."""
+    frame = entities
+    stamps = frame[EVENT_TIMESTAMP]
+    if stamps.dt.tz is None:
+        frame = frame.assign(**{EVENT_TIMESTAMP: stamps.dt.tz_localize("UTC")})
+    job: Any = store.get_historical_features(frame, features=store.get_feature_service(service))
+    table: pa.Table = job.to_arrow()
+    return table
+
+
+def digest(table: pa.Table) -> str:
+    """SHA-256 over a table's column names, types and values; chunking does not matter."""
+    digest = hashlib.sha256()
+    for name in sorted(table.column_names):
+        digest.update(f"{name}:{table.schema.field(name).type};".encode())
+        column = pa.table({name: table[name].combine_chunks()})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, column.schema) as writer:
+            writer.write_table(column, max_chunksize=65536)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
