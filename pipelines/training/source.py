@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -36,14 +37,13 @@ class TrainingDataError(SynchroChainError):
 class Retrieval:
     """One call of get_historical_features: what was asked, and what came back.
 
-    `name` is unique within a run; `sha256` is the hash of the table that came back.
+    `name` is unique within a run; `digests` are those of the columns that came back.
     """
 
     name: str
     service: str
     entities: pa.Table
-    sha256: str
-    rows: int
+    digests: dict[str, str]
 
 
 @dataclass
@@ -112,7 +112,7 @@ class TrainingSource:
         if any(name == known.name for known in self.retrievals):
             raise ValueError(f"two retrievals are called {name!r}")
         asked = pa.Table.from_pandas(entities, preserve_index=False)
-        self.retrievals.append(Retrieval(name, service, asked, digest(table), table.num_rows))
+        self.retrievals.append(Retrieval(name, service, asked, digests(table)))
         return table
 
 
@@ -127,14 +127,20 @@ def retrieve(store: FeatureStore, entities: pd.DataFrame, service: str) -> pa.Ta
     return table
 
 
-def digest(table: pa.Table) -> str:
-    """SHA-256 over a table's column names, types and values; chunking does not matter."""
-    digest = hashlib.sha256()
-    for name in sorted(table.column_names):
-        digest.update(f"{name}:{table.schema.field(name).type};".encode())
-        column = pa.table({name: table[name].combine_chunks()})
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, column.schema) as writer:
-            writer.write_table(column, max_chunksize=65536)
-        digest.update(sink.getvalue())
+def digests(table: pa.Table) -> dict[str, str]:
+    """SHA-256 of each column's name, type and values; chunking does not matter."""
+    return {name: _digest(name, table[name]) for name in table.column_names}
+
+
+def _digest(name: str, column: pa.ChunkedArray) -> str:
+    if pa.types.is_list(column.type):  # a file calls a list's values otherwise than memory does
+        column = column.cast(pa.list_(column.type.value_type))
+    digest = hashlib.sha256(f"{name}:{column.type};".encode())
+    # One batch written anew: slices and chunks share buffers, whose bytes would tell them apart.
+    whole = pa.concat_arrays([*column.chunks, pa.array([], column.type)])
+    written = whole.take(pa.array(np.arange(len(whole))))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([(name, column.type)])) as writer:
+        writer.write_batch(pa.record_batch([written], names=[name]))
+    digest.update(sink.getvalue())
     return digest.hexdigest()

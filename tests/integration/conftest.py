@@ -16,6 +16,7 @@ from stream_rows import furnish
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.state import PipelineState
 from pipelines.batch.update import apply
+from pipelines.main_job import simulate_until_now
 from pipelines.redis import stop_server
 from pipelines.settings import DataConfig
 
@@ -85,3 +86,31 @@ def folder() -> Iterator[Path]:
         finally:
             stop_server(DataConfig(data_dir=path))
             shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def small_shop() -> Iterator[Path]:
+    """A simulated shop of a week, processed and materialized; tests must leave it as it is."""
+    path = Path(tempfile.mkdtemp(prefix="sc-")).resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        patch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
+        patch.setenv("SYNCHROCHAIN_DATA_DIR", str(path))
+        data, config = DataConfig(), BatchConfig()
+        try:
+            simulate_until_now(data, {"users": 1500, "products": 60, "days": 7, "seed": 3})
+            BatchProcessor(config, data).run_cycle()
+            yield path
+        finally:
+            stop_server(data)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def in_small_shop(small_shop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small shop, with every part of this process looking at it."""
+    monkeypatch.setenv("SYNCHROCHAIN_DATA_DIR", str(small_shop))
+    monkeypatch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
+    return small_shop
