@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines import cli_models, cli_serving, cli_training
+from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
 
 if TYPE_CHECKING:
@@ -29,22 +29,6 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure, against the usual w
 app.add_typer(bench_app, name="bench")
 
 
-def _use_data_dir(value: Path | None) -> Path | None:
-    # Feast's plug-ins read the same variable, so every part of this process agrees.
-    if value is not None:
-        os.environ["SYNCHROCHAIN_DATA_DIR"] = str(value.expanduser().absolute())
-    return value
-
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        callback=_use_data_dir,
-        help="Where everything lies; also SYNCHROCHAIN_DATA_DIR. Default: data/ in the project.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Users = Annotated[int | None, typer.Option(help="Customers of a new world (default 8000).")]
 Products = Annotated[int | None, typer.Option(help="Products of a new world (default 300).")]
 Warehouses = Annotated[int | None, typer.Option(help="Warehouses of a new world (default 8).")]
@@ -64,18 +48,21 @@ def run(
     days: Days = None,
     seed: Seed = None,
     no_signal: NoSignal = False,
+    models: Annotated[
+        bool, typer.Option(help="Also train, quickly, and decide twenty live orders.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Do everything once: simulate, process, apply, materialize, read back.
+    """Do everything once: simulate, process, materialize, read back, train, decide live orders.
 
     The first run fills 30 days of history; a later one adds the time since.
 
-    Example: `synchrochain run --users 2000 --days 7`
+    Example: `synchrochain run --users 2000 --days 7 --no-models`
     """
     from pipelines.main_job import run_main_job
 
     sizes = _sizes(users, products, warehouses, days, seed, no_signal)
-    run_main_job(_processor(), sizes, as_json=as_json)
+    run_main_job(_processor(), sizes, models=models, as_json=as_json)
 
 
 @app.command()
@@ -174,15 +161,16 @@ def up(
     speed: Annotated[
         float, typer.Option(help="Simulated seconds a second, up to the present.")
     ] = 1.0,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the decisions over HTTP.")] = 8000,
 ) -> None:
-    """Run everything until Ctrl-C: a live shop, the streamer, a batch cycle every 5 minutes.
+    """Run everything until Ctrl-C: a live shop, the streamer, batch cycles, decisions over HTTP.
 
     Example: `synchrochain up --users 2000 --days 7`
     """
     from pipelines.live_job import run_everything
 
     sizes = _sizes(users, products, warehouses, days, seed, no_signal)
-    run_everything(_processor(), sizes, speed)
+    run_everything(_processor(), sizes, speed, port)
 
 
 @app.command()
@@ -339,10 +327,13 @@ def main() -> None:
 
 def _processor(progress: Any = None) -> BatchProcessor:
     from pipelines.batch import BatchProcessor
+    from pipelines.monitoring.scoring import champions_scorer
     from pipelines.settings import BatchConfig, DataConfig, check_environment
 
     check_environment()
-    return BatchProcessor(BatchConfig(), DataConfig(), progress=progress)
+    config = BatchConfig()
+    scored = champions_scorer(config)
+    return BatchProcessor(config, DataConfig(), progress=progress, after_update=scored)
 
 
 def _sizes(
@@ -419,6 +410,10 @@ def _benchmark(name: str) -> Any:
     specification.loader.exec_module(module)
     return module
 
+
+cli_training.register(app)
+cli_models.register(app)
+cli_serving.register(app, bench_app, _benchmark)
 
 if __name__ == "__main__":
     main()

@@ -118,6 +118,28 @@ def progress_of_steps(label: str) -> Iterator[Callable[[str, int], None]]:
         yield advance
 
 
+@contextmanager
+def progress_of_training() -> Iterator[Callable[[str, str, float], None]]:
+    """A bar per task; yields a function of the task, what is being done, and the fraction done."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+    ) as progress:
+        bars: dict[str, Any] = {}
+
+        def told(task: str, what: str, fraction: float) -> None:
+            if task not in bars:
+                bars[task] = progress.add_task(task, total=1.0)
+            progress.update(bars[task], description=f"{task}: {what}", completed=fraction)
+
+        yield told
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()

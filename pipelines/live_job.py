@@ -30,11 +30,13 @@ def stream_until_interrupted(
     asyncio.run(_stream(streamer, look))
 
 
-def run_everything(processor: BatchProcessor, sizes: dict[str, Any], speed: float) -> None:
-    """Fill the shop up to now, run a batch cycle, then simulate, stream and batch side by side.
+def run_everything(
+    processor: BatchProcessor, sizes: dict[str, Any], speed: float, port: int
+) -> None:
+    """Fill the shop up to now, run a batch cycle, then simulate, stream, batch and serve.
 
-    The simulator and the batch flow are processes of their own, so that neither keeps the streamer
-    waiting. When one of them ends by itself, everything is stopped.
+    All but the streamer are processes of their own, so that none keeps it waiting. When one of
+    them ends by itself, everything is stopped.
     """
     simulate_until_now(processor.data, sizes)
     with progress_of_steps("batch") as progress:
@@ -42,6 +44,7 @@ def run_everything(processor: BatchProcessor, sizes: dict[str, Any], speed: floa
     commands = {
         "simulator": ["simulate", "--live", "--speed", str(speed)],
         "batch flow": ["batch"],
+        "server of decisions": ["serve", "--port", str(port)],
     }
     with _parts(commands, processor.config) as look:
         stream_until_interrupted(processor.data, processor.config, look=look)

@@ -1,4 +1,4 @@
-"""The main job: from an empty directory to served features, and what happened on the way."""
+"""The main job: from an empty directory to decided orders, and what happened on the way."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipelines.console import (
     print_table,
     progress_bar,
     progress_of_steps,
+    progress_of_training,
 )
 from pipelines.errors import UsageError
 from pipelines.live_databases import LiveDatabases
@@ -26,10 +27,16 @@ from pipelines.process_lock import only_one
 from pipelines.settings import BatchConfig, DataConfig
 
 TRAINING_ROWS: Final = 1000
+LIVE_ORDERS: Final = 20
 
 
-def run_main_job(processor: BatchProcessor, sizes: dict[str, Any], *, as_json: bool) -> None:
-    """Simulate up to now, process, apply, materialize, read back, and print what happened."""
+def run_main_job(
+    processor: BatchProcessor, sizes: dict[str, Any], *, models: bool = True, as_json: bool
+) -> None:
+    """Simulate up to now, process, materialize, read back, train, decide; print what happened.
+
+    A world too small to train on is said to be so; orders are then decided by the greedy rule.
+    """
     seconds: dict[str, float] = {}
     with _timed("simulate", seconds):
         simulated = simulate_until_now(processor.data, sizes)
@@ -37,12 +44,21 @@ def run_main_job(processor: BatchProcessor, sizes: dict[str, Any], *, as_json: b
         cycle = BatchProcessor(processor.config, processor.data, progress=progress).run_cycle()
     with _timed("read back", seconds), messages.status("reading features back"):
         online, training = _read_back(processor)
+    trained: dict[str, Any] = {"skipped": "as asked"}
+    decided: list[dict[str, Any]] = []
+    if models:
+        with _timed("train", seconds):
+            trained = _train(processor.config)
+        with _timed("decide", seconds), messages.status("deciding live orders"):
+            decided = _decide(processor)
     report = {
         "data_dir": str(processor.config.data_dir),
         "simulated": simulated,
         "cycle": vars(cycle),
         "online": online,
         "training_set": training,
+        "trained": trained,
+        "decisions": decided,
         "seconds": seconds,
     }
     if as_json:
@@ -118,6 +134,28 @@ def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any
     )
 
 
+def _train(config: BatchConfig) -> dict[str, Any]:
+    try:
+        from pipelines.training_job import train
+    except ModuleNotFoundError as error:
+        return {"skipped": f"{error.name} is not installed: pip install 'synchrochain[models]'"}
+    from pipelines.training.source import TrainingDataError
+    from pipelines.training_view import report_as_dict
+
+    with progress_of_training() as told:
+        try:
+            return report_as_dict(train(config, quick=True, told=told))
+        except TrainingDataError as error:
+            return {"skipped": str(error)}
+
+
+def _decide(processor: BatchProcessor) -> list[dict[str, Any]]:
+    from pipelines.serving.live_orders import decide_live
+
+    decisions = decide_live(processor.data, processor.config, LIVE_ORDERS)
+    return [decision.as_dict() for decision in decisions]
+
+
 def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> None:
     simulated, seconds = report["simulated"], report["seconds"]
     feature_rows = sum(cycle.feature_rows.values())
@@ -146,6 +184,14 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
             seconds["read back"],
         ],
     ]
+    trained = report["trained"]
+    if "train" in seconds:
+        champions = sum(task["accepted"] for task in trained.get("tasks", []))
+        said = trained.get("skipped") or (
+            f"{len(trained['tasks'])} models and their baselines, {champions} passed the gate"
+        )
+        rows.append(["train", said, seconds["train"]])
+        rows.append(["decide", f"{len(report['decisions'])} live orders", seconds["decide"]])
     print_table("what happened", ["stage", "", "took"], [[a, b, age(c)] for a, b, c in rows])
     keys = ", ".join(f"{name}={value}" for name, value in online["keys"].items())
     print_table(
@@ -153,6 +199,10 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
         ["feature", "value"],
         [[name, value] for name, value in online["features"].items()],
     )
+    if report["decisions"]:
+        from pipelines.decisions_view import print_decisions
+
+        print_decisions(report["decisions"])
     key = " ".join(f"{name}={value}" for name, value in online["keys"].items())
     answers.print(
         f"live databases   {report['data_dir']}/live_databases\n"
@@ -160,8 +210,9 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
         f"what next:\n"
         f"  synchrochain status\n"
         f"  synchrochain features {online['view']} {key}\n"
-        f"  synchrochain simulate --live\n"
-        f"  synchrochain batch\n"
+        f"  synchrochain models\n"
+        f"  synchrochain serve\n"
+        f"  synchrochain up\n"
         f"  cd feature_repo && feast ui\n"
         f"  synchrochain down"
     )

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from pipelines.batch import BatchProcessor
 from pipelines.batch.batch_processor import READER
 from pipelines.cache import RealtimeCache
+from pipelines.monitoring.scoring import champions_scorer
 from pipelines.settings import ENV_PREFIX, BatchConfig, DataConfig
 from pipelines.streaming import DataStreamer
 
@@ -144,7 +145,8 @@ def main() -> None:
             print("cycled", flush=True)
 
     threading.Thread(target=until_the_parent_ends, daemon=True).start()
-    processor = BatchProcessor(BatchConfig(), DataConfig())
+    config = BatchConfig()
+    processor = BatchProcessor(config, DataConfig(), after_update=champions_scorer(config))
     processor.start_scheduled_processing(stop, sleep=stop.wait, on_cycle=told)
 
 

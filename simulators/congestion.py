@@ -109,9 +109,8 @@ def squash(latent: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(0.6 - 0.9 * latent)), dtype=np.float64)
 
 
-def observe(latent: Floats, noise: Floats) -> Floats:
-    """What a sensor sees of a unit-variance path: unit variance again, with noise in it."""
-    share = OBSERVATION_VARIANCE
+def observe(latent: Floats, noise: Floats, share: float = OBSERVATION_VARIANCE) -> Floats:
+    """What a sensor sees of a unit-variance path: unit variance again, a share of it noise."""
     return np.asarray(np.sqrt(1 - share) * latent + np.sqrt(share) * noise, dtype=np.float64)
 
 

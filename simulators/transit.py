@@ -27,13 +27,15 @@ _EARLY_OF_THE_REST: Final = 0.27 / 0.885
 _MEDIAN_DELAY: Final = {"air": 0.35, "road": 0.45, "rail": 0.8, "sea": 1.7}  # of base_hours
 _DELAY_LOG_SD: Final = 1.2
 _DELAY_BY_CONGESTION: Final = 0.5
-_ODDS_BY_CONGESTION: Final = 0.9
+_ODDS_BY_CONGESTION: Final = 1.4
 _ODDS_BY_RELIABILITY: Final = 0.35
 _LONGEST_DELAY_HOURS: Final = 120 * 24.0
 _SHORTEST_HOURS: Final = 3.0
 # Hours promised, as a multiple of the route's base hours.
 PROMISE_FACTOR: Final = {"overnight": 0.85, "express": 1.0, "standard": 1.1, "economy": 1.3}
-_RISK_NOISE: Final = 0.5  # log-odds by which a carrier misjudges its own risk
+# What one carrier publishes says little; what all of them at a place publish says more.
+_REPORT_VARIANCE: Final = 0.13  # share of noise in the congestion that a carrier reports
+_RISK_NOISE: Final = 1.4  # log-odds by which a carrier misjudges its own risk
 
 _NORMAL: Final = NormalDist()
 
@@ -116,7 +118,7 @@ def condition_rows(
     count = len(routes)
     rng = generator(world.config.seed, Kind.OBSERVATION, hour)
     noise, risk_noise, other = rng.standard_normal((3, count))
-    seen = squash(observe(transit.latent(hour), noise)).round(5)
+    seen = squash(observe(transit.latent(hour), noise, _REPORT_VARIANCE)).round(5)
     if world.config.no_signal:  # the same spread of published risks, about nothing
         odds = transit.log_odds + _ODDS_BY_CONGESTION * other
     else:

@@ -55,6 +55,8 @@ class CycleReport:
     applied: bool = False
     materialized: dict[str, list[str]] = field(default_factory=dict)
     """By view, from when to when in event time."""
+    after_update: dict[str, Any] = field(default_factory=dict)
+    """What was hung onto the update step had to tell; `error`, one line, if it failed."""
     trimmed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
@@ -74,6 +76,8 @@ class BatchProcessor:
         clock: tells the present moment, UTC and naive.
         progress: told the step and how many more rows it has dealt with; by several threads, one
             at a time.
+        after_update: called when the update step has done its own work; what it returns, plain
+            values, goes into the cycle's report. The cycle does not fail with it.
     """
 
     def __init__(
@@ -83,12 +87,14 @@ class BatchProcessor:
         *,
         clock: Callable[[], datetime] = utc_now,
         progress: Progress | None = None,
+        after_update: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self.config = config or BatchConfig()
         self.data = data or DataConfig(data_dir=self.config.data_dir)
         self._clock = clock
         self._created = CreatedClock(clock)
         self._progress = _one_at_a_time(progress or _unwatched)
+        self._after_update = after_update
         self.state = PipelineState(self.config.state_path)
         self._store: Any = None  # Feast's, opened at the first update and kept
         self._step = STEPS[0]
@@ -186,6 +192,7 @@ class BatchProcessor:
         if update:
             with self._timed("update", report):
                 self._update(report)
+                report.after_update = self._add_on()
         with self._timed("cleanup", report):
             with self._workspace("cleanup") as connection:
                 Cleanup(connection, self.state, self.config, report.cycle, self._clock()).run()
@@ -261,6 +268,18 @@ class BatchProcessor:
                 )
                 for view, span in done.items():
                     report.materialized[view] = [str(moment) for moment in span]
+
+    def _add_on(self) -> dict[str, Any]:
+        if self._after_update is None:
+            return {}
+        try:
+            return self._after_update()
+        except Exception as error:  # whatever it is, the features are up to date
+            said = str(error).partition("\n")[0]
+            known = isinstance(error, SynchroChainError)
+            line = said if known else f"{type(error).__name__}: {said}"
+            logger.error("after the update: %s", line)
+            return {"error": line}
 
     def _retrying(self, error: type[Exception]) -> Iterable[Any]:
         return stamina.retry_context(

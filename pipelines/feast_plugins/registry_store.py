@@ -31,6 +31,7 @@ class DataDirRegistryStore(FileRegistryStore):
         del registry_config, repo_path
         config = BatchConfig()
         self._filepath = config.registry_path
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # Feast is about to import it
         if TRACKING_VARIABLE not in os.environ:
             config.mlflow_path.mkdir(parents=True, exist_ok=True)
             os.environ[TRACKING_VARIABLE] = config.mlflow_uri

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,20 @@ KINDS: Final[Mapping[str, str]] = {
 }
 """Where the class of each kind is; it has `save(folder)`, a classmethod `load(folder)` and
 `predict(columns)`."""
+
+
+_FAILURES_OF_LOADING: Final = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,  # what torch calls a file that holds more than tensors
+)
 
 
 class BrokenModelError(SynchroChainError):
@@ -67,7 +82,7 @@ def read_package(folder: Path) -> Any:
     module, _, name = KINDS[kind].partition(":")
     try:
         return getattr(importlib.import_module(module), name).load(folder)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except _FAILURES_OF_LOADING as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BrokenModelError(f"the {kind} model in {folder} does not load: {problem}") from None
 
@@ -94,6 +109,20 @@ def kind_of(folder: Path) -> str:
                 f"{path} is missing, truncated or altered: roll back, or train the model again"
             )
     return kind
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the description, and so of every file that it lists.
+
+    Raises:
+        BrokenModelError: there is no description.
+    """
+    try:
+        return _sha256(folder / DESCRIPTION)
+    except OSError:
+        raise BrokenModelError(
+            f"{folder / DESCRIPTION} is missing: roll back, or train the model again"
+        ) from None
 
 
 def as_inputs(columns: Mapping[str, Any]) -> dict[str, Any]:

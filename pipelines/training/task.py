@@ -121,6 +121,7 @@ class Trained:
         example: a few input columns for the signature.
         outcome: the outputs that belong to `example`.
         reference: by feature name, values of the training set for the drift check.
+        chance: for the report of a world without signal, in place of the claims.
     """
 
     model: Candidate
@@ -132,6 +133,7 @@ class Trained:
     example: Columns
     outcome: Mapping[str, NDArray[Any]]
     reference: dict[str, Floats] = field(default_factory=dict)
+    chance: list[Claim] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -159,12 +161,17 @@ class Dataset:
 class Task(Protocol):
     """One of the three models, as training sees it."""
 
-    name: str
-    """What the command line calls it: intent, gnn, ppo."""
-    model: str
-    """The registered model's name."""
-    service: str
-    """The feature service that it reads."""
+    @property
+    def name(self) -> str:
+        """What the command line calls it: intent, gnn, ppo."""
+
+    @property
+    def model(self) -> str:
+        """The registered model's name."""
+
+    @property
+    def service(self) -> str:
+        """The feature service that it reads."""
 
     def dataset(
         self, source: TrainingSource, *, quick: bool, since: datetime | None = None

@@ -25,7 +25,9 @@ LAYERS = (
     {"registry"},
     {"training", "serving", "monitoring", "operations"},
     {"running_layer", "data_layer"},
-    {"status", "status_view", "audit_view", "console", "main_job", "live_job", "cli"},
+    {"status", "status_view", "audit_view", "models_view", "training_view", "decisions_view"}
+    | {"console", "main_job", "live_job", "training_job", "control_world"}
+    | {"cli", "cli_options", "cli_models", "cli_serving", "cli_training"},
 )
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 LONGEST_MODULE = 500
@@ -35,6 +37,8 @@ MODULES = sorted(
 REPOSITORY = sorted((PROJECT_ROOT / "feature_repo").glob("*.py"))
 NO_EFFECT = """
 import importlib, json, os, sys, threading
+for name in ("torch", "torch_geometric", "gymnasium", "sb3_contrib"):
+    importlib.import_module(name)  # what these do on being imported is theirs
 before = dict(os.environ)
 for name in sys.argv[1:]:
     importlib.import_module(name)

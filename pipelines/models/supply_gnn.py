@@ -1,0 +1,379 @@
+"""The supply network as a graph: places are nodes, routes are edges, delays are forecast per edge.
+
+What is seen on one route (its published risk, its recent lateness) tells about the two places that
+it joins, and so about the other routes there. The network pools what the routes of a place show
+into the place's state, hands that back to the routes, and repeats; each round reaches one place
+further. Nothing is learned about a place or a route by name, so new ones are answered too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+Floats = NDArray[np.float64]
+
+MODES: Final = ("air", "road", "rail", "sea")
+MEASURES: Final = (
+    "risk",
+    "congestion",
+    "late_rate",
+    "deliveries",
+    "delay_24h",
+    "delay_7d",
+    "distance",
+    "hours",
+    "cost",
+    "carbon",
+    "stock_ratio",
+    "low_stock",
+    "days_of_cover",
+)
+INPUTS: Final = len(MEASURES) + len(MODES)
+CONDITIONS: Final = MEASURES[:6]
+"""How a route is doing, as against what it is: what tells about its places."""
+STOCK: Final[Mapping[str, str]] = {
+    "warehouse_stock_ratio": "stock_ratio",
+    "warehouse_low_stock_share": "is_low_stock",
+    "warehouse_days_of_cover": "days_of_cover",
+}
+"""Column of the model → the feature that it is the mean of, over the warehouse's probes."""
+PROBES: Final = 12
+USUAL_LATE_RATE: Final = 0.12
+_PRIOR_DELIVERIES: Final = 4.0
+_SMALL_DELAY: Final = 0.05  # of base_hours; keeps the logarithm of no delay finite
+_SQUEEZE: Final = 1e-3  # shares are kept so far from 0 and 1 before taking log-odds
+
+
+def probes(carried: Iterable[tuple[str, str]], per_warehouse: int = PROBES) -> dict[str, list[str]]:
+    """By warehouse some products that it carries, spread evenly over their ids.
+
+    Their mean stands for the warehouse's stock. The choice needs no sales figures, so it is the
+    same in training and serving.
+
+    Args:
+        carried: (warehouse_id, product_id) of every position.
+        per_warehouse: how many at most.
+    """
+    held: dict[str, list[str]] = {}
+    for warehouse, product in sorted(set(carried)):
+        held.setdefault(warehouse, []).append(product)
+    return {
+        warehouse: products[:: max(1, len(products) // per_warehouse)][:per_warehouse]
+        for warehouse, products in held.items()
+    }
+
+
+def probe_of_each(
+    warehouses: Sequence[str], chosen: Mapping[str, Sequence[str]]
+) -> list[tuple[str, str]]:
+    """A (warehouse, product) to ask for beside each route: its warehouse's probes in turn.
+
+    Args:
+        warehouses: the warehouse at each route's end, "" where there is none.
+        chosen: what `probes` gave.
+    """
+    turn: dict[str, int] = {}
+    pairs = []
+    for warehouse in warehouses:
+        number = turn[warehouse] = turn.get(warehouse, -1) + 1
+        products = chosen.get(warehouse, ())
+        pairs.append((warehouse, products[number % len(products)] if products else ""))
+    return pairs
+
+
+def aggregate_stock(groups: NDArray[Any], columns: Mapping[str, Any]) -> dict[str, Floats]:
+    """The stock of each row's warehouse: means over the probes, nulls left out.
+
+    Args:
+        groups: (N,) which rows are of one warehouse (and snapshot).
+        columns: the probes' stock_ratio, is_low_stock and days_of_cover, (N,) with NaN or None.
+
+    Returns:
+        The columns of `STOCK`, (N,), NaN where no probe has a value.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    size = int(group.max(initial=-1)) + 1
+    found = {}
+    for name, feature in STOCK.items():
+        values = floats(columns[feature])
+        there = ~np.isnan(values)
+        sums = np.bincount(group[there], values[there], minlength=size)
+        with np.errstate(invalid="ignore"):
+            means = sums / np.bincount(group[there], minlength=size)
+        found[name] = np.asarray(means[group], dtype=np.float64)
+    return found
+
+
+def floats(values: Any) -> Floats:
+    """A column as numbers, None as NaN."""
+    return np.asarray(values, dtype=np.float64)
+
+
+def inputs(columns: Mapping[str, Any]) -> Floats:
+    """(N, INPUTS) of the model's columns; NaN where something is not known.
+
+    Delays are in units of the route's base hours, so that a ship and a plane compare; a recent
+    late rate is drawn towards the usual one the more, the fewer deliveries it rests on.
+    """
+    risk, congestion = floats(columns["delay_risk"]), floats(columns["congestion"])
+    base = _positive(columns["base_hours"])
+    deliveries = np.nan_to_num(_positive(columns["deliveries_24h"]))
+    rate = np.nan_to_num(floats(columns["late_rate_24h"]), nan=USUAL_LATE_RATE)
+    late = rate * deliveries + USUAL_LATE_RATE * _PRIOR_DELIVERIES
+    # in the order of MEASURES
+    measures = [
+        _log_odds(risk),
+        _log_odds(congestion),
+        _log_odds(late / (deliveries + _PRIOR_DELIVERIES)),
+        np.log1p(deliveries),
+        np.log(_positive(columns["mean_delay_hours_24h"]) / base + _SMALL_DELAY),
+        np.log(_positive(columns["mean_delay_hours_7d"]) / base + _SMALL_DELAY),
+        np.log1p(_positive(columns["distance_km"])),
+        np.log(base),
+        np.log1p(_positive(columns["base_cost"])),
+        np.log1p(_positive(columns["carbon_cost"])),
+        np.log1p(_positive(columns["warehouse_stock_ratio"])),
+        floats(columns["warehouse_low_stock_share"]),
+        np.log1p(_positive(columns["warehouse_days_of_cover"])),
+    ]
+    mode = np.asarray(columns["mode"], dtype=object)
+    return np.stack([*measures, *(np.asarray(mode == m, dtype=np.float64) for m in MODES)], axis=1)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Routes as edges between numbered nodes, of one snapshot or several side by side.
+
+    Attributes:
+        place: (N, 2) nodes at each route's origin and destination.
+        places: how many nodes there are.
+        snapshot: (N,) to which snapshot each route belongs.
+        snapshots: how many there are.
+    """
+
+    place: Tensor
+    places: int
+    snapshot: Tensor
+    snapshots: int
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Graph:
+        """From origin_id, destination_id and, if there are several graphs, `snapshot`.
+
+        The same place in two snapshots is two nodes: nothing passes between snapshots.
+        """
+        names, place = np.unique(
+            [np.asarray(columns[name], dtype=str) for name in ("origin_id", "destination_id")],
+            return_inverse=True,
+        )
+        place = place.reshape(2, -1).T
+        snapshot, snapshots = np.zeros(len(place), dtype=np.int64), 1
+        if columns.get("snapshot") is not None and len(place):
+            found, snapshot = np.unique(np.asarray(columns["snapshot"]), return_inverse=True)
+            snapshots = len(found)
+        place = place.astype(np.int64) + (snapshot * len(names))[:, None]
+        return cls(
+            torch.from_numpy(np.ascontiguousarray(place)),
+            len(names) * snapshots,
+            torch.from_numpy(snapshot.astype(np.int64)),
+            snapshots,
+        )
+
+    def repeated(self, copies: int) -> Graph:
+        """That many copies of a single snapshot side by side."""
+        number = torch.arange(copies).repeat_interleave(len(self.place))
+        place = self.place.repeat(copies, 1) + number[:, None] * self.places
+        return Graph(place, self.places * copies, number, copies)
+
+
+def neighbour_means(columns: Mapping[str, Any]) -> Floats:
+    """(N, 2 x CONDITIONS) means of the conditions over the routes at each of a route's two ends.
+
+    What a model without edges is given when it is to know its neighbours all the same.
+    """
+    graph = Graph.of(columns)
+    place, size = graph.place.numpy(), graph.places
+    conditions = inputs(columns)[:, : len(CONDITIONS)]
+    means = []
+    for values in conditions.T:
+        there = ~np.isnan(values)
+        sums, counts = np.zeros((2, size))
+        for end in place.T:
+            sums += np.bincount(end[there], values[there], minlength=size)
+            counts += np.bincount(end[there], minlength=size)
+        with np.errstate(invalid="ignore"):
+            means.append((sums / counts)[place])
+    return np.concatenate(means, axis=1)
+
+
+def _positive(values: Any) -> Floats:
+    """Numbers from 0 up; what is below, as nothing that can be measured is, is not known."""
+    found = floats(values)
+    return np.where(found >= 0, found, np.nan)
+
+
+def _log_odds(share: Floats) -> Floats:
+    kept = np.clip(share, _SQUEEZE, 1 - _SQUEEZE)
+    return np.asarray(np.log(kept / (1 - kept)), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class GnnConfig:
+    """Sizes of the network.
+
+    Attributes:
+        width: of a route's and a place's state.
+        rounds: how often routes and places tell each other; at 0 each route is seen alone.
+        dropout: share of states that are left out in training.
+    """
+
+    width: int = 16
+    rounds: int = 3
+    dropout: float = 0.2
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is forecast of each route's next 24 hours, each (N,).
+
+    Attributes:
+        late: log-odds that a shipment is late.
+        index: log-odds of its delay index, see `delay index` in the training package.
+        risk, congestion: log-odds of the mean that carriers will publish.
+        carbon: logarithm of the mean kg CO2e of a shipment.
+    """
+
+    late: Tensor
+    index: Tensor
+    risk: Tensor
+    congestion: Tensor
+    carbon: Tensor
+
+
+class SupplyGnn(nn.Module):
+    """Edge forecasts by rounds of pooling at the places (nodes).
+
+    Args:
+        config: sizes.
+        mean, spread: (INPUTS,) of the training inputs, for standardising; what is missing counts
+            as the mean and is flagged.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, config: GnnConfig, mean: Tensor, spread: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", mean)
+        self.register_buffer("spread", spread)
+        width, seen = config.width, 2 * INPUTS
+        self.read = nn.Sequential(nn.Linear(seen, width), nn.SiLU())
+        self.overall = nn.Linear(seen, width) if config.rounds else None
+        self.trust = nn.ModuleList(nn.Linear(seen, 1) for _ in range(config.rounds))
+        self.tell = nn.ModuleList(nn.Linear(width, width) for _ in range(config.rounds))
+        self.hear = nn.ModuleList(nn.Linear(3 * width, width) for _ in range(config.rounds))
+        self.dropout = nn.Dropout(config.dropout)
+        self.forecast = nn.Linear(width + seen, 5)
+        nn.init.zeros_(self.forecast.weight)
+
+    def forward(self, values: Tensor, graph: Graph) -> Forecast:
+        """Forecast every route.
+
+        Args:
+            values: (N, INPUTS) of `inputs`, NaN where unknown.
+            graph: whose N edges the routes are.
+        """
+        place, places = graph.place, graph.places
+        known = ~torch.isnan(values)  # (N, I)
+        scaled = (values - self.mean) / self.spread  # (N, I)
+        scaled = torch.where(known, scaled, 0.0).clamp(-5.0, 5.0)  # (N, I)
+        seen = torch.cat([scaled, (~known).to(scaled.dtype)], dim=1)  # (N, 2I)
+        state = self.read(seen)  # (N, W)
+        if self.overall is not None:
+            # What goes on everywhere, so that the edges are left with what goes on near by.
+            general = _pool(seen, graph.snapshot, graph.snapshots, "mean")  # (S, 2I)
+            state = state + self.overall(general)[graph.snapshot]  # (N, W)
+        both = place.T.reshape(-1)  # (2N,) all origins, then all destinations
+        for trust, tell, hear in zip(self.trust, self.tell, self.hear, strict=True):
+            # How much a route has to tell depends on what is known of it, e.g. its deliveries.
+            weight = functional.softplus(trust(seen))  # (N, 1)
+            told = torch.cat([weight * tell(state), weight], dim=1)  # (N, W + 1)
+            pooled = _pool(told.repeat(2, 1), both, places, "sum")  # (P, W + 1)
+            mean = pooled[:, :-1] / (pooled[:, -1:] + 1e-6)  # (P, W)
+            heard = mean[place].reshape(len(values), -1)  # (N, 2W) of origin and destination
+            change = hear(torch.cat([state, heard], dim=1))  # (N, W)
+            state = state + self.dropout(functional.silu(change))  # (N, W)
+        out = self.forecast(torch.cat([state, seen], dim=1))  # (N, 5)
+        return Forecast(*out.unbind(dim=1))  # 5 x (N,)
+
+
+def _pool(values: Tensor, group: Tensor, groups: int, how: str) -> Tensor:
+    """(groups, K) sums or means of the rows of each group; (N, K) values, (N,) group numbers."""
+    # Not at the top: importing it changes the environment, which importing us must not.
+    from torch_geometric.utils import scatter
+
+    pooled: Tensor = scatter(values, group, dim=0, dim_size=groups, reduce=how)
+    return pooled
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What came of each route's next 24 hours, each (N,); see the training package's labels.
+
+    Attributes:
+        shipments: that left, in number; 0 where nothing is known yet. May be re-weighted.
+        late, index, carbon: means over those shipments.
+        risk, congestion: means of what was published.
+        published: weight of the latter two; 0 where the 24 hours are not over.
+    """
+
+    shipments: Tensor
+    late: Tensor
+    index: Tensor
+    carbon: Tensor
+    risk: Tensor
+    congestion: Tensor
+    published: Tensor
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Variances of the targets, so that the losses' parts weigh alike."""
+
+    index: float
+    risk: float
+    congestion: float
+
+
+PUBLISHED_WEIGHT: Final = 0.5
+"""Of what carriers will publish, in the loss. It is far less noisy than the few shipments of a
+route and day, and so teaches how congestion goes on."""
+_CARBON_WEIGHT: Final = 0.05
+
+
+def loss(forecast: Forecast, targets: Targets, scale: Scale) -> Tensor:
+    """Mean loss per shipment: lateness, delay index, carbon, and per route what is published.
+
+    Lateness is scored by cross-entropy; the indices by squared error, which the mean minimises;
+    carbon by the gamma deviance up to a constant, whose minimum with a log link is the mean too.
+    """
+    weight = targets.shipments / targets.shipments.sum().clamp(min=1e-9)  # (N,)
+    late = functional.binary_cross_entropy_with_logits(
+        forecast.late, targets.late, reduction="none"
+    )  # (N,)
+    index = (torch.sigmoid(forecast.index) - targets.index) ** 2 / scale.index  # (N,)
+    carbon = forecast.carbon + targets.carbon * torch.exp(-forecast.carbon)  # (N,)
+    realised = (weight * (late + index + _CARBON_WEIGHT * carbon)).sum()
+    risk = (torch.sigmoid(forecast.risk) - targets.risk) ** 2 / scale.risk  # (N,)
+    jam = (torch.sigmoid(forecast.congestion) - targets.congestion) ** 2 / scale.congestion
+    share = targets.published / targets.published.sum().clamp(min=1e-9)  # (N,)
+    return realised + PUBLISHED_WEIGHT * (share * (risk + jam)).sum()

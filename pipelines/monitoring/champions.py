@@ -1,0 +1,359 @@
+"""Champions and challengers: the evidence for the gate, and how champions do on newly known labels.
+
+`consider` puts a version before the gate. `score_champions` is what the batch cycle's update step
+calls; it costs a look into the pipeline's state as long as few labels are new.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from pipelines.batch.batch_processor import utc_now
+from pipelines.batch.state import PipelineState
+from pipelines.errors import SynchroChainError, UsageError
+from pipelines.features.views import VIEWS
+from pipelines.monitoring.audit import audit
+from pipelines.registry.drift import psi
+from pipelines.registry.gate import Check, GateEvidence, GatePolicy, Verdict, decide
+from pipelines.registry.packaging import BrokenModelError
+from pipelines.registry.signatures import contract_of
+from pipelines.registry.store import CHALLENGER, CHAMPION, ModelRegistry, ModelVersion
+from pipelines.settings import BatchConfig, DataConfig
+from pipelines.training.source import TrainingDataError, TrainingSource
+from pipelines.training.task import Dataset, Evaluation, Predictor, Task
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+AUDITED_KEYS: Final = 100
+"""Keys per view: enough to meet a disagreement that touches a few percent of them."""
+WEEK: Final = np.timedelta64(7, "D")
+"""The newest one is compared with the training set for drift; days of the week differ."""
+MIN_NEW_LABELS: Final = 200
+"""Below this a mean says more of the sample than of the model, and Feast is asked for nothing."""
+LABEL_LOGS: Final[Mapping[str, str]] = {
+    "intent_transformer": "clickstream",
+    "supply_gnn": "shipments",
+    "ppo_agent": "orders",
+}
+"""The processed log whose rows tell that labels have become known."""
+NOTE: Final = "champion_scored:"
+
+
+class ScoredTask(Protocol):
+    """The part of a task that scoring a champion takes."""
+
+    @property
+    def model(self) -> str:
+        """The registered model's name."""
+
+    def dataset(
+        self, source: TrainingSource, *, quick: bool, since: datetime | None = None
+    ) -> Dataset:
+        """As a `Task`'s."""
+
+    def evaluate(self, predictor: Predictor, data: Dataset) -> Evaluation:
+        """As a `Task`'s."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """How fresh and how consistent the features are.
+
+    Attributes:
+        ages: seconds since the newest published row, by view; None where there is none.
+        agreement: share of values that are equal online and offline, by view.
+        unknown: why the agreement is not known, if so.
+    """
+
+    ages: dict[str, float | None]
+    agreement: dict[str, float | None]
+    unknown: str = ""
+
+
+def collect(
+    config: BatchConfig,
+    data: DataConfig | None = None,
+    *,
+    now: Callable[[], datetime] = utc_now,
+    sample: int = AUDITED_KEYS,
+) -> Health:
+    """The state of all features: ages from the published files, agreement by an audit of a sample.
+
+    An audit that is not possible, because Redis is away for one, is not an error here: then the
+    agreement is not known.
+    """
+    state = PipelineState(config.state_path)
+    moment = now()
+    ages: dict[str, float | None] = {}
+    for view in VIEWS:
+        newest = [file.max_time for file in state.files("view", view.name) if file.max_time]
+        ages[view.name] = (moment - max(newest)).total_seconds() if newest else None
+    try:
+        report = audit(data or DataConfig(data_dir=config.data_dir), config, sample=sample, now=now)
+    except SynchroChainError as error:
+        return Health(ages, {}, str(error))
+    return Health(ages, {name: view.consistency for name, view in report.views.items()})
+
+
+def consider(
+    registry: ModelRegistry,
+    task: Task,
+    data: Dataset,
+    challenger: ModelVersion,
+    *,
+    reference: Mapping[str, ArrayLike] | None = None,
+    policy: GatePolicy | None = None,
+    health: Callable[[], Health] | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> Verdict:
+    """Put a version before the gate; it becomes champion, or stays challenger.
+
+    A baseline becomes the first champion unjudged: something has to be there to be beaten. What a
+    challenger has to beat is the champion, or the newest baseline if that one does not load.
+
+    Args:
+        registry: where both are.
+        task: evaluates them.
+        data: the data set whose hold-out both are evaluated on.
+        challenger: the version to be judged.
+        reference: by feature, values of the training set; compared with the last week of `data`.
+        policy: the bounds.
+        health: tells the state of the features; by default they are looked at now (seconds).
+        now: the present moment, UTC and naive.
+
+    Raises:
+        UsageError: the version is the champion already.
+        BrokenModelError: the challenger does not load.
+    """
+    model = challenger.model
+    champion = registry.with_alias(model, CHAMPION)
+    if champion is not None and champion.version == challenger.version:
+        raise UsageError(f"{challenger.name} is the champion already")
+    if champion is None and challenger.is_baseline:
+        first = Verdict(True, (), first=True)
+        registry.promote(model, challenger.version, first.tags(now()))
+        return first
+    registry.set_alias(challenger, CHALLENGER)
+    found = task.evaluate(registry.load(challenger), data)
+    rival, before, note = _rival(registry, task, data, champion, challenger)
+    seen = health() if health is not None else collect(registry.config, now=now)
+    views = contract_of(model).views
+    drift = _drift(data, reference or {}, policy or GatePolicy())
+    verdict = decide(
+        GateEvidence(
+            challenger=found.losses,
+            champion=None if before is None else before.losses,
+            units=found.units,
+            rival=note,
+            calibration_error=found.calibration_error,
+            champion_calibration_error=None if before is None else before.calibration_error,
+            ages={view: seen.ages.get(view) for view in views},
+            agreement={view: seen.agreement.get(view) for view in views},
+            unknown=seen.unknown,
+            drift=drift.found,
+            usual_drift=drift.usual,
+            undrifted=tuple(drift.few),
+        ),
+        policy,
+    )
+    tags = verdict.tags(now(), against="" if rival is None else str(rival.version))
+    if verdict.accepted:
+        registry.promote(model, challenger.version, tags)
+    else:
+        registry.tag(challenger, tags)
+    return verdict
+
+
+def score_champions(
+    config: BatchConfig, tasks: Iterable[ScoredTask], now: datetime
+) -> dict[str, dict[str, Any]]:
+    """Score every champion on the labels that became known since it was scored last.
+
+    Metrics go into the champion's history and, with their moment, onto its tags. A champion is
+    first scored on what becomes known after it was registered. What goes wrong with one model is
+    told in its place; the others are scored.
+
+    Args:
+        config: the data directory.
+        tasks: of the models to look after.
+        now: the present moment, UTC and naive: where the metrics stand in the history.
+
+    Returns:
+        By model: `version`, `labels` and the metrics, or `error`; nothing for a model that has no
+        champion or too few new labels.
+    """
+    if not (config.mlflow_path / "mlflow.db").is_file():
+        return {}
+    state = PipelineState(config.state_path)
+    found: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        try:
+            scored = _score(config, state, task, now)
+        except SynchroChainError as error:
+            found[task.model] = {"error": str(error)}
+        else:
+            if scored:
+                found[task.model] = scored
+    return found
+
+
+def _score(
+    config: BatchConfig, state: PipelineState, task: ScoredTask, now: datetime
+) -> dict[str, Any] | None:
+    noted = _Noted.read(state, task.model)
+    source = TrainingSource(config)
+    upto, rows = _new_rows(source, LABEL_LOGS[task.model], noted.looked)
+    if upto is None or rows < MIN_NEW_LABELS:
+        return None
+    registry = ModelRegistry(config)
+    champion = registry.with_alias(task.model, CHAMPION)
+    if champion is None:
+        _Noted(noted.scored, upto).write(state, task.model)
+        return None
+    since = max(noted.scored or champion.created, champion.created)
+    try:
+        data = task.dataset(source, quick=True, since=since)
+    except TrainingDataError:  # none of what is new is a label yet
+        data = None
+    if data is None or len(data) < MIN_NEW_LABELS:
+        _Noted(noted.scored, upto).write(state, task.model)
+        return None
+    evaluation = task.evaluate(registry.load(champion), data)
+    metrics = _finite(evaluation)
+    registry.log_history(champion, metrics, now)
+    registry.tag(
+        champion,
+        {
+            "champion.scored_at": now.strftime("%Y-%m-%d %H:%M:%S"),
+            "champion.labels": str(len(data)),
+            **{f"champion.{name}": f"{value:.6g}" for name, value in metrics.items()},
+        },
+    )
+    _Noted(upto, upto).write(state, task.model)
+    return {"version": champion.version, "labels": len(data), **metrics}
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """How far a model's champion was scored, and how far the log was looked at; commit times."""
+
+    scored: datetime | None = None
+    looked: datetime | None = None
+
+    @classmethod
+    def read(cls, state: PipelineState, model: str) -> _Noted:
+        try:
+            noted = json.loads(state.note(f"{NOTE}{model}") or "{}")
+            return cls(*(_time(noted.get(name)) for name in ("scored", "looked")))
+        except (ValueError, TypeError, AttributeError):
+            return cls()  # not worth failing for: the champion's registration is the start again
+
+    def write(self, state: PipelineState, model: str) -> None:
+        values = {"scored": self.scored, "looked": self.looked}
+        text = {name: moment and moment.isoformat() for name, moment in values.items()}
+        state.set_note(f"{NOTE}{model}", json.dumps(text))
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _new_rows(
+    source: TrainingSource, log: str, after: datetime | None
+) -> tuple[datetime | None, int]:
+    """The newest commit time of a log, and how many rows were committed after a moment."""
+    ends = [file.max_time for file in source.files("log", log) if file.max_time]
+    upto = max(ends, default=None)
+    if upto is None or (after is not None and upto <= after):
+        return upto, 0
+    with source.logs(log) as connection:
+        row = connection.execute(
+            f"SELECT count(*) FROM {log} WHERE committed_at > ?", [after or datetime.min]
+        ).fetchone()
+    return upto, int(row[0]) if row else 0
+
+
+def _rival(
+    registry: ModelRegistry,
+    task: Task,
+    data: Dataset,
+    champion: ModelVersion | None,
+    challenger: ModelVersion,
+) -> tuple[ModelVersion | None, Evaluation | None, str]:
+    """What has to be beaten, how good it is, and what it is called."""
+    trouble = ""
+    if champion is not None:
+        try:
+            return (
+                champion,
+                task.evaluate(registry.load(champion), data),
+                f"champion {champion.version}",
+            )
+        except BrokenModelError:
+            trouble = f", for champion {champion.version} does not load"
+    for version in registry.versions(challenger.model):
+        if version.is_baseline and version.version != challenger.version:
+            try:
+                evaluation = task.evaluate(registry.load(version), data)
+            except BrokenModelError:
+                continue
+            return version, evaluation, f"baseline {version.version}{trouble}"
+    return None, None, "nothing"
+
+
+@dataclass(frozen=True)
+class _Drift:
+    found: dict[str, float] = field(default_factory=dict)
+    usual: dict[str, float] = field(default_factory=dict)
+    few: list[str] = field(default_factory=list)
+
+
+def _drift(data: Dataset, reference: Mapping[str, ArrayLike], policy: GatePolicy) -> _Drift:
+    drift = _Drift()
+    if not len(data):
+        drift.few.extend(reference)
+        return drift
+    ages = data.moments.max() - data.moments
+    weeks: NDArray[np.int64] = ages // WEEK
+    whole = int(ages.max() // WEEK)
+    earlier = [(weeks == week, (weeks > 0) & (weeks != week)) for week in range(1, whole)]
+    for name, values in reference.items():
+        column = np.asarray(data.columns.get(name, np.full(len(data), np.nan)), np.float64)
+        before, today = np.asarray(values, np.float64), column[weeks == 0]
+        if name not in data.columns or min(len(before), len(today)) < policy.min_drift_rows:
+            drift.few.append(name)
+            continue
+        drift.found[name] = psi(before, today)
+        moved = [
+            psi(column[others], column[one])
+            for one, others in earlier
+            if min(one.sum(), others.sum()) >= policy.min_drift_rows
+        ]
+        drift.usual[name] = max(moved, default=0.0)
+    return drift
+
+
+def _finite(evaluation: Evaluation) -> dict[str, float]:
+    metrics = {**evaluation.metrics, "loss": float(np.mean(evaluation.losses))}
+    if evaluation.calibration_error is not None:
+        metrics["calibration_error"] = evaluation.calibration_error
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+__all__ = [
+    "Check",
+    "GatePolicy",
+    "Health",
+    "Verdict",
+    "collect",
+    "consider",
+    "score_champions",
+]

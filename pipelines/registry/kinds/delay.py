@@ -1,0 +1,235 @@
+"""Delay forecasts that can be served: the graph network, gradient boosting, and persistence.
+
+All take the columns of one snapshot (or of several, told apart by `snapshot`), one row per route,
+and give, per row, for the shipments that leave in the next 24 hours:
+
+- expected_delay_hours: mean hours past the promise;
+- late_probability: of such a shipment;
+- expected_carbon_kg: per shipment;
+- delay_index: mean of min(hours past the promise / base_hours, 1), which delays are judged by;
+- expected_risk: mean of the delay_risk that carriers will publish.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.models.supply_gnn import (
+    INPUTS,
+    GnnConfig,
+    Graph,
+    SupplyGnn,
+    floats,
+    inputs,
+    neighbour_means,
+)
+
+Floats = NDArray[np.float64]
+Columns = Mapping[str, Any]
+_SETTINGS: Final = "settings.json"
+_WEIGHTS: Final = "weights.pt"
+OUTPUTS: Final = ("late", "index", "risk", "carbon")
+_TREE_TYPE: Final = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
+_RECENT: Final = 4.0
+"""Deliveries that weigh as much as what is usual of the mode."""
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What is usual by mode, "" for a mode that is not known.
+
+    Attributes:
+        late, index, carbon: means of the training shipments.
+        tails: hours past the promise per unit of delay index and base hour.
+        base_hours: where a route's own is not known.
+    """
+
+    late: dict[str, float]
+    index: dict[str, float]
+    carbon: dict[str, float]
+    tails: dict[str, float]
+    base_hours: float
+
+    def of(self, values: Mapping[str, float], columns: Columns) -> Floats:
+        """(N,) the value of each row's mode."""
+        modes = np.asarray(columns["mode"], dtype=object)
+        found = np.full(len(modes), values[""])
+        for mode, value in values.items():
+            found[np.asarray(modes == mode, dtype=bool)] = value
+        return found
+
+    def outputs(
+        self, columns: Columns, *, late: Floats, index: Floats, risk: Floats, carbon: Floats
+    ) -> dict[str, NDArray[Any]]:
+        """The signature's outputs, each (N,)."""
+        index = np.clip(index, 0.0, 1.0)
+        base = floats(columns["base_hours"])
+        base = np.where(base > 0, base, self.base_hours)
+        return {
+            "expected_delay_hours": index * base * self.of(self.tails, columns),
+            "late_probability": np.clip(late, 0.0, 1.0),
+            "expected_carbon_kg": np.maximum(carbon, 0.0),
+            "delay_index": index,
+            "expected_risk": np.clip(risk, 0.0, 1.0),
+        }
+
+
+class Gnn:
+    """The graph network. Keeps the last graph's structure: it is the same from call to call."""
+
+    def __init__(self, network: SupplyGnn, usual: Usual) -> None:
+        self.network = network.eval()
+        self.usual = usual
+        self._known: tuple[object, Graph] | None = None
+
+    def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
+        """Outputs of the module's description."""
+        return self.predict_on(columns, self._graph(columns))
+
+    def predict_on(self, columns: Columns, graph: Graph) -> dict[str, NDArray[Any]]:
+        """The same on a given graph, e.g. one with shuffled edges."""
+        values = inputs(columns)
+        if not len(values):
+            none = np.zeros(0)
+            return self.usual.outputs(columns, late=none, index=none, risk=none, carbon=none)
+        with torch.inference_mode():
+            found = self.network(torch.from_numpy(values.astype(np.float32)), graph)
+            late, index, risk = (
+                torch.sigmoid(part).double().numpy()
+                for part in (found.late, found.index, found.risk)
+            )
+            carbon = torch.exp(found.carbon.clamp(max=20.0)).double().numpy()
+        return self.usual.outputs(columns, late=late, index=index, risk=risk, carbon=carbon)
+
+    def _graph(self, columns: Columns) -> Graph:
+        names = ("origin_id", "destination_id", "snapshot")
+        key = tuple(tuple(columns[name]) for name in names if columns.get(name) is not None)
+        known = self._known
+        if known is None or known[0] != key:
+            known = self._known = key, Graph.of(columns)
+        return known[1]
+
+    def save(self, folder: Path) -> None:
+        """Weights, and sizes and usual values as JSON."""
+        torch.save(self.network.state_dict(), folder / _WEIGHTS)
+        _write(folder, self.usual, {"network": asdict(self.network.config)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Gnn:
+        """What `save` wrote.
+
+        Raises:
+            ValueError, KeyError, RuntimeError: it is of another make.
+        """
+        settings, usual = _read(folder)
+        state = torch.load(folder / _WEIGHTS, weights_only=True, map_location="cpu")
+        empty = torch.zeros(INPUTS)
+        network = SupplyGnn(GnnConfig(**settings["network"]), empty, empty + 1)
+        network.load_state_dict(state)
+        return cls(network, usual)
+
+
+class GradientBoosting:
+    """One boosted ensemble of trees per output, with or without the neighbours' means."""
+
+    def __init__(self, trees: Mapping[str, Any], usual: Usual, *, neighbours: bool) -> None:
+        self.trees = dict(trees)
+        self.usual = usual
+        self.neighbours = neighbours
+
+    @staticmethod
+    def inputs(columns: Columns, *, neighbours: bool) -> Floats:
+        """(N, K) of what the trees see."""
+        own = inputs(columns)
+        return np.hstack([own, neighbour_means(columns)]) if neighbours else own
+
+    def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
+        """Outputs of the module's description."""
+        seen = self.inputs(columns, neighbours=self.neighbours)
+        if not len(seen):
+            none = np.zeros(0)
+            return self.usual.outputs(columns, late=none, index=none, risk=none, carbon=none)
+        found = {name: floats(self.trees[name].predict(seen)) for name in OUTPUTS}
+        return self.usual.outputs(columns, **found)
+
+    def save(self, folder: Path) -> None:
+        """The trees by skops, usual values as JSON."""
+        from skops.io import dump
+
+        for name in OUTPUTS:
+            dump(self.trees[name], folder / f"{name}.skops")
+        _write(folder, self.usual, {"neighbours": self.neighbours})
+
+    @classmethod
+    def load(cls, folder: Path) -> GradientBoosting:
+        """What `save` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is of another make.
+        """
+        from skops.io import load
+
+        settings, usual = _read(folder)
+        trees = {name: load(folder / f"{name}.skops", trusted=[_TREE_TYPE]) for name in OUTPUTS}
+        return cls(trees, usual, neighbours=bool(settings["neighbours"]))
+
+
+class Persistence:
+    """As it was of late: the route's last 24 hours, drawn towards its mode's usual values."""
+
+    def __init__(self, usual: Usual) -> None:
+        self.usual = usual
+
+    def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
+        """Outputs of the module's description."""
+        usual = self.usual
+        base = floats(columns["base_hours"])
+        recent = np.nan_to_num(floats(columns["deliveries_24h"])).clip(min=0.0)
+        share = recent / (recent + _RECENT)
+        late = _or_else(columns["late_rate_24h"], usual.of(usual.late, columns))
+        index = usual.of(usual.index, columns)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            last = np.minimum(floats(columns["mean_delay_hours_24h"]) / base, 1.0)
+        return usual.outputs(
+            columns,
+            late=share * late + (1 - share) * usual.of(usual.late, columns),
+            index=share * _or_else(last, index) + (1 - share) * index,
+            risk=_or_else(columns["delay_risk"], usual.of(usual.late, columns)),
+            carbon=usual.of(usual.carbon, columns),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Usual values as JSON."""
+        _write(folder, self.usual, {})
+
+    @classmethod
+    def load(cls, folder: Path) -> Persistence:
+        """What `save` wrote.
+
+        Raises:
+            ValueError, KeyError: it is of another make.
+        """
+        return cls(_read(folder)[1])
+
+
+def _or_else(values: Any, other: Floats) -> Floats:
+    found = floats(values)
+    return np.where(np.isfinite(found), found, other)
+
+
+def _write(folder: Path, usual: Usual, settings: Mapping[str, Any]) -> None:
+    text = json.dumps({**settings, "usual": asdict(usual)}, indent=1)
+    (folder / _SETTINGS).write_text(text, encoding="utf-8")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Usual]:
+    settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    return settings, Usual(**settings.pop("usual"))

@@ -1,0 +1,358 @@
+"""The model registry: versions of the three models in MLflow, and the aliases that say who serves.
+
+A version is a package (see `packaging`) that MLflow stores as a pyfunc model, so MLflow alone can
+load it, and Feast finds the feature service of `models:/<name>/champion` by a tag. (Feast 0.67
+writes an alias like a version; MLflow itself says `models:/<name>@champion`.)
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock, Timeout
+
+from pipelines.errors import UnknownNameError, UsageError
+from pipelines.registry.logged_model import SERVICE_TAG, check_round_trip, log_package
+from pipelines.registry.mlflow_store import WAIT_SECONDS, MlflowStore, RegistryUnavailableError
+from pipelines.registry.packaging import (
+    BrokenModelError,
+    fingerprint,
+    read_package,
+    write_package,
+)
+from pipelines.registry.signatures import CONTRACTS, check_columns, check_signature, contract_of
+from pipelines.settings import BatchConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODELS: Final = tuple(CONTRACTS)
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+HISTORY_TAG: Final = "champions"
+"""On the registered model: the version numbers of earlier champions, oldest first, as JSON."""
+PACKAGE: Final = "package"
+HISTORY_PREFIX: Final = "champion_"
+
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "MODELS",
+    "BrokenModelError",
+    "ModelRegistry",
+    "ModelVersion",
+    "RegistryUnavailableError",
+]
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a registered model; `created` is UTC and naive, `folder` has its artifacts."""
+
+    model: str
+    version: int
+    kind: str
+    run_id: str
+    aliases: tuple[str, ...]
+    service: str
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    created: datetime
+    is_baseline: bool
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """How it is called in sentences."""
+        return f"{self.model} {self.version}"
+
+
+class ModelRegistry:
+    """Registers, finds, loads and promotes versions of the models of one data directory.
+
+    Every method raises RegistryUnavailableError within seconds if MLflow's store is locked, gone
+    or corrupt, and UnknownNameError for a model or a version that is not there.
+    """
+
+    def __init__(self, config: BatchConfig) -> None:
+        self.config = config
+        self.store = MlflowStore(config)
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment that runs of this name belong to; made if it is not there."""
+        return self.store.experiment(name)
+
+    def register(
+        self,
+        *,
+        model: str,
+        predictor: Any,
+        kind: str,
+        run_id: str,
+        example: Mapping[str, Any],
+        outcome: Mapping[str, Any],
+        service: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str] | None = None,
+        is_baseline: bool = False,
+    ) -> ModelVersion:
+        """Package a fitted model, log it into its run and make it the newest version.
+
+        Args:
+            model: one of MODELS.
+            predictor: what `packaging` can save.
+            kind: its packaging kind.
+            run_id: the MLflow run that trained it; it may be under way.
+            example: a few rows of input, equally long columns.
+            outcome: what the predictor answers to them.
+            service: the feature service that the model reads.
+            metrics: the most important first.
+            tags: further tags of the version.
+            is_baseline: whether it is there to be beaten.
+
+        Raises:
+            BrokenModelError: the columns are not the model's, or what was saved does not load or
+                answers the example differently.
+            UnknownNameError: there is no such model, kind, service or run.
+        """
+        contract = contract_of(model)
+        if service != contract.service:
+            raise UnknownNameError(f"{model} reads {contract.service}, not {service!r}")
+        check_columns(model, example, outcome)
+        with tempfile.TemporaryDirectory() as scratch, self.store.client(writes=True) as client:
+            package = Path(scratch) / PACKAGE
+            write_package(predictor, kind, package)
+            check_round_trip(package, example, outcome)
+            described = {
+                "kind": kind,
+                "is_baseline": str(is_baseline).lower(),
+                "metrics": json.dumps({name: float(value) for name, value in metrics.items()}),
+                "package": fingerprint(package),
+                SERVICE_TAG: service,
+            }
+            logged, folder = log_package(client, package, model, kind, run_id, example, outcome)
+            if not client.search_registered_models(f"name = '{model}'"):
+                client.create_registered_model(model, tags={SERVICE_TAG: service})
+            made = client.create_model_version(
+                model,
+                source=folder,
+                run_id=run_id,
+                tags={**(tags or {}), **described},
+                model_id=logged,
+            )
+            link = json.dumps([{"name": model, "version": made.version}])
+            client.set_logged_model_tags(logged, {"mlflow.modelVersions": link})
+        return self.get(model, int(made.version))
+
+    def versions(self, model: str) -> list[ModelVersion]:
+        """All versions of a model, newest first."""
+        contract_of(model)
+        with self.store.client() as client:
+            registered = client.search_registered_models(f"name = '{model}'")
+            aliases: dict[str, str] = dict(registered[0].aliases) if registered else {}
+            found = client.search_model_versions(f"name = '{model}'", max_results=10_000)
+        made = [self._version(version, aliases) for version in found]
+        return sorted(made, key=lambda version: -version.version)
+
+    def get(self, model: str, version: int) -> ModelVersion:
+        """One version."""
+        contract_of(model)
+        from mlflow.exceptions import MlflowException
+
+        with self.store.client() as client:
+            try:
+                return self._version(client.get_model_version(model, str(version)))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        raise UnknownNameError(
+            f"there is no version {version} of {model}: `synchrochain models {model}` lists them"
+        )
+
+    def with_alias(self, model: str, alias: str) -> ModelVersion | None:
+        """The version that an alias stands for; None if it stands for none."""
+        contract_of(model)
+        with self.store.client() as client:
+            from mlflow.exceptions import MlflowException
+
+            try:
+                return self._version(client.get_model_version_by_alias(model, alias))
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+        return None
+
+    def load(self, version: ModelVersion) -> Any:
+        """The model of a version, an object with `predict(columns)`; its files are checked first.
+
+        Raises:
+            BrokenModelError: a file is missing, truncated or altered, or the version was made for
+                other columns than the model is asked with.
+        """
+        check_signature(version.model, version.folder)
+        package = version.folder / "data" / PACKAGE
+        wanted = version.tags.get("package")
+        if wanted is not None and fingerprint(package) != wanted:
+            raise BrokenModelError(
+                f"{package} is not what was registered as {version.name}: roll back, or train it "
+                "again"
+            )
+        return read_package(package)
+
+    def tag(self, version: ModelVersion, tags: Mapping[str, str]) -> None:
+        """Write tags onto a version."""
+        with self.store.client(writes=True) as client:
+            _tag(client, version, tags)
+
+    def set_alias(
+        self, version: ModelVersion, alias: str, reasons: Mapping[str, str] | None = None
+    ) -> None:
+        """Let an alias stand for a version; the reasons become its tags before that.
+
+        The champion is changed by `promote`, which remembers the one before.
+        """
+        with self._moving(), self.store.client(writes=True) as client:
+            _tag(client, version, reasons or {})
+            client.set_registered_model_alias(version.model, alias, str(version.version))
+
+    def promote(
+        self, model: str, version: int, reasons: Mapping[str, str] | None = None
+    ) -> ModelVersion:
+        """Make a version the champion, and remember the one it replaces.
+
+        Args:
+            model: one of MODELS.
+            version: its number.
+            reasons: why, as tags of the version.
+        """
+        chosen = self.get(model, version)
+        with self._moving(), self.store.client(writes=True) as client:
+            before = self.with_alias(model, CHAMPION)
+            _tag(client, chosen, {"promoted.at": _now(), **(reasons or {})})
+            if before is not None and before.version != version:
+                # First, so that nothing is forgotten if this ends half-way; a champion that is
+                # its own predecessor is passed over by a rollback.
+                _remember(client, model, [*_history(client, model), before.version])
+            client.set_registered_model_alias(model, CHAMPION, str(version))
+            if CHALLENGER in chosen.aliases:
+                client.delete_registered_model_alias(model, CHALLENGER)
+        return self.get(model, version)
+
+    def rollback(self, model: str) -> ModelVersion:
+        """Give the championship back to the version that held it before; repeat to go further.
+
+        Raises:
+            UsageError: there is no earlier champion.
+        """
+        with self._moving(), self.store.client(writes=True) as client:
+            current = self.with_alias(model, CHAMPION)
+            known = {version.version for version in self.versions(model)}
+            earlier = _history(client, model)
+            while earlier and (earlier[-1] not in known or earlier[-1] == _number(current)):
+                earlier.pop()
+            if not earlier:
+                who = f"{current.name} is the first champion" if current else "there is no champion"
+                raise UsageError(f"{model} cannot be rolled back: {who}")
+            if current is not None:
+                _tag(client, current, {"rolled_back.at": _now()})
+            client.set_registered_model_alias(model, CHAMPION, str(earlier[-1]))
+            _remember(client, model, earlier[:-1])
+        return self.get(model, earlier[-1])
+
+    def log_history(
+        self, version: ModelVersion, metrics: Mapping[str, float], moment: datetime
+    ) -> None:
+        """Add to a version's history: `champion_<metric>` in its run, at a moment (UTC, naive)."""
+        from mlflow.entities import Metric
+
+        stamp = int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+        with self.store.client(writes=True) as client:
+            client.log_batch(
+                version.run_id,
+                metrics=[
+                    Metric(f"{HISTORY_PREFIX}{name}", float(value), stamp, 0)
+                    for name, value in metrics.items()
+                ],
+            )
+
+    def _version(self, found: Any, aliases: Mapping[str, str] | None = None) -> ModelVersion:
+        number = int(found.version)
+        names = (
+            found.aliases
+            if aliases is None
+            else [alias for alias, version in aliases.items() if int(version) == number]
+        )
+        tags = dict(found.tags)
+        return ModelVersion(
+            model=found.name,
+            version=number,
+            kind=tags.get("kind", ""),
+            run_id=found.run_id or "",
+            aliases=tuple(sorted(names)),
+            service=tags.get(SERVICE_TAG, ""),
+            metrics=_metrics(tags),
+            tags=tags,
+            created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).replace(
+                tzinfo=None
+            ),
+            is_baseline=tags.get("is_baseline") == "true",
+            folder=self._folder(str(found.source)),
+        )
+
+    def _folder(self, source: str) -> Path:
+        # MLflow remembers absolute paths; a data directory may have been moved or copied since.
+        stored = Path(source)
+        ours = self.store.artifacts.joinpath(*stored.parts[-4:])
+        return ours if ours.is_dir() else stored
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Only one process moves aliases at a time."""
+        path = self.store.path.with_name("aliases.lock")
+        if not path.parent.is_dir():
+            yield  # what follows finds that there is no store
+            return
+        try:
+            with FileLock(path, timeout=WAIT_SECONDS):
+                yield
+        except Timeout:
+            raise RegistryUnavailableError(
+                f"another process is moving aliases and holds {path}: try again"
+            ) from None
+
+
+def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    for name, value in tags.items():
+        client.set_model_version_tag(version.model, str(version.version), name, value)
+
+
+def _history(client: MlflowClient, model: str) -> list[int]:
+    found = client.search_registered_models(f"name = '{model}'")
+    noted = found[0].tags.get(HISTORY_TAG) if found else None
+    return [int(number) for number in json.loads(noted or "[]")]
+
+
+def _remember(client: MlflowClient, model: str, numbers: list[int]) -> None:
+    client.set_registered_model_tag(model, HISTORY_TAG, json.dumps(numbers))
+
+
+def _metrics(tags: Mapping[str, str]) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in json.loads(tags["metrics"]).items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _number(version: ModelVersion | None) -> int | None:
+    return None if version is None else version.version
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,355 @@
+"""Decisions and features over HTTP.
+
+The work is Python's and one decision is made at a time, so it is done by one thread beside the
+event loop, which stays free to answer /healthz.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import Body, FastAPI, Path, Response
+from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic_core import to_json
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.features.views import view_named
+from pipelines.serving import examples
+from pipelines.serving.decisions import Decision
+from pipelines.serving.loading import MODELS, Absent, said
+from pipelines.serving.orchestrator import TOGETHER, ModelOrchestrator, freeze_garbage
+from pipelines.serving.orders import Order, OrderError
+from pipelines.serving.problems import Problem, documented, handle_problems, problem
+from pipelines.serving.steps import RULE
+
+logger = logging.getLogger(__name__)
+
+MOST_ORDERS: Final = 1000
+MOST_BYTES: Final = 1_000_000
+MOST_WAITING: Final = 256
+"""Requests that may wait for their turn; more are told to come back later."""
+RETRY_SECONDS: Final = 3.0
+_WHOLE_NUMBERS: Final = frozenset({"user_id"})
+
+Orders = Annotated[
+    Annotated[Order, Tag("one")]
+    | Annotated[list[Order], Field(min_length=1, max_length=MOST_ORDERS), Tag("many")],
+    Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
+    Body(openapi_examples=examples.ORDERS),
+]
+Result = TypeVar("Result")
+
+
+class Features(BaseModel):
+    """The online features of one key."""
+
+    view: str
+    keys: dict[str, Any]
+    event_timestamp: datetime | None
+    age_seconds: float | None
+    state: str = Field(description="present, or stale: older than the view's time to live")
+    read_mode: str = Field(description="redis, or last_seen while Redis is away")
+    features: dict[str, Any]
+
+
+class ModelState(BaseModel):
+    """A registered model and what of it is in service."""
+
+    name: str
+    version: int | None = Field(description="In service; null if a rule stands in")
+    kind: str
+    alias: str | None
+    problem: str | None = Field(description="Why it is not the champion that answers")
+
+
+class Health(BaseModel):
+    """Whether the process lives."""
+
+    status: str = "alive"
+
+
+class Ready(BaseModel):
+    """Whether decisions can be made, and what is not as it should be."""
+
+    ready: bool
+    reasons: list[str]
+    warnings: list[str]
+
+
+def create_app(orchestrator: ModelOrchestrator) -> FastAPI:
+    """The application; it starts the orchestrator beside itself and stops it at its end.
+
+    Until then `/readyz` says what is being waited for.
+    """
+    worker = _Worker()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stopping = threading.Event()
+        starting = asyncio.create_task(asyncio.to_thread(_start, orchestrator, stopping))
+        try:
+            yield
+        finally:
+            stopping.set()
+            await starting
+            await worker.close()
+            await asyncio.to_thread(orchestrator.stop)
+
+    app = FastAPI(
+        title="SynchroChain",
+        summary="Which warehouse and which shipping method for an order.",
+        version="1",
+        lifespan=lifespan,
+        responses=documented(422, 500, 503),
+    )
+    app.add_middleware(_LimitedBody, most=MOST_BYTES)
+    handle_problems(app)
+
+    @app.post(
+        "/decisions",
+        summary="Decide on an order, or on up to 1000",
+        response_model=None,
+        responses={
+            200: {
+                "description": "A decision, or a list of them in the orders' order",
+                "model": Decision | list[Decision],
+                "content": {"application/json": {"example": examples.DECISION}},
+            },
+            **documented(404, 413),
+        },
+    )
+    async def decide(orders: Orders) -> Response:
+        orchestrator.require_start()
+        if isinstance(orders, Order):
+            return _json(await worker.run(partial(orchestrator.decide, orders)))
+        decided: list[Decision] = []
+        await worker.run(partial(_numbered, orchestrator.check, orders, 0))  # all or none
+        for first in range(0, len(orders), TOGETHER):  # others have their turn in between
+            some = orders[first : first + TOGETHER]
+            decided += await worker.run(partial(_numbered, orchestrator.decide_many, some, first))
+        return _json(decided)
+
+    @app.get(
+        "/decisions/{decision_id}",
+        summary="A decision from the log",
+        response_model=None,
+        responses={
+            200: {
+                "description": "As it was answered",
+                "model": Decision,
+                "content": {"application/json": {"example": examples.DECISION}},
+            },
+            **documented(404),
+        },
+    )
+    async def decision(
+        decision_id: Annotated[str, Path(max_length=64, examples=[examples.DECISION["id"]])],
+    ) -> Response:
+        logged = await asyncio.to_thread(orchestrator.log.get, decision_id)
+        return _json(logged.content["decision"])
+
+    @app.get(
+        "/features/{view}/{key}",
+        summary="The online features of one key",
+        responses={
+            200: {"content": {"application/json": {"example": examples.FEATURES}}},
+            **documented(404),
+        },
+    )
+    async def features(
+        view: Annotated[str, Path(max_length=200, examples=["user_intent"])],
+        key: Annotated[
+            str,
+            Path(max_length=500, examples=["42"], description="Parts of a key with , in between"),
+        ],
+    ) -> Features:
+        keys = _keys(view, key)
+        orchestrator.require_start()
+        read = await worker.run(partial(orchestrator.features_of, view, keys))
+        known = read.views[view]
+        stamp = known.stamps[0]
+        if not stamp:
+            raise UnknownNameError(f"nothing is known of {key} in {view}, or it has expired")
+        names = view_named(view).features
+        return Features(
+            view=view,
+            keys=keys,
+            event_timestamp=datetime.fromtimestamp(stamp, UTC),
+            age_seconds=read.moment - stamp,
+            state=known.states[0],
+            read_mode=read.read_mode,
+            features={name: read.columns[name][0] for name in names},
+        )
+
+    @app.get(
+        "/models",
+        summary="What is in service of each model",
+        responses={200: {"content": {"application/json": {"example": examples.MODELS}}}},
+    )
+    async def models() -> list[ModelState]:
+        return [_state(orchestrator, name) for name in MODELS]
+
+    @app.get(
+        "/healthz",
+        summary="Whether the process lives",
+        responses={200: {"content": {"application/json": {"example": {"status": "alive"}}}}},
+    )
+    async def healthz() -> Health:
+        return Health()
+
+    @app.get(
+        "/readyz",
+        summary="Whether decisions can be made",
+        responses={
+            200: {"content": {"application/json": {"example": examples.READY}}},
+            503: {
+                "model": Ready,
+                "description": "Not yet, or not any more",
+                "content": {"application/json": {"example": examples.NOT_READY}},
+            },
+        },
+    )
+    async def readyz() -> Response:
+        found = orchestrator.readiness()
+        return _json(found, status=200 if found.ready else 503)
+
+    _with_schemas(app)
+    return app
+
+
+class _Busy(SynchroChainError):
+    """More requests wait than can be served."""
+
+
+class _Worker:
+    """One thread that does what must not hold up the event loop, in order of arrival."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decisions")
+        self._waiting = 0
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        if self._waiting >= MOST_WAITING:
+            raise _Busy(f"{self._waiting} requests wait already: try again in a moment")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._waiting -= 1
+
+    async def close(self) -> None:
+        """Wait for the work at hand; what has not begun is dropped."""
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+
+
+class _LimitedBody:
+    """Reads a request's body before the application does, and refuses one that is too large."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._most:
+                refusal = problem(413, f"the body has more than {self._most:,} bytes")
+                refusal.headers["connection"] = "close"
+                await refusal(scope, receive, send)
+                return
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def once() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, once, send)
+
+
+def _start(orchestrator: ModelOrchestrator, stopping: threading.Event) -> None:
+    """Start, again and again until it succeeds: what is missing may come."""
+    while not stopping.is_set():
+        try:
+            orchestrator.start()
+        except SynchroChainError as error:
+            logger.warning("not ready: %s", said(error))
+            stopping.wait(RETRY_SECONDS)
+        except Exception:
+            logger.exception("not ready")
+            stopping.wait(RETRY_SECONDS)
+        else:
+            freeze_garbage()
+            return
+
+
+def _numbered(work: Callable[[list[Order]], Result], orders: list[Order], first: int) -> Result:
+    """Let an error tell the order's place among all that were sent."""
+    try:
+        return work(orders)
+    except OrderError as error:
+        error.position += first
+        error.one_of_many = True
+        raise
+
+
+def _keys(view: str, key: str) -> dict[str, Any]:
+    names = view_named(view).keys
+    parts = key.split(",")
+    if len(parts) != len(names) or not all(parts):
+        raise UnknownNameError(f"a key of {view} is {','.join(names)}, not {key!r}")
+    keys: dict[str, Any] = dict(zip(names, parts, strict=True))
+    for name in _WHOLE_NUMBERS & keys.keys():
+        try:
+            keys[name] = int(keys[name])
+        except ValueError:
+            raise UnknownNameError(f"{name} is a whole number, not {keys[name]!r}") from None
+        if not -(2**63) <= keys[name] < 2**63:
+            raise UnknownNameError(f"there is no {name} {keys[name]}")
+    return keys
+
+
+def _state(orchestrator: ModelOrchestrator, name: str) -> ModelState:
+    found = orchestrator.models.get(name)
+    if isinstance(found, Absent):
+        return ModelState(name=name, version=None, kind=RULE, alias=None, problem=found.why)
+    return ModelState(
+        name=name,
+        version=found.version,
+        kind=found.kind,
+        alias=found.alias,
+        problem=found.problem,
+    )
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    body = to_json(value, inf_nan_mode="null")
+    return Response(body, status_code=status, media_type="application/json")
+
+
+def _with_schemas(app: FastAPI) -> None:
+    """Put the problem's schema, which no endpoint answers when all is well, into OpenAPI."""
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        schema = describe()
+        found = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"] |= {**found.pop("$defs", {}), "Problem": found}
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]

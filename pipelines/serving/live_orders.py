@@ -1,0 +1,97 @@
+"""Decisions without a server: on one order, or on the newest ones of the live shop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Set
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipelines.live_databases import (
+    LiveDatabases,
+    orders,
+    translate_errors,
+    user_sessions,
+)
+from pipelines.serving.decisions import Decision
+from pipelines.serving.options import ServingOptions
+from pipelines.serving.orchestrator import ModelOrchestrator
+from pipelines.serving.orders import Order, OrderError, order_from
+from pipelines.settings import BatchConfig, DataConfig
+
+logger = logging.getLogger(__name__)
+
+
+def decide_live(
+    data: DataConfig, batch: BatchConfig, count: int, options: ServingOptions | None = None
+) -> list[Decision]:
+    """Decide on the newest orders of the orders database, newest first.
+
+    Each is decided by what is known now, as if it came in at this moment. One that cannot be
+    decided, say for a region that nobody serves, is left out with a warning.
+
+    Raises:
+        NotReadyError: the feature repository was never applied here.
+        LiveDatabaseError: a live database cannot be read.
+    """
+    with ModelOrchestrator.open(data, batch, options) as orchestrator:
+        return orchestrator.decide_many(_decidable(orchestrator, count))
+
+
+def decide_one(data: DataConfig, batch: BatchConfig, given: Mapping[str, Any]) -> Decision:
+    """Decide on one order, from the fields of `Order`.
+
+    Raises:
+        OrderError: a value is not allowed, or the order cannot be decided.
+        NotReadyError, LiveDatabaseError: as for `decide_live`.
+    """
+    order = order_from(given)
+    with ModelOrchestrator.open(data, batch) as orchestrator:
+        return orchestrator.decide(order)
+
+
+def newest_orders(databases: LiveDatabases, count: int) -> list[dict[str, Any]]:
+    """Fields of the shop's newest orders, newest first, each with its customer's latest visit."""
+    engine = databases["orders"]
+    with translate_errors(str(engine.url.database)), engine.connect() as connection:
+        newest = sa.select(orders).order_by(orders.c.id.desc()).limit(count)
+        rows = connection.execute(newest).all()
+    sessions = _latest_sessions(databases, {row.user_id for row in rows})
+    return [
+        {
+            "user_id": row.user_id,
+            "product_id": row.product_id,
+            "quantity": row.quantity,
+            "price": float(row.price),
+            "shipping_method": row.shipping_method,
+            "session_id": sessions.get(row.user_id),
+            "order_id": str(row.id),
+        }
+        for row in rows
+    ]
+
+
+def _decidable(orchestrator: ModelOrchestrator, count: int) -> list[Order]:
+    found = []
+    for given in newest_orders(orchestrator.databases, count):
+        try:
+            order = order_from(given)
+            orchestrator.check([order])
+        except OrderError as error:
+            logger.warning("order %s is not decided: %s", given["order_id"], error)
+        else:
+            found.append(order)
+    return found
+
+
+def _latest_sessions(databases: LiveDatabases, users: Set[int]) -> dict[int, str]:
+    """By user the session that was active last; one scan, for the table has no index on users."""
+    engine, table = databases["users"], user_sessions.c
+    query = (
+        sa.select(table.user_id, table.session_id)
+        .where(table.user_id.in_(sorted(users)))
+        .order_by(table.timestamp)
+    )
+    with translate_errors(str(engine.url.database)), engine.connect() as connection:
+        return {row.user_id: row.session_id for row in connection.execute(query)}

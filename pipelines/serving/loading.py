@@ -1,0 +1,188 @@
+"""The models in service: the registry's champions, loaded again when their alias moves."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from pipelines.errors import SynchroChainError
+from pipelines.registry.packaging import BrokenModelError
+from pipelines.registry.signatures import CONTRACTS
+
+logger = logging.getLogger(__name__)
+
+MODELS: Final = tuple(CONTRACTS)
+CHAMPION: Final = "champion"
+
+
+class Predictor(Protocol):
+    """Columns in, columns of the same length out."""
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The outputs of the model's signature."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model in service.
+
+    `problem` is set if this is not the champion of the moment, because that one is broken.
+    """
+
+    model: str
+    version: int
+    kind: str
+    predictor: Predictor = field(repr=False)
+    alias: str = CHAMPION
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Absent:
+    """No model in service, and why."""
+
+    model: str
+    why: str
+
+
+class ModelSource(Protocol):
+    """Where decisions get their models from."""
+
+    def get(self, model: str) -> Served | Absent:
+        """The model in service just now."""
+
+
+class Registry(Protocol):
+    """What is needed of the registry."""
+
+    def with_alias(self, model: str, alias: str) -> Any:
+        """The `ModelVersion` that has the alias, or None."""
+
+    def get(self, model: str, version: int) -> Any:
+        """A version by its number."""
+
+    def versions(self, model: str) -> list[Any]:
+        """All versions, newest first."""
+
+    def load(self, version: Any) -> Any:
+        """The predictor."""
+
+
+class ChampionModels:
+    """Loads champions and swaps them when their alias moves; `get` never waits.
+
+    Args:
+        open_registry: opens the registry; importing MLflow takes seconds, so `poll` calls it.
+        store_file: the registry's SQLite file; as long as it is untouched nobody is asked.
+    """
+
+    def __init__(
+        self, open_registry: Callable[[], Registry], store_file: Path | None = None
+    ) -> None:
+        self._open = open_registry
+        self._file = store_file
+        self._registry: Registry | None = None
+        self._served: dict[str, Served | Absent] = {
+            model: Absent(model, "models are not loaded yet") for model in MODELS
+        }
+        self._seen: object = None
+        self._polling = threading.Lock()
+
+    def get(self, model: str) -> Served | Absent:
+        """The model in service just now, or why there is none."""
+        return self._served[model]
+
+    @property
+    def registry(self) -> Registry:
+        """The registry itself.
+
+        Raises:
+            SynchroChainError: it cannot be opened.
+        """
+        if self._registry is None:
+            self._registry = self._open()
+        return self._registry
+
+    def poll(self) -> None:
+        """Look at the aliases and load what has changed; a failure is told by `get`."""
+        with self._polling:
+            signature = self._signature()
+            if signature is not None and signature == self._seen:
+                return
+            failed = False
+            for model in MODELS:
+                try:
+                    self._look_at(model)
+                except Exception as error:  # the registry's troubles must not end serving
+                    failed = True
+                    self._note_trouble(model, f"the registry does not answer: {said(error)}")
+            self._seen = None if failed else signature
+
+    def _look_at(self, model: str) -> None:
+        version = self.registry.with_alias(model, CHAMPION)
+        now = self._served[model]
+        if version is None:
+            self._served[model] = Absent(
+                model, f"no version of {model} is champion: `synchrochain train` makes one"
+            )
+            return
+        if isinstance(now, Served) and now.version == version.version:
+            if now.problem is not None:
+                self._served[model] = Served(model, now.version, now.kind, now.predictor)
+            return
+        try:
+            predictor = self.registry.load(version)
+        except BrokenModelError as error:  # for good: it is tried again when the registry changes
+            self._note_trouble(
+                model, f"the champion, version {version.version}, does not load: {said(error)}"
+            )
+            return
+        _compute_in_one_thread()
+        self._served[model] = Served(model, version.version, version.kind, predictor)
+        if isinstance(now, Served):
+            logger.warning("%s: version %d replaces %d", model, version.version, now.version)
+
+    def _note_trouble(self, model: str, problem: str) -> None:
+        now = self._served[model]
+        if isinstance(now, Served):
+            if now.problem is None:
+                logger.warning("%s: %s; version %d goes on", model, problem, now.version)
+            problem = f"{problem}; version {now.version} goes on"
+            self._served[model] = Served(
+                model, now.version, now.kind, now.predictor, problem=problem
+            )
+        else:
+            self._served[model] = Absent(model, problem)
+
+    def _signature(self) -> object:
+        if self._file is None:
+            return None
+        return [_stat(self._file.with_name(self._file.name + end)) for end in ("", "-wal")]
+
+
+def said(error: BaseException) -> str:
+    """An error's first line; its type as well, if it is not one of ours."""
+    text = str(error).strip().splitlines()
+    first = text[0] if text else ""
+    if isinstance(error, SynchroChainError):
+        return first
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _compute_in_one_thread() -> None:
+    """The models are small: handing parts of them to other threads takes longer than computing."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

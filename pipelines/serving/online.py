@@ -1,0 +1,190 @@
+"""Features of the moment: one read of Feast per service, with how old everything is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pipelines.errors import SynchroChainError
+from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.registry.signatures import CONTRACTS
+from pipelines.serving.orders import NotReadyError
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+SERVICES: Final[Mapping[str, str]] = {name: c.service for name, c in CONTRACTS.items()}
+"""What each model reads."""
+State = Literal["present", "missing", "stale"]
+_USUAL: Final = frozenset({"int64_val", "double_val", "bool_val", "string_val"})
+_OUTSIDE_MAX_AGE: Final = 4  # of Feast's FieldStatus, which would take seconds to import
+
+
+@dataclass(frozen=True)
+class ViewRead:
+    """How one view answered, row by row.
+
+    `stamps` are event times as seconds since 1970 (0: nothing known), `states` whether a row
+    counts. What is stale by its time to live is null in the columns.
+    """
+
+    stamps: list[float]
+    states: list[State]
+
+
+@dataclass(frozen=True)
+class OnlineRows:
+    """What one read came to: equally long columns, keys included, and how each view answered.
+
+    `read_mode` is "redis", or "last_seen" while Redis is away; `mode_age` is for how long.
+    """
+
+    columns: dict[str, list[Any]]
+    views: dict[str, ViewRead]
+    read_mode: str = "redis"
+    mode_age: float = 0.0
+    moment: float = field(default_factory=time.time)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+
+class OnlineFeatures:
+    """Feast's online side; not to be shared between threads without a lock.
+
+    Args:
+        open_store: opens the store; takes seconds, so it is called by `start`.
+    """
+
+    def __init__(self, open_store: Callable[[], FeatureStore]) -> None:
+        self._open = open_store
+        self._store: Any = None
+        self._services: dict[str, Any] = {}
+        self._view_of: dict[str, dict[str, str]] = {}
+
+    def start(self) -> None:
+        """Open the store and look up the services.
+
+        Raises:
+            NotReadyError: the feature repository was never applied here.
+        """
+        from feast.errors import FeatureServiceNotFoundException
+
+        store = self._open()
+        for name in SERVICES.values():
+            try:
+                service = store.get_feature_service(name)
+            except FeatureServiceNotFoundException:
+                raise NotReadyError(
+                    f"Feast does not know {name}: apply the feature repository with "
+                    "`synchrochain batch --once`"
+                ) from None
+            self._services[name] = service
+            self._view_of[name] = {
+                feature.name: projection.name
+                for projection in service.feature_view_projections
+                for feature in projection.features
+            }
+        self._store = store
+
+    @property
+    def ready(self) -> bool:
+        """Whether `start` has been through."""
+        return self._store is not None
+
+    def read(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
+        """A service's features, one row per row of keys.
+
+        Raises:
+            NotReadyError: `start` has not been through.
+            RedisUnavailableError: Redis is away and nothing was ever read here.
+        """
+        if self._store is None:
+            raise NotReadyError("Feast's store is not open yet")
+        return self._read(self._services[service], rows, self._view_of[service])
+
+    def nothing(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
+        """What `read` would answer if nothing were known."""
+        view_of = self._view_of[service]
+        columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
+        columns |= {name: [None] * len(rows) for name in view_of}
+        views = {
+            view: ViewRead([0.0] * len(rows), ["missing"] * len(rows))
+            for view in set(view_of.values())
+            if view in VIEWS_BY_NAME
+        }
+        return OnlineRows(columns, views, read_mode="unavailable")
+
+    def of_view(self, view: str, keys: Mapping[str, Any]) -> OnlineRows:
+        """The features of one key of one view.
+
+        Raises:
+            NotReadyError, RedisUnavailableError: as for `read`.
+        """
+        if self._store is None:
+            raise NotReadyError("Feast's store is not open yet")
+        names = VIEWS_BY_NAME[view].features
+        references = [f"{view}:{name}" for name in names]
+        return self._read(references, [keys], dict.fromkeys(names, view))
+
+    def _read(
+        self, wanted: Any, rows: Sequence[Mapping[str, Any]], view_of: Mapping[str, str]
+    ) -> OnlineRows:
+        # By column: Feast turns rows into columns one value at a time.
+        keys = {name: [row[name] for row in rows] for name in rows[0]}
+        moment = time.time()
+        try:
+            response = self._store.get_online_features(features=wanted, entity_rows=keys)
+        except SynchroChainError:
+            raise
+        except Exception as error:  # whatever Feast has stumbled over is told, never raised raw
+            logger.warning("Feast could not read online features", exc_info=True)
+            raise NotReadyError(f"Feast could not read online features: {_first(error)}") from None
+        mode, age = _mode_of(response)
+        columns: dict[str, list[Any]] = {}
+        views: dict[str, ViewRead] = {}
+        for name, vector in zip(
+            response.proto.metadata.feature_names.val, response.proto.results, strict=True
+        ):
+            columns[name] = _values(vector.values)
+            view = view_of.get(name, "")
+            if view in VIEWS_BY_NAME and view not in views:
+                stamps = [s.seconds + s.nanos / 1e9 for s in vector.event_timestamps]
+                states = map(_state, vector.statuses, stamps)
+                views[view] = ViewRead(stamps, list(states))
+        return OnlineRows(columns, views, mode, age, moment)
+
+
+def _mode_of(response: Any) -> tuple[str, float]:
+    mode = getattr(response, "read_mode", None)  # the answer of a user's own store has none
+    return (mode.mode, mode.age_seconds) if mode is not None else ("redis", 0.0)
+
+
+def _state(status: int, stamp: float) -> State:
+    if status == _OUTSIDE_MAX_AGE:
+        return "stale"
+    return "present" if stamp > 0 else "missing"
+
+
+def _values(values: Any) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        kind = value.WhichOneof("val")
+        if kind is None:
+            found.append(None)
+        elif kind in _USUAL:
+            found.append(getattr(value, kind))
+        else:
+            read = getattr(value, kind)
+            found.append(list(read.val) if hasattr(read, "val") else read)
+    return found
+
+
+def _first(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

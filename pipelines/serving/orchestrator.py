@@ -1,0 +1,354 @@
+"""From an order to a decision: online features, three models, an answer, a log."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Self
+
+from pipelines.errors import (
+    LiveDatabaseError,
+    RedisRefusedError,
+    RedisUnavailableError,
+    SynchroChainError,
+)
+from pipelines.live_databases import LiveDatabases
+from pipelines.serving.answers import decisions_of, record_of
+from pipelines.serving.deciding import Case, Round, case_of
+from pipelines.serving.decision_log import FILE, DecisionLog, DecisionLogError
+from pipelines.serving.decisions import Decision, Fallback
+from pipelines.serving.fair_lock import FairLock
+from pipelines.serving.loading import MODELS, Absent, ChampionModels, ModelSource, Registry, said
+from pipelines.serving.online import OnlineFeatures, OnlineRows
+from pipelines.serving.options import ServingOptions
+from pipelines.serving.orders import NotReadyError, Order, OrderError
+from pipelines.serving.outlook import NetworkOutlook
+from pipelines.serving.reference import Reference
+from pipelines.settings import BatchConfig, DataConfig
+
+logger = logging.getLogger(__name__)
+
+TOGETHER: Final = 50
+"""Orders that are decided in one go; others wait for so long."""
+FEW: Final = 4
+"""Orders whose fresh routes are logged with each of them; for more, the network is logged anew."""
+LOOK_SECONDS: Final = 0.25
+
+Stopwatch = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether decisions can be made, and everything that stands in the way or is not as it should
+    be."""
+
+    ready: bool
+    reasons: list[str]
+    warnings: list[str]
+
+
+class ModelOrchestrator:
+    """Decides on orders. Use it in a `with` statement, or call `start` and `stop`.
+
+    Safe to share between threads: one decides at a time, for Feast's store is not made for two and
+    the work is Python's, which does not run twice at once.
+
+    Args:
+        databases: the live databases.
+        features: the online store.
+        models: where the models come from.
+        log: where decisions are kept.
+        options: how decisions are made.
+    """
+
+    def __init__(
+        self,
+        databases: LiveDatabases,
+        features: OnlineFeatures,
+        models: ModelSource,
+        log: DecisionLog,
+        options: ServingOptions | None = None,
+    ) -> None:
+        self.options = options or ServingOptions()
+        self.databases = databases
+        self.reference = Reference(databases)
+        self.features = features
+        self.models = models
+        self.log = log
+        self._turn = FairLock()
+        self.outlook = NetworkOutlook(features, self.reference, self._turn)
+        self._network: tuple[int, int] | None = None
+        self._problems: dict[str, str] = {"start": "it is starting"}
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    @classmethod
+    def open(
+        cls, data: DataConfig, batch: BatchConfig, options: ServingOptions | None = None
+    ) -> Self:
+        """For a data directory; nothing is read before `start`."""
+        options = options or ServingOptions()
+        return cls(
+            LiveDatabases.open(data),
+            OnlineFeatures(partial(_open_store, batch)),
+            ChampionModels(partial(open_registry, batch), batch.mlflow_path / "mlflow.db"),
+            DecisionLog(data.data_dir / FILE, options.keep_decisions, options.log_busy),
+            options,
+        )
+
+    def start(self) -> None:
+        """Open the store, read the network, load the models, and keep all of it up to date.
+
+        Takes seconds. What is merely away (Redis, the registry) is tried again later.
+
+        Raises:
+            NotReadyError: the feature repository was never applied here.
+            LiveDatabaseError: the live databases cannot be read.
+        """
+        try:
+            self.reference.refresh()
+            self.features.start()
+        except Exception as error:
+            self._problems["start"] = said(error)
+            raise
+        self._renew()
+        if isinstance(self.models, ChampionModels):
+            self.models.poll()
+            self._keep_up("models", self.models.poll, self.options.poll)
+        del self._problems["start"]
+        self._keep_up("outlook", self._renew_if_due, LOOK_SECONDS)
+        self._keep_up("reference", self._refresh, self.options.reference_age)
+
+    def stop(self) -> None:
+        """End what `start` began; twice is no error."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self.log.close()
+        self.databases.dispose()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def decide(self, order: Order) -> Decision:
+        """Decide on one order; see `decide_many`."""
+        return self.decide_many([order])[0]
+
+    def decide_many(
+        self, orders: Sequence[Order], stopwatch: Stopwatch = lambda _stage: None
+    ) -> list[Decision]:
+        """Decide on orders, each by itself: one does not take the stock of another.
+
+        Args:
+            orders: any number of them.
+            stopwatch: told when a stage begins, for measurements.
+
+        Raises:
+            OrderError: one cannot be decided; none is, then. `position` says which.
+            NotReadyError: `start` has not been through.
+            LiveDatabaseError: a live database that must be asked cannot be read.
+        """
+        self.require_start()
+        stopwatch("reference")
+        began = time.perf_counter()
+        cases = self._cases(orders)
+        spent = time.perf_counter() - began
+        decided: list[Decision] = []
+        for first in range(0, len(cases), TOGETHER):
+            some = cases[first : first + TOGETHER]
+            decided += self._round(some, stopwatch, spent * len(some) / len(cases))
+        return decided
+
+    def check(self, orders: Sequence[Order]) -> None:
+        """Look whether orders can be decided, without deciding.
+
+        Raises:
+            OrderError, NotReadyError, LiveDatabaseError: as `decide_many` would.
+        """
+        self.require_start()
+        self._cases(orders)
+
+    def require_start(self) -> None:
+        """Do nothing, if `start` has been through.
+
+        Raises:
+            NotReadyError: it has not; the message says what is in the way.
+        """
+        if "start" in self._problems:
+            raise NotReadyError(f"decisions cannot be made yet: {self._problems['start']}")
+
+    def features_of(self, view: str, keys: Mapping[str, Any]) -> OnlineRows:
+        """The online features of one key.
+
+        Raises:
+            NotReadyError: `start` has not been through.
+            RedisUnavailableError: Redis is away and nothing was ever read here.
+        """
+        with self._turn:
+            return self.features.of_view(view, keys)
+
+    def readiness(self) -> Readiness:
+        """Whether decisions can be made just now."""
+        reasons = list(self._problems.values())
+        warnings = []
+        for model in MODELS:
+            found = self.models.get(model)
+            problem = found.why if isinstance(found, Absent) else found.problem
+            if problem is not None:
+                warnings.append(f"{model}: {problem}")
+        snapshot = self.outlook.snapshot
+        if not reasons and snapshot is not None:
+            if snapshot.read_mode != "redis":
+                reasons.append("Redis is away: decisions are made from what was seen last")
+            age = snapshot.age(time.time())
+            if age > self.options.stale_after:
+                reasons.append(f"the network has not been read for {age:.0f} s")
+        return Readiness(not reasons, reasons, warnings)
+
+    def _cases(self, orders: Sequence[Order]) -> list[Case]:
+        self.reference.learn(
+            {order.user_id for order in orders}, {order.product_id for order in orders}
+        )
+        cases = []
+        for number, order in enumerate(orders):
+            try:
+                cases.append(case_of(order, self.reference, self.options.max_warehouses))
+            except OrderError as error:
+                error.position = number
+                raise
+        return cases
+
+    def _round(self, cases: list[Case], stopwatch: Stopwatch, spent: float) -> list[Decision]:
+        stopwatch("wait")
+        with self._turn:
+            began = time.perf_counter()
+            reader = _Reader(self.features)
+
+            def read(service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
+                stopwatch("features")
+                found = reader.read(service, rows)
+                stopwatch(service)
+                return found
+
+            done = Round(cases, self.reference, self.models, self.options, read)
+            done.want()
+            done.expect(self.outlook.snapshot)
+            done.choose()
+            if reader.problem is not None:
+                done.troubles.append(Fallback("Redis", reader.problem))
+            elif done.places.read_mode != "redis":
+                age = done.places.mode_age
+                done.troubles.append(
+                    Fallback("Redis", f"it is away: features are those seen {age:.0f} s ago")
+                )
+            stopwatch("answer")
+            decisions = decisions_of(done)
+            took = (spent + time.perf_counter() - began) * 1000 / len(cases)
+            stopwatch("log")
+            decisions = [replace(d, logged=True, took_ms=round(took, 3)) for d in decisions]
+            try:
+                self._log(done, decisions)
+            except DecisionLogError as error:
+                logger.warning("a decision is not logged: %s", error)
+                note = Fallback("decision log", f"it cannot be written: {error}")
+                decisions = [
+                    replace(d, logged=False, fallbacks=[*d.fallbacks, note]) for d in decisions
+                ]
+            stopwatch("done")
+        return decisions
+
+    def _log(self, done: Round, decisions: Sequence[Decision]) -> None:
+        network = None
+        if done.route_at is not None and done.snapshot is not None:
+            if len(decisions) > FEW:
+                network = self.log.add_network(done.network_columns)
+                done.overlaid = []
+            else:
+                if self._network is None or self._network[0] != done.snapshot.number:
+                    number = self.log.add_network(done.snapshot.columns)
+                    self._network = (done.snapshot.number, number)
+                network = self._network[1]
+        self.log.add([record_of(done, n, d, network) for n, d in enumerate(decisions)])
+
+    def _renew_if_due(self) -> None:
+        if self.outlook.is_due(self.options.outlook_age, time.time()):
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            self.outlook.renew()
+        except (
+            RedisUnavailableError,
+            RedisRefusedError,
+            NotReadyError,
+            LiveDatabaseError,
+        ) as error:
+            self._problems["outlook"] = str(error)
+        else:
+            self._problems.pop("outlook", None)
+
+    def _refresh(self) -> None:
+        try:
+            self.reference.refresh()
+        except LiveDatabaseError as error:
+            self._problems["reference"] = str(error)
+        else:
+            self._problems.pop("reference", None)
+
+    def _keep_up(self, name: str, work: Callable[[], None], seconds: float) -> None:
+        def repeat() -> None:
+            while not self._stopping.wait(seconds):
+                try:
+                    work()
+                except Exception:  # the next time may do better
+                    logger.exception("keeping the %s up to date failed", name)
+
+        thread = threading.Thread(target=repeat, name=f"serving {name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+class _Reader:
+    """Reads for one round; after Redis has failed once it is not asked again."""
+
+    def __init__(self, features: OnlineFeatures) -> None:
+        self._features = features
+        self.problem: str | None = None
+
+    def read(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
+        if self.problem is None:
+            try:
+                return self._features.read(service, rows)
+            except SynchroChainError as error:
+                self.problem = said(error)
+        return self._features.nothing(service, rows)
+
+
+def freeze_garbage() -> None:
+    """Take what is there for good: collecting it again and again would hold up decisions."""
+    gc.collect()
+    gc.freeze()
+
+
+def _open_store(batch: BatchConfig) -> Any:
+    from pipelines.batch.update import open_store
+
+    return open_store(batch)
+
+
+def open_registry(batch: BatchConfig) -> Registry:
+    """The model registry of a data directory."""
+    from pipelines.registry.store import ModelRegistry
+
+    registry: Registry = ModelRegistry(batch)
+    return registry

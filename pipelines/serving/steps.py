@@ -1,0 +1,187 @@
+"""The three steps of a decision: intent, delay, score. Each answers, with or without its model.
+
+Pure functions of columns and models, so that a decision can be replayed from what was logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.registry.packaging import outputs_of
+from pipelines.serving.decisions import ModelUsed
+from pipelines.serving.greedy import GreedyWeights, greedy_scores, past_delays, past_urgency
+from pipelines.serving.loading import Absent, Served, said
+
+Floats = NDArray[np.float64]
+Columns = dict[str, NDArray[Any]]
+
+SEQUENCES: Final = ("actions", "product_ids", "times_on_page", "scroll_depths", "gaps")
+INTENT_COLUMNS: Final = tuple(
+    name for view in ("session_events", "user_intent") for name in VIEWS_BY_NAME[view].features
+)
+_TEXTS: Final = frozenset(
+    {"warehouse_region", "risk_category", "preferred_shipping_method", "shipping_method"}
+)
+RULE: Final = "rule"
+
+
+@dataclass(frozen=True)
+class IntentAnswer:
+    """(N,) each; probability and class are None where the model did not answer."""
+
+    probability: list[float | None]
+    urgency_class: list[str | None]
+    urgency: Floats
+    used: ModelUsed
+    why: str | None
+
+
+@dataclass(frozen=True)
+class DelayAnswer:
+    """(routes,) mean hours past the promise and probability of being late."""
+
+    hours: Floats
+    late: Floats
+    used: ModelUsed
+    why: str | None
+
+
+@dataclass(frozen=True)
+class ScoreAnswer:
+    """(options,) score; `by_model` is False where the greedy rule has scored."""
+
+    scores: Floats
+    by_model: NDArray[np.bool_]
+    used: ModelUsed
+    why: str | None
+
+
+def intent_step(model: Served | Absent, columns: Columns) -> IntentAnswer:
+    """What the customers want, one row per order."""
+    names = ("purchase_probability", "urgency_class", "urgency")
+    outputs, why = _ask(model, columns, names, texts={"urgency_class"})
+    guessed = past_urgency(columns["urgency_score"])
+    if outputs is None:
+        nothing: list[Any] = [None] * len(guessed)
+        return IntentAnswer(nothing, nothing, guessed, _rule(model.model), why)
+    urgency, probability = outputs["urgency"], outputs["purchase_probability"]
+    good = np.isfinite(urgency) & np.isfinite(probability)
+    if not good.all():
+        why = why or "it answers with values that are no numbers"
+    return IntentAnswer(
+        [float(p) if g else None for p, g in zip(probability, good, strict=True)],
+        [str(c) if g else None for c, g in zip(outputs["urgency_class"], good, strict=True)],
+        np.where(good, np.clip(urgency, 0.0, 1.0), guessed),
+        used_of(model),
+        why,
+    )
+
+
+def delay_step(model: Served | Absent, columns: Columns) -> DelayAnswer:
+    """How late routes will be, one row per route of the network."""
+    names = ("expected_delay_hours", "late_probability")
+    outputs, why = _ask(model, columns, names)
+    hours, late = past_delays(columns)
+    if outputs is None:
+        return DelayAnswer(hours, late, _rule(model.model), why)
+    good = np.isfinite(outputs[names[0]]) & np.isfinite(outputs[names[1]])
+    if not good.all():
+        why = why or f"it answers for {int(good.sum())} of {len(good)} routes"
+    return DelayAnswer(
+        np.where(good, np.maximum(outputs[names[0]], 0.0), hours),
+        np.where(good, np.clip(outputs[names[1]], 0.0, 1.0), late),
+        used_of(model),
+        why,
+    )
+
+
+def score_step(
+    model: Served | Absent, columns: Columns, weights: GreedyWeights, unfit: NDArray[np.bool_]
+) -> ScoreAnswer:
+    """Scores of options.
+
+    Args:
+        unfit: (options,) those of orders that the model must not decide, for want of features.
+    """
+    scores = greedy_scores(columns, weights)
+    nobody = np.zeros(len(scores), dtype=np.bool_)
+    if unfit.all():
+        return ScoreAnswer(scores, nobody, _rule(model.model), None)
+    outputs, why = _ask(model, columns, ("score",))
+    if outputs is None:
+        return ScoreAnswer(scores, nobody, _rule(model.model), why)
+    order = columns["order"].astype(np.int64)
+    bad = unfit | ~np.isfinite(outputs["score"])
+    if (bad & ~unfit).any():
+        why = why or "it answers with values that are no numbers"
+    worst = np.bincount(order, bad, minlength=order.max(initial=0) + 1) > 0
+    by_model = ~worst[order]  # one rule for all options of an order: scores must be comparable
+    return ScoreAnswer(np.where(by_model, outputs["score"], scores), by_model, used_of(model), why)
+
+
+def before_purchase(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Columns of sessions, each cut before its first purchase: the model has never seen one."""
+    cut = {name: list(values) for name, values in columns.items()}
+    for row, actions in enumerate(columns["actions"]):
+        if actions and "purchase" in actions:
+            keep = actions.index("purchase")
+            for name in SEQUENCES:
+                cut[name][row] = list(cut[name][row] or ())[:keep]
+            count = cut["event_count"][row]
+            if count is not None:
+                cut["event_count"][row] = max(count - (len(actions) - keep), 0)
+    return cut
+
+
+def as_columns(columns: Mapping[str, Sequence[Any]]) -> Columns:
+    """Arrays: objects for texts and sequences, else floats with NaN where there is nothing."""
+    return {name: as_column(name, values) for name, values in columns.items()}
+
+
+def as_column(name: str, values: Sequence[Any]) -> NDArray[Any]:
+    """One column as an array."""
+    if name not in SEQUENCES and name not in _TEXTS:
+        return np.array(values, dtype=np.float64)
+    made = np.empty(len(values), dtype=object)
+    made[:] = values  # lists as they are, also where all are of one length
+    return made
+
+
+def used_of(model: Served | Absent) -> ModelUsed:
+    """How a decision names the model."""
+    if isinstance(model, Absent):
+        return _rule(model.model)
+    return ModelUsed(model.model, model.version, model.alias, model.kind)
+
+
+def _rule(model: str) -> ModelUsed:
+    return ModelUsed(model, None, None, RULE)
+
+
+def _ask(
+    model: Served | Absent,
+    columns: Columns,
+    names: Sequence[str],
+    texts: frozenset[str] | set[str] = frozenset(),
+) -> tuple[Columns | None, str | None]:
+    """The model's outputs and what is wrong with them or it."""
+    if isinstance(model, Absent):
+        return None, model.why
+    try:
+        found = outputs_of(model.predictor, columns)
+        missing = [name for name in names if name not in found]
+        if missing:
+            return None, f"version {model.version} has no output {', '.join(missing)}"
+        outputs = {
+            name: np.asarray(found[name], dtype=object if name in texts else np.float64)
+            for name in names
+        }
+    except Exception as error:  # whatever a model stumbles over, the rule answers instead
+        return None, f"version {model.version} fails: {said(error)}"
+    return outputs, model.problem

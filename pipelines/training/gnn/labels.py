@@ -1,0 +1,237 @@
+"""What came of each route's next 24 hours, from the processed logs.
+
+A shipment's delay in hours has a tail so heavy that its mean over the two to eight shipments of a
+route and day is mostly noise. So the target is the **delay index**: hours past the promise in units
+of the route's base hours, at most one. It needs no delivery: one base time after the promise the
+index is known, whether the shipment has come or not. So a row's label becomes known at a moment
+that does not depend on the outcome, and nothing is lost to shipments still under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.training.source import TrainingDataError, TrainingSource
+
+Floats = NDArray[np.float64]
+HORIZON: Final = np.timedelta64(24, "h")
+HOUR: Final = np.timedelta64(1, "h")
+_SECOND: Final = np.timedelta64(1, "s")
+
+_SHIPMENTS: Final = """
+    SELECT route_id, min(shipped_at) AS shipped_at, min(promised_at) AS promised_at,
+        max(delivered_at) AS delivered_at, min(carbon_kg) AS carbon_kg
+    FROM shipments WHERE op <> 'D' GROUP BY shipment_id, route_id
+    ORDER BY shipped_at, shipment_id
+"""
+_ROUTES: Final = """
+    SELECT route_id, arg_min(origin_id, seq) AS origin_id,
+        arg_min(destination_id, seq) AS destination_id, arg_min(mode, seq) AS mode,
+        arg_min(distance_km, seq)::DOUBLE AS distance_km,
+        arg_min(base_hours, seq)::DOUBLE AS base_hours,
+        arg_min(base_cost, seq)::DOUBLE AS base_cost, min(updated_at) AS first_known
+    FROM routes WHERE op <> 'D' GROUP BY route_id ORDER BY route_id
+"""
+_PUBLISHED: Final = """
+    SELECT route_id, updated_at, delay_risk::DOUBLE AS delay_risk, congestion::DOUBLE AS congestion
+    FROM routes WHERE op <> 'D' ORDER BY updated_at, seq
+"""
+_CARRIED: Final = "SELECT DISTINCT warehouse_id, product_id FROM inventory ORDER BY ALL"
+
+
+@dataclass(frozen=True)
+class Logs:
+    """What the labels are made from.
+
+    Attributes:
+        routes: reference data, one row per route, in order of route_id.
+        shipments, published: in order of time.
+        carried: (warehouse_id, product_id) of every position.
+        end: the last moment that the logs tell of.
+    """
+
+    routes: pd.DataFrame
+    shipments: pd.DataFrame
+    published: pd.DataFrame
+    carried: list[tuple[str, str]]
+    end: np.datetime64
+
+    @classmethod
+    def read(cls, source: TrainingSource) -> Logs:
+        """From the processed logs.
+
+        Raises:
+            TrainingDataError: there are no routes or no shipments.
+        """
+        with source.logs("shipments", "routes", "inventory") as connection:
+            routes, shipments, published, carried = (
+                connection.execute(query).df()
+                for query in (_ROUTES, _SHIPMENTS, _PUBLISHED, _CARRIED)
+            )
+        if routes.empty or shipments.empty:
+            raise TrainingDataError(
+                "there are no routes or no shipments to learn delays from: "
+                "fill the shop and run a batch cycle, e.g. `synchrochain run`"
+            )
+        end = max(shipments["shipped_at"].max(), published["updated_at"].max())
+        pairs = list(carried.itertuples(index=False, name=None))
+        return cls(routes, shipments, published, pairs, end.to_datetime64())
+
+
+def delays(logs: Logs) -> pd.DataFrame:
+    """One row per shipment.
+
+    Returns:
+        route (its number), shipped_at, known_at (when the delay index is known whatever comes),
+        late (0 or 1), hours (past the promise; of one under way, so far), index, arrived (bool),
+        carbon_kg.
+    """
+    shipments, routes = logs.shipments, logs.routes
+    number = pd.Index(routes["route_id"]).get_indexer(shipments["route_id"])
+    base = routes["base_hours"].to_numpy()[number]
+    promised = shipments["promised_at"].to_numpy()
+    arrived = shipments["delivered_at"].notna().to_numpy()
+    until = np.where(arrived, shipments["delivered_at"].to_numpy(), logs.end)
+    hours = np.maximum((until - promised) / HOUR, 0.0)
+    seconds = np.round(base * 3600).astype(np.int64)
+    return pd.DataFrame(
+        {
+            "route": number,
+            "shipped_at": shipments["shipped_at"].to_numpy(),
+            "known_at": promised + seconds * _SECOND,
+            "late": (hours > 0).astype(np.float64),
+            "hours": hours,
+            "index": np.minimum(hours / base, 1.0),
+            "arrived": arrived,
+            "carbon_kg": shipments["carbon_kg"].to_numpy(dtype=np.float64),
+        }
+    )
+
+
+def labels(
+    logs: Logs, moments: NDArray[np.datetime64]
+) -> tuple[dict[str, Floats], NDArray[np.datetime64]]:
+    """What came after each moment, for every route.
+
+    Args:
+        moments: (S,) in increasing order.
+
+    Returns:
+        Labels of (S * routes,) rows, moment by moment: `shipments` that left in (t, t + 24 h] (0
+        where not all of their delay indices are known yet), their means `late`, `index`, `hours`,
+        `carbon`; `risk` and `congestion`, the means of what carriers published in that time, and
+        `published`, 1 where there is such. And when each row's label was known.
+    """
+    size = len(logs.routes)
+    sent = delays(logs)
+    ready = sent["known_at"].to_numpy() <= logs.end
+    waiting = _per_route(logs, moments, sent, [np.asarray(~ready, dtype=np.float64)])[0]
+    values = [sent[name].to_numpy() for name in ("late", "index", "hours", "carbon_kg")]
+    one = np.ones(len(sent))
+    count, *sums = _per_route(logs, moments, sent, [one, *values])
+    over = np.repeat(moments + HORIZON <= logs.end, size)
+    usable = over & (waiting < 0.5)
+    count = np.where(usable, np.round(count), 0.0)
+    said = logs.published
+    told = pd.DataFrame(
+        {
+            "route": pd.Index(logs.routes["route_id"]).get_indexer(said["route_id"]),
+            "shipped_at": said["updated_at"].to_numpy(),
+        }
+    )
+    values = [said[name].to_numpy() for name in ("delay_risk", "congestion")]
+    reports, risk, congestion = _per_route(logs, moments, told, [np.ones(len(said)), *values])
+    published = np.where(over & (reports > 0.5), 1.0, 0.0)
+    found = {
+        name: np.where(count > 0, total / np.maximum(count, 1), 0.0)
+        for name, total in zip(("late", "index", "hours", "carbon"), sums, strict=True)
+    }
+    found |= {
+        "shipments": count,
+        "risk": published * risk / np.maximum(reports, 1),
+        "congestion": published * congestion / np.maximum(reports, 1),
+        "published": published,
+    }
+    return found, _known_at(logs, moments, sent)
+
+
+def _per_route(
+    logs: Logs, moments: NDArray[np.datetime64], events: pd.DataFrame, values: list[Floats]
+) -> list[Floats]:
+    """Sums of values by moment and route over the events in (t, t + 24 h], each (S * routes,)."""
+    size = len(logs.routes)
+    at, route = events["shipped_at"].to_numpy(), events["route"].to_numpy()
+    # The moments t with t < at <= t + 24 h are neighbours: first <= number < last.
+    first = np.searchsorted(moments, at - HORIZON, side="left")
+    last = np.searchsorted(moments, at, side="left")
+    found = []
+    for value in values:
+        steps = np.zeros((len(moments) + 1, size))
+        np.add.at(steps, (first, route), value)
+        np.add.at(steps, (last, route), -value)
+        found.append(np.cumsum(steps, axis=0)[:-1].reshape(-1))
+    return found
+
+
+def _known_at(
+    logs: Logs, moments: NDArray[np.datetime64], sent: pd.DataFrame
+) -> NDArray[np.datetime64]:
+    """(S * routes,) when the last of the row's delay indices is known, at least t + 24 h."""
+    size = len(logs.routes)
+    known = np.repeat(moments + HORIZON, size).reshape(len(moments), size)
+    at = sent["shipped_at"].to_numpy()
+    first = np.searchsorted(moments, at - HORIZON, side="left")
+    last = np.searchsorted(moments, at, side="left")
+    route, ready = sent["route"].to_numpy(), sent["known_at"].to_numpy().astype(known.dtype)
+    for step in range(int((last - first).max(initial=0))):
+        there = first + step < last
+        np.maximum.at(known, ((first + step)[there], route[there]), ready[there])
+    return known.reshape(-1)
+
+
+def tails(logs: Logs, until: np.datetime64) -> dict[str, float]:
+    """By mode, mean hours past the promise per unit of delay index and base hour.
+
+    The index stops at one, the hours do not. A log-normal is fitted to the delays, in base hours,
+    of the late shipments that left before `until`; one under way counts as longer than so far
+    (Tobit). The factor is E[x] / E[min(x, 1)].
+    """
+    sent = delays(logs)
+    late = (sent["late"].to_numpy() > 0) & (sent["shipped_at"].to_numpy() < until)
+    route = sent["route"].to_numpy()[late]
+    base = logs.routes["base_hours"].to_numpy()[route]
+    size = np.log(np.maximum(sent["hours"].to_numpy()[late] / base, 1e-3))
+    arrived = sent["arrived"].to_numpy()[late]
+    mode = logs.routes["mode"].to_numpy()[route]
+    found = {"": _tail(size, arrived)}
+    for name in sorted(set(mode.tolist())):
+        of_mode = mode == name
+        enough = int((of_mode & arrived).sum()) >= 30
+        found[name] = _tail(size[of_mode], arrived[of_mode]) if enough else found[""]
+    return found
+
+
+def _tail(size: Floats, arrived: NDArray[np.bool_]) -> float:
+    """E[x] / E[min(x, 1)] of a log-normal x from its logarithms, right-censored if not arrived."""
+    from scipy.optimize import minimize
+    from scipy.stats import norm
+
+    if int(arrived.sum()) < 2:
+        return 1.0
+
+    def misfit(parameters: Floats) -> float:
+        middle, log_sd = parameters
+        z = (size - middle) / np.exp(log_sd)
+        return -float((norm.logpdf(z[arrived]) - log_sd).sum() + norm.logsf(z[~arrived]).sum())
+
+    start = np.array([size[arrived].mean(), np.log(size[arrived].std() + 0.1)])
+    middle, log_sd = minimize(misfit, start, method="Nelder-Mead").x
+    sd = float(np.exp(min(log_sd, 0.7)))
+    mean = float(np.exp(middle + sd**2 / 2))
+    capped = mean * norm.cdf((-middle - sd**2) / sd) + norm.sf(-middle / sd)
+    return float(mean / capped)

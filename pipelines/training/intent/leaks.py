@@ -1,0 +1,109 @@
+"""Does a data set of prefixes know what came after them? Checked before anything is trained.
+
+The log is the judge: what a row lists must be what the log holds up to the row's moment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.errors import SynchroChainError
+from pipelines.models.intent_sequences import AGGREGATES, PURCHASE, WINDOW, aggregates
+from pipelines.training.task import Dataset
+
+if TYPE_CHECKING:
+    from pipelines.training.intent.dataset import Events
+
+SUSPICIOUS_AUC: Final = 0.95
+"""The hidden intent itself reaches 0.80 to 0.88 (FACTS.md); one feature above this is a leak."""
+_SAMPLE: Final = 5000
+_LEAST_POSITIVES: Final = 20
+
+
+class LeakError(SynchroChainError):
+    """The input of a training row holds what happened after the row's moment."""
+
+
+def check_for_leaks(data: Dataset) -> None:
+    """Refuse a data set whose rows know the future.
+
+    Raises:
+        LeakError: a prefix is longer than the log up to its moment, holds other events, holds a
+            purchase, or a single feature all but gives the label away.
+    """
+    events: Events = data.extra["events"]
+    at = data.extra["at"]
+    _refuse(
+        data.moments != events.time[at],
+        "have another moment than the event they end with",
+        data,
+    )
+    _refuse(
+        data.columns["event_count"] != events.place[at],
+        "count other events than the log has up to their moment",
+        data,
+    )
+    length = np.minimum(events.place[at], WINDOW)
+    actions = data.columns["actions"]
+    sizes = np.fromiter((0 if a is None else len(a) for a in actions), np.int64, len(actions))
+    _refuse(sizes != length, "list more or fewer events than the log has", data)
+    listed = np.concatenate([np.asarray(a, dtype=object) for a in actions])
+    row = np.repeat(np.arange(len(at)), length)
+    back = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+    bought = np.zeros(len(at), dtype=bool)
+    bought[row[listed == PURCHASE]] = True
+    _refuse(bought, "hold a purchase, which is what is to be foretold", data)
+    source = (at - length + 1)[row] + back
+    wrong = np.zeros(len(at), dtype=bool)
+    wrong[row[listed != events.action[source]]] = True
+    _refuse(wrong, "list other actions than the log has up to their moment", data)
+    _refuse(
+        data.labels["purchase"] & (events.bought_at[at] <= data.moments),
+        "end at or after their purchase",
+        data,
+    )
+    _check_single_features(data)
+
+
+def _refuse(wrong: NDArray[np.bool_], what: str, data: Dataset) -> None:
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        raise LeakError(
+            f"{int(wrong.sum())} of {len(data)} training rows {what}, first at "
+            f"{data.moments[first]}: the features are not of the rows' moments, so nothing is "
+            "trained; repair the offline files with `synchrochain audit`"
+        )
+
+
+def _check_single_features(data: Dataset) -> None:
+    rows = np.arange(len(data))
+    if len(rows) > _SAMPLE:
+        rows = np.random.default_rng(0).choice(rows, _SAMPLE, replace=False)
+    truth = data.labels["purchase"][rows]
+    if min(truth.sum(), (~truth).sum()) < _LEAST_POSITIVES:
+        return
+    values = aggregates(take(data.columns, rows))
+    for name, column in zip(AGGREGATES, values.T, strict=True):
+        area = _auc(np.nan_to_num(column, nan=-1.0), truth)
+        if max(area, 1 - area) > SUSPICIOUS_AUC:
+            raise LeakError(
+                f"the feature {name} alone tells a purchase with AUC {max(area, 1 - area):.3f}, "
+                f"above {SUSPICIOUS_AUC}: it knows what came later, so nothing is trained"
+            )
+
+
+def take(columns: dict[str, Any], rows: NDArray[Any]) -> dict[str, Any]:
+    """Some rows of equally long columns."""
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def _auc(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    from scipy.stats import rankdata
+
+    ranks = rankdata(score)
+    positive = int(truth.sum())
+    wins = ranks[truth].sum() - positive * (positive + 1) / 2
+    return float(wins / (positive * (len(truth) - positive)))

@@ -1,0 +1,182 @@
+"""Train: data set, model and baselines, tracked run, registered versions, the gate's verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from pipelines.errors import UsageError
+from pipelines.monitoring.champions import consider
+from pipelines.registry.store import ModelRegistry, ModelVersion
+from pipelines.settings import BatchConfig
+from pipelines.training.source import TrainingSource
+from pipelines.training.task import (
+    QUICK_SEEDS,
+    SEEDS,
+    Candidate,
+    Claim,
+    Dataset,
+    Task,
+    Trained,
+)
+from pipelines.training.tasks import MODELS, task_named
+from pipelines.training.tracking import TrackedRun, flat, tracked_run
+
+TASKS: Final = tuple(MODELS)
+Told = Callable[[str, str, float], None]
+"""Progress: the task, what is being done, the fraction of the task that is done."""
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What a training came to.
+
+    Attributes:
+        rows: rows of the data set.
+        candidates: the model first, then its baselines: name, kind, metrics with intervals.
+        claims: what the model must achieve, and whether it does.
+        chance: what must hold instead in a world without signal.
+        version: the registered version of the model, `baseline` that of its best baseline.
+        champion: the version that serves now.
+        accepted: whether the gate made the model champion; `reasons` are its checks.
+    """
+
+    task: str
+    model: str
+    run_id: str
+    rows: int
+    seeds: int
+    seconds: float
+    candidates: list[dict[str, Any]]
+    claims: list[Claim]
+    chance: list[Claim]
+    version: int
+    baseline: int | None
+    champion: int | None
+    accepted: bool
+    reasons: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def train(
+    config: BatchConfig,
+    names: Sequence[str] = TASKS,
+    *,
+    quick: bool = False,
+    told: Told = lambda *_: None,
+) -> list[TaskReport]:
+    """Train the named tasks one after another and let the gate decide on each.
+
+    Args:
+        config: the data directory; its batch flow has run.
+        names: of TASKS.
+        quick: one seed and less data instead of five seeds.
+        told: is told of progress.
+
+    Raises:
+        UsageError: a name is not a task.
+        TrainingDataError: there is too little data.
+        RegistryUnavailableError: MLflow's store is locked, gone or damaged.
+    """
+    for name in names:
+        if name not in TASKS:
+            raise UsageError(f"there is nothing to train called {name!r}: {', '.join(TASKS)}, all")
+    registry = ModelRegistry(config)
+    return [
+        _train(config, registry, task_named(name, registry), quick, told)
+        for name in TASKS
+        if name in names
+    ]
+
+
+def _train(
+    config: BatchConfig, registry: ModelRegistry, task: Task, quick: bool, told: Told
+) -> TaskReport:
+    started = time.perf_counter()
+    seeds = QUICK_SEEDS if quick else SEEDS
+    source = TrainingSource(config)
+
+    def progress(what: str, fraction: float) -> None:
+        told(task.name, what, 0.1 + 0.8 * fraction)
+
+    told(task.name, "data set", 0.0)
+    with tracked_run(config, task) as run:
+        data = task.dataset(source, quick=quick)
+        run.log_data(source, task, quick=quick)
+        trained = task.train(data, seeds=seeds, quick=quick, progress=progress)
+        told(task.name, "registering", 0.9)
+        run.log_outcome(trained)
+        version, baseline, verdict = _register(registry, task, data, trained, run)
+        champion = registry.with_alias(task.model, "champion")
+        report = TaskReport(
+            task=task.name,
+            model=task.model,
+            run_id=run.run_id,
+            rows=len(data),
+            seeds=len(seeds),
+            seconds=round(time.perf_counter() - started, 1),
+            candidates=[_described(one) for one in (trained.model, *trained.baselines)],
+            claims=trained.claims,
+            chance=trained.chance,
+            version=version.version,
+            baseline=None if baseline is None else baseline.version,
+            champion=None if champion is None else champion.version,
+            accepted=verdict.accepted,
+            reasons=[str(reason) for reason in verdict.reasons],
+        )
+        run.log_report(report.as_dict())
+    told(task.name, "done", 1.0)
+    return report
+
+
+def _register(
+    registry: ModelRegistry, task: Task, data: Dataset, trained: Trained, run: TrackedRun
+) -> tuple[ModelVersion, ModelVersion | None, Any]:
+    """Register the best baseline that can be served, then the model; the gate decides on both."""
+
+    def register(one: Candidate) -> ModelVersion:
+        if one.predictor is None or one.kind is None:
+            raise UsageError(f"{one.name} cannot be served, so it cannot be registered")
+        return registry.register(
+            model=task.model,
+            predictor=one.predictor,
+            kind=one.kind,
+            run_id=run.run_id,
+            example=trained.example,
+            outcome=one.predictor.predict(trained.example),
+            service=task.service,
+            metrics=flat(one.metrics),
+            is_baseline=one.is_baseline,
+        )
+
+    servable = [one for one in trained.baselines if one.predictor is not None and one.kind]
+    baseline = None
+    if servable:
+        best = min(servable, key=lambda one: _loss(task, one, data))
+        baseline = register(best)
+        consider(registry, task, data, baseline, reference=trained.reference)
+    version = register(trained.model)
+    verdict = consider(registry, task, data, version, reference=trained.reference)
+    return version, baseline, verdict
+
+
+def _loss(task: Task, one: Candidate, data: Dataset) -> float:
+    assert one.predictor is not None  # chosen so
+    return float(task.evaluate(one.predictor, data).losses.mean())
+
+
+def _described(one: Candidate) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "kind": one.kind,
+        "is_baseline": one.is_baseline,
+        "metrics": {
+            name: {"mean": i.mean, "low": i.low, "high": i.high, "values": list(i.values)}
+            for name, i in one.metrics.items()
+        },
+    }
