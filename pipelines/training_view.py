@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pipelines.console import age, answers, print_table
 from pipelines.training.task import Claim
 from pipelines.training_job import TaskReport
+
+MOST_METRICS: Final = 4
+"""Columns that fit a small terminal; MLflow and --json have all of them."""
 
 
 def print_training(reports: Sequence[TaskReport]) -> None:
@@ -62,7 +65,7 @@ def interval(claim: Mapping[str, Any]) -> str:
 
 
 def _print_candidates(report: TaskReport) -> None:
-    names = list(report.candidates[0]["metrics"])
+    names = list(report.candidates[0]["metrics"])[:MOST_METRICS]
     rows = [
         [one["name"], *(_cell(one["metrics"].get(name)) for name in names)]
         for one in report.candidates

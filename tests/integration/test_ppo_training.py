@@ -24,7 +24,7 @@ from pipelines.training.task import Columns
 
 TINY = PpoTask(
     config=FulfilmentConfig(orders=60, days=2),
-    quick_settings=PpoConfig(priced=4, desks=2, steps=120, rollout=60, batch=60, rounds=1),
+    quick_settings=PpoConfig(priced=4, desks=2, steps=120, rollout=60, batch=60),
     quick_episodes=2,
 )
 

@@ -1,4 +1,4 @@
-"""Learning to choose options: from prices, by MaskablePPO, on a little shop under stress."""
+"""Learning to choose options by MaskablePPO on a little shop under stress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.training.task import Interval
 
 WEIGHTS = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
 REGIONS = ["R0", "R1", "R2"]
-TINY = PpoConfig(priced=8, every=1, passes=3, desks=4, steps=480, rollout=60, batch=60, epochs=1)
+TINY = PpoConfig(priced=8, desks=4, steps=480, rollout=60, batch=60, epochs=1)
 
 
 def test_the_desk_pays_nothing_for_a_perfect_plan_and_less_for_any_other() -> None:
@@ -61,15 +61,15 @@ def test_rules_that_play_side_by_side_play_as_if_alone() -> None:
     np.testing.assert_allclose(both, alone)
 
 
-def test_training_starts_at_the_greedy_rule_and_learns_beyond_it() -> None:
-    """Before anything is learnt the agent is the greedy rule; after, it does better in training."""
+def test_training_starts_at_a_rule_and_learns_beyond_it() -> None:
+    """Before anything is learnt the agent is that rule; after, it does better in training."""
     practice = little_game(episodes=8)
     greedy = play(practice, weighed(WEIGHTS)).value.mean()
     followed: list[float] = []
     agent = train_agent(
         practice,
         WEIGHTS,
-        replace(TINY, passes=30),
+        replace(TINY, desks=8, steps=9600, batch=240, epochs=4),
         seed=0,
         follow=lambda agent, _: followed.append(float(play(practice, served(agent)).value.mean())),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,11 +97,21 @@ def expected_calibration_error(probability: Floats, truth: NDArray[np.bool_]) ->
     return error / max(len(probability), 1)
 
 
-def chance_claim(name: str, areas: list[float]) -> Claim:
-    """In a world without signal: the AUC's interval over seeds holds 0.5, or it is within 0.03."""
+def chance_claim(name: str, areas: list[float], buying: float, others: float) -> Claim:
+    """In a world without signal: the AUC is 0.5 but for the noise of so few sessions.
+
+    Args:
+        name: of the model.
+        areas: the AUC of each seed.
+        buying, others: independent sessions in a hold-out; the spread of a chance AUC follows from
+            them (Mann and Whitney 1947).
+    """
     area = Interval.of(areas)
-    near = abs(area.mean - 0.5) <= CHANCE_BAND
-    inside = len(areas) > 1 and area.low <= 0.5 <= area.high
+    noise = math.sqrt((buying + others + 1) / (12 * max(buying, 1) * max(others, 1)))
+    bound = max(CHANCE_BAND, 2 * noise)
     return Claim(
-        f"intent: AUC of {name}", "0.5 (chance), ±0.03 or within its interval", area, near or inside
+        f"intent: AUC of {name}",
+        f"0.5 ± {bound:.3f}: two standard errors, at least {CHANCE_BAND}",
+        area,
+        abs(area.mean - 0.5) <= bound,
     )

@@ -159,7 +159,7 @@ class PpoTask:
             tell("learning", 0.15 + 0.7 * done)
 
         practice = deal(history, train, self.config, (seed, _TRAIN), settings.priced)
-        agent = train_agent(practice, greedy, settings, seed=seed, follow=follow)
+        agent = train_agent(practice, paced, settings, seed=seed, follow=follow)
         tell("comparing policies", 0.9)
         game = deal(history, test, self.config, (seed, _TEST), episodes)
         policies = {GREEDY: weighed(greedy), PACED: weighed(paced), AGENT: served(agent)}
