@@ -82,15 +82,7 @@ def age(seconds: float | None) -> str:
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
     """A bar for a known amount of work; yields a function that takes the fraction done, 0–1."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-    ) as progress:
+    with _bars() as progress:
         task = progress.add_task(label, total=1.0)
         yield lambda fraction: progress.update(task, completed=fraction)
 
@@ -121,15 +113,7 @@ def progress_of_steps(label: str) -> Iterator[Callable[[str, int], None]]:
 @contextmanager
 def progress_of_training() -> Iterator[Callable[[str, str, float], None]]:
     """A bar per task; yields a function of the task, what is being done, and the fraction done."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        console=messages,
-        transient=True,
-        disable=not messages.is_terminal,
-    ) as progress:
+    with _bars() as progress:
         bars: dict[str, Any] = {}
 
         def told(task: str, what: str, fraction: float) -> None:
@@ -138,6 +122,18 @@ def progress_of_training() -> Iterator[Callable[[str, str, float], None]]:
             progress.update(bars[task], description=f"{task}: {what}", completed=fraction)
 
         yield told
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=messages,
+        transient=True,
+        disable=not messages.is_terminal,
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -69,48 +70,51 @@ def world(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
         yield world
 
 
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A data directory with an applied repository; its Redis ends with the module."""
-    path = Path(tempfile.mkdtemp(prefix="sc-")).resolve()
+@contextmanager
+def used_directory(path: Path) -> Iterator[None]:
+    """Every part of this process uses a data directory while inside."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
             patch.setenv(name, "")
             patch.delenv(name)
         patch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
         patch.setenv("SYNCHROCHAIN_DATA_DIR", str(path))
-        try:
-            config = BatchConfig(data_dir=path)
-            apply(config, PipelineState(config.state_path))
-            yield path
-        finally:
-            stop_server(DataConfig(data_dir=path))
-            shutil.rmtree(path, ignore_errors=True)
+        yield
+
+
+@contextmanager
+def new_directory() -> Iterator[Path]:
+    """A new data directory; it ends with its Redis."""
+    path = Path(tempfile.mkdtemp(prefix="sc-")).resolve()  # short, for a Unix socket's path is
+    try:
+        yield path
+    finally:
+        stop_server(DataConfig(data_dir=path))
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A data directory with an applied repository."""
+    with new_directory() as path, used_directory(path):
+        config = BatchConfig(data_dir=path)
+        apply(config, PipelineState(config.state_path))
+        yield path
 
 
 @pytest.fixture(scope="session")
 def small_shop() -> Iterator[Path]:
     """A simulated shop of a week, processed and materialized; tests must leave it as it is."""
-    path = Path(tempfile.mkdtemp(prefix="sc-")).resolve()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
-            patch.setenv(name, "")
-            patch.delenv(name)
-        patch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
-        patch.setenv("SYNCHROCHAIN_DATA_DIR", str(path))
-        data, config = DataConfig(), BatchConfig()
-        try:
-            simulate_until_now(data, {"users": 1500, "products": 60, "days": 7, "seed": 3})
-            BatchProcessor(config, data).run_cycle()
-            yield path
-        finally:
-            stop_server(data)
-            shutil.rmtree(path, ignore_errors=True)
+    with new_directory() as path:
+        with used_directory(path):
+            sizes = {"users": 1500, "products": 60, "days": 7, "seed": 3}
+            simulate_until_now(DataConfig(), sizes)
+            BatchProcessor(BatchConfig(), DataConfig()).run_cycle()
+        yield path
 
 
 @pytest.fixture
-def in_small_shop(small_shop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_small_shop(small_shop: Path) -> Iterator[Path]:
     """The small shop, with every part of this process looking at it."""
-    monkeypatch.setenv("SYNCHROCHAIN_DATA_DIR", str(small_shop))
-    monkeypatch.delenv("SYNCHROCHAIN_REDIS_HOST", raising=False)
-    return small_shop
+    with used_directory(small_shop):
+        yield small_shop
