@@ -37,7 +37,7 @@ MODULES = sorted(
 REPOSITORY = sorted((PROJECT_ROOT / "feature_repo").glob("*.py"))
 NO_EFFECT = """
 import importlib, json, os, sys, threading
-for name in ("torch", "torch_geometric", "gymnasium", "sb3_contrib"):
+for name in ("torch", "torch_geometric", "gymnasium", "sb3_contrib", "sklearn"):
     importlib.import_module(name)  # what these do on being imported is theirs
 before = dict(os.environ)
 for name in sys.argv[1:]:
