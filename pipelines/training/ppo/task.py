@@ -42,6 +42,7 @@ Floats = NDArray[np.float64]
 
 _STRIDE_HOURS: Final = 3  # between two looks at the routes
 _TUNING: Final = 16  # episodes
+_LONGEST_WINDOW_DAYS: Final = 7  # of user_intent; a shop that just opened has half-filled ones
 # What a stream of random numbers is for; the first number of its seed is the training seed.
 _TRAIN, _TEST, _TUNE, _WATCH, _SHUFFLE = range(1, 6)
 
@@ -235,12 +236,14 @@ def _example(game: FulfilmentGame) -> Columns:
 
 
 def _reference(history: History, train: Period) -> dict[str, Floats]:
+    """Training values for the drift check, without the days whose windows were filling."""
     first, last = (24 * day for day in train.days)
     routes = {
         name: table[first:last:_STRIDE_HOURS].ravel().astype(np.float64)
         for name, table in history.shop.conditions.items()
     }
-    return {**train.lines.features, **routes}
+    settled = train.lines.where(train.lines.day >= _LONGEST_WINDOW_DAYS)
+    return {**(settled if len(settled) else train.lines).features, **routes}
 
 
 def _figures(runs: list[_Run], seeds: Sequence[int]) -> dict[str, Callable[[], Figure]]:
