@@ -135,11 +135,8 @@ def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _train(config: BatchConfig) -> dict[str, Any]:
-    try:
-        from pipelines.training_job import train
-    except ModuleNotFoundError as error:
-        return {"skipped": f"{error.name} is not installed: pip install 'synchrochain[models]'"}
     from pipelines.training.source import TrainingDataError
+    from pipelines.training_job import train
     from pipelines.training_view import report_as_dict
 
     with progress_of_training() as told:
@@ -147,6 +144,8 @@ def _train(config: BatchConfig) -> dict[str, Any]:
             return report_as_dict(train(config, quick=True, told=told))
         except TrainingDataError as error:
             return {"skipped": str(error)}
+        except ModuleNotFoundError as error:  # each task imports what it needs
+            return {"skipped": f"{error.name} is not installed: pip install 'synchrochain[models]'"}
 
 
 def _decide(processor: BatchProcessor) -> list[dict[str, Any]]:

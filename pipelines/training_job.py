@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from typing import Any, Final
 
 from pipelines.errors import UsageError
-from pipelines.monitoring.champions import consider
+from pipelines.monitoring.champions import collect, consider
 from pipelines.registry.store import ModelRegistry, ModelVersion
 from pipelines.settings import BatchConfig
 from pipelines.training.source import TrainingSource
@@ -154,14 +155,15 @@ def _register(
             is_baseline=one.is_baseline,
         )
 
+    health = cache(partial(collect, registry.config))  # an audit of the online store: seconds
     servable = [one for one in trained.baselines if one.predictor is not None and one.kind]
     baseline = None
     if servable:
         best = min(servable, key=lambda one: _loss(task, one, data))
         baseline = register(best)
-        consider(registry, task, data, baseline, reference=trained.reference)
+        consider(registry, task, data, baseline, reference=trained.reference, health=health)
     version = register(trained.model)
-    verdict = consider(registry, task, data, version, reference=trained.reference)
+    verdict = consider(registry, task, data, version, reference=trained.reference, health=health)
     return version, baseline, verdict
 
 

@@ -48,4 +48,4 @@ class OptionScorer(nn.Module):
         mean = torch.bmm(share[:, None], seen)  # (B, 1, F + 1)
         hidden = torch.tanh(self.own(seen) + self.others(mean))
         hidden = torch.tanh(self.second(hidden))
-        return self.out(hidden)[..., 0]  # type: ignore[no-any-return]
+        return self.out(hidden)[..., 0]  # type: ignore[no-any-return]  # torch types modules as Any

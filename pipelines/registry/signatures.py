@@ -176,7 +176,7 @@ def _mlflow_type(kind: str) -> Any:
         NUMBER: DataType.double,
         # MLflow's integers cannot be null, and its doubles refuse integers. A frame from Feast has
         # either, depending on whether a value is missing.
-        COUNT: AnyType(),  # type: ignore[no-untyped-call]
+        COUNT: AnyType(),  # type: ignore[no-untyped-call]  # MLflow is untyped here
         FLAG: DataType.boolean,
         TEXT: DataType.string,
         NUMBERS: Array(DataType.double),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -31,13 +30,10 @@ QUICK_SEEDS: Final = (0,)
 
 
 class Predictor(Protocol):
-    """A model that can be served: columns in, columns of the same length out."""
+    """Columns in, columns of the same length out; what is served is also packaged, by its kind."""
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """The outputs of the model's signature."""
-
-    def save(self, folder: Path) -> None:
-        """Write everything that loading it needs into an existing, empty folder."""
 
 
 @dataclass(frozen=True)

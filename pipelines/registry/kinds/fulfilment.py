@@ -146,7 +146,7 @@ class Ppo(Greedy):
     def save(self, folder: Path) -> None:
         """Write the settings and the network."""
         super().save(folder)
-        np.savez(folder / "network.npz", **self.network)  # type: ignore[arg-type]
+        np.savez(folder / "network.npz", **self.network)  # type: ignore[arg-type]  # the stubs take a flag for names
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "regions": self.regions}

@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 def delay_calibration(judged: Mapping[str, Judged]) -> Figure:
     """Share of late shipments against the forecast probability, by model."""
-    figure, axes = _axes("forecast probability of being late", "share late")
-    highest = 0.05
-    for name, one in judged.items():
-        late = one.outputs["late_probability"]
-        bins = np.array(reliability(late, one.labels["late"], one.labels["shipments"]))
-        axes.plot(bins[:, 0], bins[:, 1], marker="o", label=name)
-        highest = max(highest, float(bins[:, :2].max()))
-    axes.plot([0, highest], [0, highest], color="grey", linestyle="--", linewidth=1)
-    axes.legend()
-    return figure
+    labels = ("forecast probability of being late", "share late")
+    return _reliability(judged, ("late_probability", "late"), labels, 0.05)
 
 
 def delay_forecast(judged: Mapping[str, Judged]) -> Figure:
     """Observed delay index against the forecast one, in tenths of the shipments, by model."""
-    figure, axes = _axes("forecast delay index", "observed delay index")
-    highest = 0.02
+    labels = ("forecast delay index", "observed delay index")
+    return _reliability(judged, ("delay_index", "index"), labels, 0.02)
+
+
+def _reliability(
+    judged: Mapping[str, Judged], columns: tuple[str, str], labels: tuple[str, str], least: float
+) -> Figure:
+    """What happened (the second column) against what was forecast (the first), by model."""
+    figure, axes = _axes(*labels)
+    highest = least
     for name, one in judged.items():
-        index = one.outputs["delay_index"]
-        bins = np.array(reliability(index, one.labels["index"], one.labels["shipments"]))
+        forecast, truth = one.outputs[columns[0]], one.labels[columns[1]]
+        bins = np.array(reliability(forecast, truth, one.labels["shipments"]))
         axes.plot(bins[:, 0], bins[:, 1], marker="o", label=name)
         highest = max(highest, float(bins[:, :2].max()))
     axes.plot([0, highest], [0, highest], color="grey", linestyle="--", linewidth=1)

@@ -170,7 +170,7 @@ def fit(
                 values, targets = learned.batch(chosen)
                 found = loss(network(values, routes.repeated(len(chosen))), targets, scale)
                 decayed.zero_grad()
-                found.backward()  # type: ignore[no-untyped-call]
+                found.backward()  # type: ignore[no-untyped-call]  # torch is untyped here
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 decayed.step()
                 schedule.step()

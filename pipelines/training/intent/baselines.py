@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -132,10 +131,6 @@ class LastEvent:
         last = last_action(read_sequences(columns))
         return outputs(self.rates[last], np.full(len(last), self.soon))
 
-    def save(self, folder: Path) -> None:
-        """Not served."""
-        raise NotImplementedError("the last-event rule is only compared with")
-
 
 @dataclass
 class Markov:
@@ -152,10 +147,6 @@ class Markov:
         """Outputs by name."""
         found = self.calibration.probability(markov_score(self.gains, read_sequences(columns)))
         return outputs(found, np.full(len(found), self.soon))
-
-    def save(self, folder: Path) -> None:
-        """Not served."""
-        raise NotImplementedError("the Markov chain is only compared with")
 
 
 def last_action(sequences: Sequences) -> NDArray[np.int64]:

@@ -105,7 +105,7 @@ class IntentTask:
         for number, seed in enumerate(seeds):
 
             def tell(what: str, share: float, number: int = number) -> None:
-                progress(f"intent: {what}", (number + share) / len(seeds))
+                progress(what, (number + share) / len(seeds))
 
             fitted.append(_fit(data, features, seed, config, tell))
         return _outcome(data, fitted, config)

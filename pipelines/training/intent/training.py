@@ -100,7 +100,7 @@ def _step(
         purchase = bootstrapped(targets.purchase, forecast, there, config.bootstrap)
     losses = intent_loss(logits, foretold, targets, purchase, config) / config.batch_events
     optimizer.zero_grad()
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+    losses.sum().backward()  # type: ignore[no-untyped-call]  # torch is untyped here
     nn.utils.clip_grad_norm_(network.parameters(), float(len(losses)))
     optimizer.step()
     return float(losses.mean().detach())

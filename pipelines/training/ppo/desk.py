@@ -168,7 +168,7 @@ class DeskPolicy(MaskableActorCriticPolicy):
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         judge = Judge(self._layout, self._sharpness)
-        self.mlp_extractor = judge  # type: ignore[assignment]
+        self.mlp_extractor = judge  # type: ignore[assignment]  # typed as their own extractor
         self.action_net = nn.Identity()
         self.value_net = nn.Linear(_HIDDEN, 1)
         nn.init.zeros_(self.value_net.weight)

@@ -99,7 +99,7 @@ class PpoTask:
         for number, seed in enumerate(seeds):
 
             def tell(what: str, done: float, number: int = number, seed: int = seed) -> None:
-                progress(f"ppo, seed {seed}: {what}", (number + done) / len(seeds))
+                progress(f"seed {seed}: {what}", (number + done) / len(seeds))
 
             runs.append(self._run(data.extra["history"], seed, quick, tell))
         comparisons = [run.comparison for run in runs]

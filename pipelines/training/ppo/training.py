@@ -93,7 +93,7 @@ def train_agent(
         seed=seed,
         device="cpu",
     )
-    judge: Judge = learner.policy.mlp_extractor  # type: ignore[assignment]
+    judge: Judge = learner.policy.mlp_extractor  # type: ignore[assignment]  # see DeskPolicy
 
     def agent() -> Ppo:
         state = {name: value.numpy().copy() for name, value in judge.scorer.state_dict().items()}
