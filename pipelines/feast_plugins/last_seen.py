@@ -5,25 +5,32 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, Literal
+from itertools import islice
+from typing import Final, Literal, NamedTuple
 
 from pipelines.errors import RedisUnavailableError
 
 logger = logging.getLogger(__name__)
 
-Command = tuple[bytes, Sequence[str | bytes]]
+Fields = tuple[bytes, ...]
 Reply = list[bytes | None]
 Mode = Literal["redis", "last_seen"]
 
-KEYS_KEPT: Final = 100_000
+REPLIES_KEPT: Final = 200_000
 PROBE_SECONDS: Final = 1.0
 
 _errors_wanted: ContextVar[bool] = ContextVar("errors_wanted", default=False)
+
+
+class Block(NamedTuple):
+    """Keys that are asked for the same fields."""
+
+    fields: Fields
+    keys: Sequence[bytes]
 
 
 @contextmanager
@@ -50,7 +57,7 @@ class ReadMode:
 
 
 class LastSeen:
-    """Remembers replies per key and field, and stands in when Redis does not answer.
+    """Remembers replies, and stands in when Redis does not answer.
 
     Redis is asked again at most every `PROBE_SECONDS`, so that a frozen server costs one time-out
     a second and not one per read. Safe to share between threads.
@@ -61,17 +68,23 @@ class LastSeen:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._values: OrderedDict[bytes, dict[str | bytes, bytes | None]] = OrderedDict()
+        self._replies = _Generations()
         self._lock = threading.Lock()
         self._answered = clock()
         self._failed: float | None = None
         self._outages = 0
         self._error: str | None = None
+        self._present = ReadMode("redis", 0.0, 0, None)
 
     def read(
-        self, commands: Sequence[Command], ask: Callable[[Sequence[Command]], list[Reply]]
-    ) -> list[Reply]:
-        """The replies of Redis to `commands`, else the last ones; a key never seen is empty.
+        self, blocks: Sequence[Block], ask: Callable[[], Sequence[Reply]]
+    ) -> Sequence[Sequence[Reply]]:
+        """The replies to each block: those of Redis, else the last ones.
+
+        A field that was never seen is None.
+
+        Args:
+            ask: asks Redis for all keys of all blocks, in their order.
 
         Raises:
             RedisUnavailableError: Redis is away, and the caller wants errors or nothing was ever
@@ -79,26 +92,27 @@ class LastSeen:
         """
         if self._may_ask():
             try:
-                replies = ask(commands)
+                replies = ask()
             except RedisUnavailableError as error:
-                if _errors_wanted.get() or not self._values:  # nothing was seen to answer from
+                if _errors_wanted.get() or not self._replies:  # nothing was seen to answer from
                     raise
                 self._note_failure(error)
             else:
-                self._note_success(commands, replies)
-                return replies
+                found = _by_block(blocks, replies)
+                self._note_success(blocks, found)
+                return found
         with self._lock:
             return [
-                [self._values.get(key, {}).get(field) for field in fields]
-                for key, fields in commands
+                [self._replies.find(key, block.fields) for key in block.keys] for block in blocks
             ]
 
     @property
     def mode(self) -> ReadMode:
         """Where answers come from just now."""
-        away = self._failed is not None
-        age = self._clock() - self._answered if away else 0.0
-        return ReadMode("last_seen" if away else "redis", age, self._outages, self._error)
+        if self._failed is None:
+            return self._present
+        age = self._clock() - self._answered
+        return ReadMode("last_seen", age, self._outages, self._error)
 
     def _may_ask(self) -> bool:
         failed = self._failed
@@ -112,14 +126,51 @@ class LastSeen:
             self._failed = self._clock()
             self._error = str(error)
 
-    def _note_success(self, commands: Sequence[Command], replies: Sequence[Reply]) -> None:
+    def _note_success(self, blocks: Sequence[Block], replies: Sequence[Sequence[Reply]]) -> None:
         with self._lock:
             if self._failed is not None:
                 logger.warning("Redis is back: online reads are current again")
+                self._present = ReadMode("redis", 0.0, self._outages, self._error)
             self._failed = None
             self._answered = self._clock()
-            for (key, fields), reply in zip(commands, replies, strict=True):
-                self._values.setdefault(key, {}).update(zip(fields, reply, strict=True))
-                self._values.move_to_end(key)
-            while len(self._values) > KEYS_KEPT:
-                self._values.popitem(last=False)
+            for block, found in zip(blocks, replies, strict=True):
+                self._replies.put(block, found)
+
+
+def _by_block(blocks: Sequence[Block], replies: Sequence[Reply]) -> Sequence[Sequence[Reply]]:
+    if len(blocks) == 1:
+        return [replies]
+    rest = iter(replies)
+    return [list(islice(rest, len(block.keys))) for block in blocks]
+
+
+class _Generations:
+    """Replies by fields and key. When the younger half is full, the older one is forgotten."""
+
+    def __init__(self) -> None:
+        self._young: dict[Fields, dict[bytes, Reply]] = {}
+        self._old: dict[Fields, dict[bytes, Reply]] = {}
+        self._put = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._young or self._old)
+
+    def put(self, block: Block, replies: Sequence[Reply]) -> None:
+        seen = self._young.setdefault(block.fields, {})
+        before = len(seen)
+        seen.update(zip(block.keys, replies, strict=True))
+        self._put += len(seen) - before
+        if self._put >= REPLIES_KEPT // 2:
+            self._old, self._young, self._put = self._young, {}, 0
+
+    def find(self, key: bytes, fields: Fields) -> Reply:
+        """The last reply to this request, or one put together from other requests' replies."""
+        found: dict[bytes, bytes | None] = {}
+        for generation in (self._young, self._old):
+            reply = generation.get(fields, {}).get(key)
+            if reply is not None:
+                return reply
+        for generation in (self._old, self._young):
+            for others, replies in generation.items():
+                found.update(zip(others, replies.get(key, ()), strict=False))
+        return [found.get(field) for field in fields]

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import redis
 import redis.asyncio
+from feast import metrics
 from feast.feature_service import FeatureService
 from feast.feature_view import FeatureView
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
@@ -25,9 +26,16 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnline
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
+from feast.utils import _get_cached_request_context
+from redis.exceptions import RedisError
 
-from pipelines.feast_plugins.last_seen import LastSeen, ReadMode
+from pipelines.feast_plugins.last_seen import Block, LastSeen, ReadMode
 from pipelines.feast_plugins.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
+from pipelines.feast_plugins.online_plan import Plans, ReadPlan
+from pipelines.feast_plugins.online_plan import plan as make_plan
+from pipelines.feast_plugins.online_request import ReadRequest, read_request
+from pipelines.feast_plugins.online_response import ColumnarResponse
+from pipelines.feast_plugins.read_connections import ReadConnections, Reply
 from pipelines.redis import (
     RedisEndpoint,
     connect,
@@ -76,6 +84,8 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         super().__init__()
         self._endpoint: RedisEndpoint | None = None
         self._connecting = threading.Lock()
+        self._connections: ReadConnections | None = None
+        self._plans = Plans()
         self.last_seen = LastSeen()
 
     def online_write_batch(
@@ -128,17 +138,35 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
         """Feast's answer; its attribute `read_mode` (`ReadMode`) says where it comes from."""
-        response = super().get_online_features(
-            config,
-            features,
-            entity_rows,
-            registry,
-            project,
-            full_feature_names,
-            include_feature_view_version_metadata,
+        plan = self._plan(config, features, registry, project, full_feature_names)
+        request = None if plan is None else read_request(plan, entity_rows)
+        if plan is None or request is None:  # unusual, or wrong: Feast does it, or says why not
+            response = super().get_online_features(
+                config,
+                features,
+                entity_rows,
+                registry,
+                project,
+                full_feature_names,
+                include_feature_view_version_metadata,
+            )
+            response.read_mode = self.read_mode  # type: ignore[attr-defined]  # no such field
+            return response
+        replies = self.last_seen.read(
+            [
+                Block(group.fields, read.keys)
+                for group, read in zip(plan.groups, request.groups, strict=True)
+            ],
+            lambda: self._ask(plan, request),
         )
-        response.read_mode = self.read_mode  # type: ignore[attr-defined]  # its message has no field
-        return response
+        return ColumnarResponse(
+            plan,
+            request,
+            replies,
+            self.now(),
+            self.read_mode,
+            with_versions=include_feature_view_version_metadata,
+        )
 
     async def get_online_features_async(self, *args: Any, **kwargs: Any) -> OnlineResponse:
         """The same answer; a read from Redis takes less than handing it to another task."""
@@ -211,19 +239,63 @@ class SharedRedisOnlineStore(RedisOnlineStore):
     def _read_hash_fields(
         self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
     ) -> list[list[ByteString | None]]:
-        ask = super()._read_hash_fields
+        blocks = [
+            Block(tuple(f if isinstance(f, bytes) else f.encode() for f in fields), [key])
+            for key, fields in commands
+        ]
 
-        def reported(asked: Any) -> Any:
+        def ask() -> Any:
             with self._reported():
-                return ask(config, asked)
+                return super(SharedRedisOnlineStore, self)._read_hash_fields(config, commands)
 
-        found: Any = self.last_seen.read(commands, reported)
-        return list(found)
+        found: Any = self.last_seen.read(blocks, ask)
+        return [reply for (reply,) in found]
+
+    def _plan(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool,
+    ) -> ReadPlan | None:
+        if metrics._config.online_features or getattr(features, "precompute_online", False):
+            return None
+        name = features.name if isinstance(features, FeatureService) else tuple(features)
+        return self._plans.get(
+            registry,
+            (name, project, full_feature_names),
+            lambda: self._made_plan(config, features, registry, project, full_feature_names),
+        )
+
+    def _made_plan(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool,
+    ) -> ReadPlan | None:
+        context = _get_cached_request_context(registry, project, features, full_feature_names)
+        types = self._build_feature_types(context[5])
+        return make_plan(context, types, config, full_feature_names)
+
+    def _ask(self, plan: ReadPlan, request: ReadRequest) -> list[Reply]:
+        connections = self._connections
+        if connections is None:
+            client = self._get_client(None)
+            connections = self._connections = ReadConnections(client)
+        keys = sum([len(read.keys) for read in request.groups])
+        try:
+            return connections.ask(request.packed(plan), keys)
+        except RedisError:
+            with self._reported():
+                raise
 
     def _oldest(self, table: FeatureView) -> datetime | None:
         return self.now() - table.ttl if table.ttl else None
 
-    def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> redis.Redis:
+    def _get_client(self, online_store_config: RedisOnlineStoreConfig | None) -> redis.Redis:
         del online_store_config  # the settings say where the server is
         with self._connecting:
             client = self._client

@@ -1,0 +1,216 @@
+"""Feast's online answer, decoded from Redis' replies by column and only when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import python_values_to_proto_values
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pipelines.feast_plugins.decoding import Cells, event_seconds, event_time
+from pipelines.feast_plugins.last_seen import ReadMode
+from pipelines.feast_plugins.on_demand import Columns, python_values
+from pipelines.feast_plugins.online_plan import ReadPlan, ViewRead
+from pipelines.feast_plugins.online_request import GroupRead, ReadRequest
+from pipelines.feast_plugins.read_connections import Reply
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+FEW_ROWS: Final = 8
+_NONE: Final[list[Any]] = []
+
+_PRESENT: Final[int] = FieldStatus.PRESENT
+_NOT_FOUND: Final[int] = FieldStatus.NOT_FOUND
+_OUTSIDE_MAX_AGE: Final[int] = FieldStatus.OUTSIDE_MAX_AGE
+
+
+class ViewRows(NamedTuple):
+    """Of each row: the event time of a view's values (s since 1970, 0 for none) and its status.
+
+    Statuses are Feast's: PRESENT, NOT_FOUND, or OUTSIDE_MAX_AGE past the view's time to live.
+    """
+
+    event_times: list[float]
+    statuses: list[int]
+
+
+class ColumnarResponse(OnlineResponse):
+    """An `OnlineResponse` whose protobuf message is made when it is first looked at.
+
+    Attributes:
+        read_mode: where the values come from, Redis or what was seen last.
+    """
+
+    def __init__(
+        self,
+        plan: ReadPlan,
+        request: ReadRequest,
+        replies: Sequence[Sequence[Reply]],
+        now: datetime,
+        read_mode: ReadMode,
+        *,
+        with_versions: bool = False,
+    ) -> None:
+        self._plan = plan
+        self._request = request
+        self._now = now
+        self._with_versions = with_versions
+        self._feature_types = plan.feature_types
+        self._message: GetOnlineFeaturesResponse | None = None
+        self.read_mode = read_mode
+        self._replies = [
+            _rows(found, read) for found, read in zip(replies, request.groups, strict=True)
+        ]
+        self._gone = [self._without_value(view) for view in plan.views]
+        self._columns: Columns = {}
+        self._computed: dict[str, list[Value]] = {}
+        if plan.on_demand:
+            self._columns = request.given | self._decoded()
+            for transformation in plan.on_demand:
+                self._computed |= transformation.run(self._columns)
+
+    @property
+    def proto(self) -> GetOnlineFeaturesResponse:  # type: ignore[override]  # Feast: an attribute
+        """The answer as Feast's servers send it."""
+        if self._message is None:
+            self._message = self._as_message()
+        return self._message
+
+    def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
+        """Values by name, and with `include_event_timestamps` whole seconds by `<name>__ts`."""
+        plan, request = self._plan, self._request
+        answer: dict[str, Any] = {name: list(request.given[name]) for name in self._given()}
+        if plan.on_demand:
+            wanted = (name for name in plan.features if name not in plan.inputs)
+            answer |= {name: list(self._columns[name]) for name in wanted}
+            answer |= {name: python_values(made) for name, made in self._computed.items()}
+        else:
+            answer |= self._decoded()
+        return self._with_times(answer) if include_event_timestamps else answer
+
+    def view_rows(self) -> dict[str, ViewRows]:
+        """The event times and statuses of each view that was read, by its name."""
+        return {
+            view.name: ViewRows(
+                [
+                    stamp.seconds + stamp.nanos / 1e9
+                    for stamp in map(event_time, self._stamps(view))
+                ],
+                self._statuses(view),
+            )
+            for view in self._plan.views
+        }
+
+    def _given(self) -> list[str]:
+        plan = self._plan
+        return [n for n in self._request.given if n in plan.join_keys or n in plan.returned]
+
+    def _decoded(self) -> Columns:
+        """Every feature that was read, in the answer's order."""
+        found: Columns = dict.fromkeys(self._plan.features, _NONE)  # settles the order
+        for group, replies in zip(self._plan.groups, self._replies, strict=True):
+            if len(replies) <= FEW_ROWS:  # a call per value type costs less than one per column
+                for kind in group.features:
+                    cells = [cell for reply in replies for cell in kind.pick(reply)]
+                    values, width = kind.decode(cells), len(kind.names)
+                    if len(replies) == 1:
+                        found.update(zip(kind.names, [[value] for value in values], strict=True))
+                        continue
+                    for place, name in enumerate(kind.names):
+                        found[name] = values[place::width]
+            else:
+                columns = list(zip(*replies, strict=True))
+                for kind in group.features:
+                    for name, cell in zip(kind.names, kind.cells, strict=True):
+                        found[name] = kind.decode(columns[cell])
+        if any(self._gone):
+            for view, gone in zip(self._plan.views, self._gone, strict=True):
+                for row in gone:
+                    for name in view.features:
+                        found[name][row] = None
+        return found
+
+    def _stamps(self, view: ViewRead) -> Cells:
+        return [reply[view.stamp] for reply in self._replies[view.group]]
+
+    def _with_times(self, answer: Columns) -> Columns:
+        times = {
+            name: seconds
+            for view in self._plan.views
+            for seconds in [event_seconds(self._stamps(view))]
+            for name in view.features
+        }
+        none, interleaved = [0] * self._request.rows, {}
+        for name, values in answer.items():
+            interleaved[name] = values
+            interleaved[name + TIMESTAMP_POSTFIX] = list(times.get(name, none))
+        return interleaved
+
+    def _without_value(self, view: ViewRead) -> dict[int, int]:
+        """The rows that have no value in a view, with the status that says why."""
+        stamps = self._stamps(view)
+        gone = {}
+        if None in stamps or b"" in stamps:
+            gone = {row: _NOT_FOUND for row, stamp in enumerate(stamps) if not stamp}
+        if view.ttl is None:
+            return gone
+        oldest = self._now - view.ttl - _EPOCH
+        limit = oldest.days * 86_400 + oldest.seconds
+        seconds = event_seconds(stamps)
+        if min(seconds) > limit:
+            return gone
+        for row, second in enumerate(seconds):
+            if second <= limit and row not in gone:
+                nanos = event_time(stamps[row]).nanos
+                if second < limit or nanos < oldest.microseconds * 1000:
+                    gone[row] = _OUTSIDE_MAX_AGE
+        return gone
+
+    def _statuses(self, view: ViewRead) -> list[int]:
+        statuses = [_PRESENT] * self._request.rows
+        for row, status in self._gone[self._plan.views.index(view)].items():
+            statuses[row] = status
+        return statuses
+
+    def _as_message(self) -> GetOnlineFeaturesResponse:
+        message = GetOnlineFeaturesResponse()
+        present, never = [_PRESENT] * self._request.rows, [Timestamp()] * self._request.rows
+
+        def put(name: str, values: Any, statuses: list[int], times: list[Timestamp]) -> None:
+            message.metadata.feature_names.val.append(name)
+            message.results.add(values=values, statuses=statuses, event_timestamps=times)
+
+        for name in self._given():
+            column, kind = self._request.given[name], self._request.kinds[name]
+            put(name, python_values_to_proto_values(column, kind), present, never)
+        cells = self._cells_by_name()
+        for view, gone in zip(self._plan.views, self._gone, strict=True):
+            times, statuses = [*map(event_time, self._stamps(view))], self._statuses(view)
+            for name in view.features:
+                if name not in self._plan.inputs:
+                    values = [Value.FromString(cell or b"") for cell in cells[name]]
+                    for row in gone:
+                        values[row] = Value()
+                    put(name, values, statuses, times)
+        for name, made in self._computed.items():
+            put(name, made, [_PRESENT] * len(made), [Timestamp()] * len(made))
+        if self._with_versions:
+            for name, version in {v.metadata_name: v.version for v in self._plan.views}.items():
+                message.metadata.feature_view_metadata.add(name=name, version=version)
+        return message
+
+    def _cells_by_name(self) -> dict[str, list[bytes | None]]:
+        return {
+            name: [reply[cell] for reply in replies]
+            for group, replies in zip(self._plan.groups, self._replies, strict=True)
+            for kind in group.features
+            for name, cell in zip(kind.names, kind.cells, strict=True)
+        }
+
+
+def _rows(replies: Sequence[Reply], read: GroupRead) -> Sequence[Reply]:
+    return replies if read.places is None else [replies[place] for place in read.places]

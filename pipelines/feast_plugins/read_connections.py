@@ -1,0 +1,80 @@
+"""Many HMGETs in one round trip, without redis-py's work per command."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis.exceptions import ConnectionError
+
+Reply = list[bytes | None]
+
+
+class ReadConnections:
+    """Connections of a client that are kept open for reading. Safe to share between threads.
+
+    A connection that the server has dropped is opened again, once, and the request repeated: reads
+    may be repeated. A time-out is not.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._idle: deque[Any] = deque()
+        self._process = os.getpid()
+
+    def ask(self, packed: bytes, replies: int) -> list[Reply]:
+        """Send packed commands, read that many replies.
+
+        Raises:
+            redis.RedisError: as it comes; the connection is closed then.
+        """
+        connection = self._take()
+        try:
+            try:
+                found = _exchange(connection, packed, replies)
+            except ConnectionError:
+                connection.disconnect()
+                found = _exchange(connection, packed, replies)
+        except BaseException:
+            connection.disconnect()  # what it may still answer belongs to nobody
+            raise
+        finally:
+            self._idle.append(connection)
+        return found
+
+    def close(self) -> None:
+        """Close the connections; the next request opens one again."""
+        while self._idle:
+            self._idle.pop().disconnect()
+
+    def _take(self) -> Any:
+        if self._process != os.getpid():  # a fork shares its parent's sockets
+            self._idle, self._process = deque(), os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pool = self._client.connection_pool
+            return pool.connection_class(**pool.connection_kwargs)
+
+
+def pack(head: bytes, keys: Sequence[bytes], tail: bytes) -> bytes:
+    """A command per key: `head`, the key with its length, `tail`, as in Redis' protocol."""
+    if len({*map(len, keys)}) == 1:
+        start = b"%b$%d\r\n" % (head, len(keys[0]))
+        return b"%b%b%b" % (start, (tail + start).join(keys), tail)
+    return b"".join([b"%b$%d\r\n%b%b" % (head, len(key), key, tail) for key in keys])
+
+
+def hmget(fields: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """What stands before and behind the key of an HMGET of these fields."""
+    named = b"".join(b"$%d\r\n%b\r\n" % (len(field), field) for field in fields)
+    return b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 2), b"\r\n" + named
+
+
+def _exchange(connection: Any, packed: bytes, replies: int) -> list[Reply]:
+    connection.send_packed_command([packed], check_health=False)
+    read = connection.read_response
+    return [read(disable_decoding=True) for _ in range(replies)]
