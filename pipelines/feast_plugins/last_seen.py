@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Final, Literal, NamedTuple
 
 from pipelines.errors import RedisUnavailableError
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 Fields = tuple[bytes, ...]
 Reply = list[bytes | None]
+_Seen = dict[Fields, dict[bytes, tuple[int, Reply]]]  # a reply with the number of its read
 Mode = Literal["redis", "last_seen"]
 
 REPLIES_KEPT: Final = 200_000
@@ -148,29 +149,32 @@ class _Generations:
     """Replies by fields and key. When the younger half is full, the older one is forgotten."""
 
     def __init__(self) -> None:
-        self._young: dict[Fields, dict[bytes, Reply]] = {}
-        self._old: dict[Fields, dict[bytes, Reply]] = {}
-        self._put = 0
+        self._young: _Seen = {}
+        self._old: _Seen = {}
+        self._room = REPLIES_KEPT // 2
+        self._reads = 0
 
     def __bool__(self) -> bool:
         return bool(self._young or self._old)
 
     def put(self, block: Block, replies: Sequence[Reply]) -> None:
+        self._reads += 1
         seen = self._young.setdefault(block.fields, {})
         before = len(seen)
-        seen.update(zip(block.keys, replies, strict=True))
-        self._put += len(seen) - before
-        if self._put >= REPLIES_KEPT // 2:
-            self._old, self._young, self._put = self._young, {}, 0
+        seen.update(zip(block.keys, zip(repeat(self._reads), replies), strict=True))
+        self._room -= len(seen) - before
+        if self._room <= 0:
+            self._old, self._young, self._room = self._young, {}, REPLIES_KEPT // 2
 
     def find(self, key: bytes, fields: Fields) -> Reply:
-        """The last reply to this request, or one put together from other requests' replies."""
+        """The last value of each field, whichever request it was read by."""
+        seen = [
+            (replies[key], others)
+            for generation in (self._young, self._old)
+            for others, replies in generation.items()
+            if key in replies
+        ]
         found: dict[bytes, bytes | None] = {}
-        for generation in (self._young, self._old):
-            reply = generation.get(fields, {}).get(key)
-            if reply is not None:
-                return reply
-        for generation in (self._old, self._young):
-            for others, replies in generation.items():
-                found.update(zip(others, replies.get(key, ()), strict=False))
+        for (_, reply), others in sorted(seen, key=lambda read: read[0][0]):
+            found.update(zip(others, reply, strict=True))
         return [found.get(field) for field in fields]

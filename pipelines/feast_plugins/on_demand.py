@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 from feast.online_response import _convert_uuids_for_arrow
@@ -14,6 +14,28 @@ from feast.utils import _parse_feature_ref
 from feast.value_type import ValueType
 
 Columns = dict[str, list[Any]]
+
+
+_PLAIN: Final = {
+    ValueType.DOUBLE: float,
+    ValueType.STRING: str,
+    ValueType.BOOL: bool,
+}
+"""Types whose values Feast gives back as they are."""
+
+
+class Made(NamedTuple):
+    """A computed feature: what `to_dict` gives for it, and its messages if those came first."""
+
+    values: list[Any]
+    kind: ValueType
+    messages: list[Value] | None
+
+    def as_messages(self) -> list[Value]:
+        """The feature as Feast would store it."""
+        if self.messages is not None:
+            return self.messages
+        return python_values_to_proto_values(self.values, self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +54,8 @@ class Transformation:
     kinds: dict[str, ValueType]
     full_feature_names: bool
 
-    def run(self, columns: Columns) -> dict[str, list[Value]]:
-        """Its features as Feast would store them, from the columns of the answer so far."""
+    def run(self, columns: Columns) -> dict[str, Made]:
+        """Its features, from the columns of the answer so far."""
         seen = {name: list(cells) for name, cells in columns.items() if name not in self.hidden}
         if self.view.mode == "python":
             made = self.view.transform_dict(seen)
@@ -44,7 +66,7 @@ class Transformation:
             made = self.view.transform_arrow(table, self.full_feature_names)
             cells = {n: made[n].to_numpy() for n in made.column_names if n in self.outputs}
         return {
-            name: python_values_to_proto_values(column, self.kinds.get(name, ValueType.UNKNOWN))
+            name: _made(column, self.kinds.get(name, ValueType.UNKNOWN))
             for name, column in cells.items()
         }
 
@@ -81,9 +103,17 @@ def transformations(
     return tuple(found)
 
 
-def python_values(values: Sequence[Value]) -> list[Any]:
-    """What Feast's `to_dict` makes of them."""
-    return [feast_value_type_to_python_type(value) for value in values]
+def _made(column: Any, kind: ValueType) -> Made:
+    plain = _PLAIN.get(kind)
+    if (
+        plain is not None
+        and isinstance(column, list)
+        and {*map(type, column)} <= {plain, type(None)}
+        and all(value == value for value in column)  # Feast makes NaN null
+    ):
+        return Made(column, kind, None)
+    messages = python_values_to_proto_values(column, kind)
+    return Made([feast_value_type_to_python_type(value) for value in messages], kind, messages)
 
 
 def _is_left_to_feast(view: Any) -> bool:

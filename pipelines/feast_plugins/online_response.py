@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from pipelines.feast_plugins.decoding import Cells, event_seconds, event_time
 from pipelines.feast_plugins.last_seen import ReadMode
-from pipelines.feast_plugins.on_demand import Columns, python_values
+from pipelines.feast_plugins.on_demand import Columns, Made
 from pipelines.feast_plugins.online_plan import ReadPlan, ViewRead
 from pipelines.feast_plugins.online_request import GroupRead, ReadRequest
 from pipelines.feast_plugins.read_connections import Reply
@@ -67,7 +67,7 @@ class ColumnarResponse(OnlineResponse):
         ]
         self._gone = [self._without_value(view) for view in plan.views]
         self._columns: Columns = {}
-        self._computed: dict[str, list[Value]] = {}
+        self._computed: dict[str, Made] = {}
         if plan.on_demand:
             self._columns = request.given | self._decoded()
             for transformation in plan.on_demand:
@@ -87,7 +87,7 @@ class ColumnarResponse(OnlineResponse):
         if plan.on_demand:
             wanted = (name for name in plan.features if name not in plan.inputs)
             answer |= {name: list(self._columns[name]) for name in wanted}
-            answer |= {name: python_values(made) for name, made in self._computed.items()}
+            answer |= {name: list(made.values) for name, made in self._computed.items()}
         else:
             answer |= self._decoded()
         return self._with_times(answer) if include_event_timestamps else answer
@@ -95,13 +95,7 @@ class ColumnarResponse(OnlineResponse):
     def view_rows(self) -> dict[str, ViewRows]:
         """The event times and statuses of each view that was read, by its name."""
         return {
-            view.name: ViewRows(
-                [
-                    stamp.seconds + stamp.nanos / 1e9
-                    for stamp in map(event_time, self._stamps(view))
-                ],
-                self._statuses(view),
-            )
+            view.name: ViewRows(_seconds(self._stamps(view)), self._statuses(view))
             for view in self._plan.views
         }
 
@@ -197,7 +191,8 @@ class ColumnarResponse(OnlineResponse):
                         values[row] = Value()
                     put(name, values, statuses, times)
         for name, made in self._computed.items():
-            put(name, made, [_PRESENT] * len(made), [Timestamp()] * len(made))
+            rows = len(made.values)
+            put(name, made.as_messages(), [_PRESENT] * rows, [Timestamp()] * rows)
         if self._with_versions:
             for name, version in {v.metadata_name: v.version for v in self._plan.views}.items():
                 message.metadata.feature_view_metadata.add(name=name, version=version)
@@ -214,3 +209,9 @@ class ColumnarResponse(OnlineResponse):
 
 def _rows(replies: Sequence[Reply], read: GroupRead) -> Sequence[Reply]:
     return replies if read.places is None else [replies[place] for place in read.places]
+
+
+def _seconds(stamps: Cells) -> list[float]:
+    known = {stamp: event_time(stamp) for stamp in {*stamps}}
+    seconds = {stamp: time.seconds + time.nanos / 1e9 for stamp, time in known.items()}
+    return [seconds[stamp] for stamp in stamps]

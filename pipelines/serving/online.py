@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 SERVICES: Final[Mapping[str, str]] = {name: c.service for name, c in CONTRACTS.items()}
 """What each model reads."""
 State = Literal["present", "missing", "stale"]
-_USUAL: Final = frozenset({"int64_val", "double_val", "bool_val", "string_val"})
 _OUTSIDE_MAX_AGE: Final = 4  # of Feast's FieldStatus, which would take seconds to import
 
 
@@ -146,18 +145,26 @@ class OnlineFeatures:
             logger.warning("Feast could not read online features", exc_info=True)
             raise NotReadyError(f"Feast could not read online features: {_first(error)}") from None
         mode, age = _mode_of(response)
-        columns: dict[str, list[Any]] = {}
-        views: dict[str, ViewRead] = {}
-        for name, vector in zip(
-            response.proto.metadata.feature_names.val, response.proto.results, strict=True
-        ):
-            columns[name] = _values(vector.values)
-            view = view_of.get(name, "")
-            if view in VIEWS_BY_NAME and view not in views:
-                stamps = [s.seconds + s.nanos / 1e9 for s in vector.event_timestamps]
-                states = map(_state, vector.statuses, stamps)
-                views[view] = ViewRead(stamps, list(states))
-        return OnlineRows(columns, views, mode, age, moment)
+        return OnlineRows(response.to_dict(), _views(response, view_of), mode, age, moment)
+
+
+def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRead]:
+    if hasattr(response, "view_rows"):
+        rows = response.view_rows().items()
+        return {name: _view(*read) for name, read in rows if name in VIEWS_BY_NAME}
+    # A store other than ours: what is in Feast's own message.
+    views: dict[str, ViewRead] = {}
+    message = response.proto
+    for name, vector in zip(message.metadata.feature_names.val, message.results, strict=True):
+        view = view_of.get(name, "")
+        if view in VIEWS_BY_NAME and view not in views:
+            stamps = [s.seconds + s.nanos / 1e9 for s in vector.event_timestamps]
+            views[view] = _view(stamps, vector.statuses)
+    return views
+
+
+def _view(stamps: list[float], statuses: Sequence[int]) -> ViewRead:
+    return ViewRead(stamps, list(map(_state, statuses, stamps)))
 
 
 def _mode_of(response: Any) -> tuple[str, float]:
@@ -169,20 +176,6 @@ def _state(status: int, stamp: float) -> State:
     if status == _OUTSIDE_MAX_AGE:
         return "stale"
     return "present" if stamp > 0 else "missing"
-
-
-def _values(values: Any) -> list[Any]:
-    found: list[Any] = []
-    for value in values:
-        kind = value.WhichOneof("val")
-        if kind is None:
-            found.append(None)
-        elif kind in _USUAL:
-            found.append(getattr(value, kind))
-        else:
-            read = getattr(value, kind)
-            found.append(list(read.val) if hasattr(read, "val") else read)
-    return found
 
 
 def _first(error: BaseException) -> str:

@@ -1,0 +1,115 @@
+"""Decoding a column gives what Feast gives value by value, whatever is stored in it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
+from feast.value_type import ValueType
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.feast_plugins import decoding
+from pipelines.feast_plugins.decoding import decoder, event_seconds, event_time
+
+VALUES: dict[ValueType, Any] = {
+    ValueType.DOUBLE: st.floats(allow_nan=False),
+    ValueType.FLOAT: st.floats(width=32, allow_nan=False),
+    ValueType.INT32: st.integers(-(2**31), 2**31 - 1),
+    ValueType.INT64: st.integers(-(2**63), 2**63 - 1),
+    ValueType.STRING: st.text(max_size=100),
+    ValueType.BYTES: st.binary(max_size=100),
+    ValueType.BOOL: st.booleans(),
+    ValueType.UNIX_TIMESTAMP: st.datetimes(
+        datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)
+    ),
+    ValueType.UUID: st.uuids(),
+    ValueType.DECIMAL: st.decimals(allow_nan=False, allow_infinity=False),
+    ValueType.DOUBLE_LIST: st.lists(st.floats(allow_nan=False), min_size=1, max_size=5),
+    ValueType.STRING_LIST: st.lists(st.text(max_size=5), min_size=1, max_size=5),
+    ValueType.INT64_SET: st.sets(st.integers(0, 9), min_size=1, max_size=5),
+    ValueType.MAP: st.dictionaries(st.text(max_size=5), st.text(max_size=5), min_size=1),
+}
+ROWS = st.sampled_from([1, 2, 20, 300])
+
+
+def cells(values: list[Any], kind: ValueType) -> list[bytes | None]:
+    found = [proto.SerializeToString() for proto in python_values_to_proto_values(values, kind)]
+    return [*found]
+
+
+def by_feast(column: list[bytes | None], kind: ValueType) -> list[Any]:
+    return [
+        feast_value_type_to_python_type(Value.FromString(cell), kind) if cell else None
+        for cell in column
+    ]
+
+
+@pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.name)
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), rows=ROWS)
+def test_a_column_is_what_feast_reads(kind: ValueType, data: st.DataObject, rows: int) -> None:
+    """With nulls, fields that are not there, and values of other types in between."""
+    few = data.draw(st.lists(VALUES[kind], min_size=1, max_size=8))
+    odd: list[bytes | None] = data.draw(st.sampled_from([[], [b""], [None], [b"", None, None], [b"\x20\x07"]]))
+    column = (cells(few, kind) * rows)[:rows] + odd
+    assert decoder(kind)(column) == by_feast(column, kind)
+    assert [*map(type, decoder(kind)(column))] == [*map(type, by_feast(column, kind))]
+
+
+def test_values_may_be_changed_by_whoever_gets_them() -> None:
+    """Lists are made anew for each answer; only values that cannot change are remembered."""
+    (first,) = decoder(ValueType.STRING_LIST)(cells([["a"]], ValueType.STRING_LIST))
+    first.append("mine")
+    assert decoder(ValueType.STRING_LIST)(cells([["a"]], ValueType.STRING_LIST)) == [["a"]]
+
+
+def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts anew when it is full, and never keeps long values."""
+    monkeypatch.setattr(decoding, "_KEPT", 10)
+    memo = decoding._Memo(lambda cell: cell)
+    for number in range(95):
+        assert memo[b"%d" % number] == b"%d" % number
+        assert memo[b"x" * 65] == b"x" * 65
+    assert len(memo) <= 10
+    assert b"x" * 65 not in memo
+
+
+@pytest.mark.parametrize("rows", [1, 5, 100])
+@pytest.mark.parametrize(
+    ("earliest", "latest"),
+    [(datetime(1970, 1, 1), datetime(1980, 1, 1)), (datetime(1979, 1, 1), datetime(2200, 1, 1))],
+)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_seconds_of_event_times(
+    rows: int, earliest: datetime, latest: datetime, data: st.DataObject
+) -> None:
+    """Short and long time stamps alike, and none."""
+    few = data.draw(st.lists(st.datetimes(earliest, latest) | st.none(), min_size=1, max_size=30))
+    stamps: list[bytes | None] = []
+    for moment in (few * rows)[:rows]:
+        stamp = Timestamp()
+        if moment is not None:
+            stamp.FromDatetime(moment)
+        stamps.append(None if moment is None else stamp.SerializeToString())
+    assert event_seconds(stamps) == [event_time(stamp).seconds for stamp in stamps]
+
+
+def test_immutable_kinds_are_shared() -> None:
+    """So that a value seen before costs a look into a dictionary."""
+    samples = {
+        ValueType.UUID: UUID(int=7),
+        ValueType.DECIMAL: Decimal("1.50"),
+        ValueType.STRING: "a text of some length",
+    }
+    for kind, value in samples.items():
+        (one,), (two,) = (decoder(kind)(cells([value], kind)) for _ in range(2))
+        assert one == value
+        assert one is two
