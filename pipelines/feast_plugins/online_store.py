@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final, Literal
 
+import pandas as pd
 import redis
 import redis.asyncio
 from feast import metrics
@@ -109,7 +110,8 @@ class SharedRedisOnlineStore(RedisOnlineStore):
                         entity_key=entity_key,
                         entity_key_serialization_version=config.entity_key_serialization_version,
                     )
-                    arguments = time_fields(view, event_time, created)
+                    known = None if pd.isna(created) else created  # Feast passes pandas' NaT
+                    arguments = time_fields(view, event_time, known)
                     for name, value in values.items():
                         arguments += (fields[name], value.SerializeToString())
                     put(keys=[key], args=arguments, client=pipe)
