@@ -107,13 +107,14 @@ class ColumnarResponse(OnlineResponse):
         """Every feature that was read, in the answer's order."""
         found: Columns = dict.fromkeys(self._plan.features, _NONE)  # settles the order
         for group, replies in zip(self._plan.groups, self._replies, strict=True):
-            if len(replies) <= FEW_ROWS:  # a call per value type costs less than one per column
+            if len(replies) == 1:
+                for kind in group.features:
+                    values = kind.decode(kind.pick(replies[0]))
+                    found.update(zip(kind.names, [[value] for value in values], strict=True))
+            elif len(replies) <= FEW_ROWS:  # a call per value type costs less than one per column
                 for kind in group.features:
                     cells = [cell for reply in replies for cell in kind.pick(reply)]
                     values, width = kind.decode(cells), len(kind.names)
-                    if len(replies) == 1:
-                        found.update(zip(kind.names, [[value] for value in values], strict=True))
-                        continue
                     for place, name in enumerate(kind.names):
                         found[name] = values[place::width]
             else:
