@@ -29,7 +29,6 @@ _RECORDS: Final = {
     "f": np.dtype([("tag", "u1"), ("number", "<f4")]),
 }
 
-# Their Python values cannot be changed, so that answers may share them.
 _SCALARS: Final = frozenset(
     {
         ValueType.INT32,
@@ -42,6 +41,10 @@ _SCALARS: Final = frozenset(
         ValueType.DECIMAL,
     }
 )
+
+
+FIXED: Final = _SCALARS | {ValueType.DOUBLE, ValueType.FLOAT}
+"""Types whose Python values cannot be changed, so that answers may share them."""
 
 
 @lru_cache
@@ -99,6 +102,8 @@ class _Memo(dict[bytes | None, Any]):
 
     def __missing__(self, cell: bytes | None) -> Any:
         value = self._decode(cell)
+        if isinstance(value, list | set | dict):  # stored as another type than declared
+            return value
         if cell is None or len(cell) <= _SHORT:
             if len(self) >= _KEPT:
                 self.clear()

@@ -55,8 +55,8 @@ class Transformation:
     full_feature_names: bool
 
     def run(self, columns: Columns) -> dict[str, Made]:
-        """Its features, from the columns of the answer so far."""
-        seen = {name: list(cells) for name, cells in columns.items() if name not in self.hidden}
+        """Its features, from the columns of the answer so far, which it may change."""
+        seen = {name: cells for name, cells in columns.items() if name not in self.hidden}
         if self.view.mode == "python":
             made = self.view.transform_dict(seen)
             cells = {name: made[name] for name in made if name in self.outputs}

@@ -17,7 +17,7 @@ from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from pipelines.feast_plugins import encoding
-from pipelines.feast_plugins.decoding import Decoder, decoder
+from pipelines.feast_plugins.decoding import FIXED, Decoder, decoder
 from pipelines.feast_plugins.on_demand import Transformation, transformations
 from pipelines.feast_plugins.read_connections import Reply, hmget
 
@@ -93,7 +93,8 @@ class ReadPlan:
         request_data: names of the request data that on-demand views need.
         returned: the names that the answer has, beside those of join keys.
         features: the names of the features that are read, in the answer's order; `inputs` are
-            those among them that only an on-demand view needs.
+            those among them that only an on-demand view needs, `changeable` those whose values
+            are lists and the like.
         project: ends every Redis key.
     """
 
@@ -107,6 +108,7 @@ class ReadPlan:
     returned: frozenset[str]
     features: tuple[str, ...]
     inputs: frozenset[str]
+    changeable: frozenset[str]
     feature_types: dict[str, ValueType]
     project: bytes
 
@@ -209,6 +211,9 @@ def plan(
         returned=frozenset(returned),
         features=features,
         inputs=frozenset(features) - frozenset(returned),
+        changeable=frozenset(
+            read.name for _, reads in keys.values() for read in reads if read.kind not in FIXED
+        ),
         feature_types=feature_types,
         project=config.project.encode(),
     )

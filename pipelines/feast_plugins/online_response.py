@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -71,7 +72,7 @@ class ColumnarResponse(OnlineResponse):
         if plan.on_demand:
             self._columns = request.given | self._decoded()
             for transformation in plan.on_demand:
-                self._computed |= transformation.run(self._columns)
+                self._computed |= transformation.run(self._copied(self._columns))
 
     @property
     def proto(self) -> GetOnlineFeaturesResponse:  # type: ignore[override]  # Feast: an attribute
@@ -86,7 +87,7 @@ class ColumnarResponse(OnlineResponse):
         answer: dict[str, Any] = {name: list(request.given[name]) for name in self._given()}
         if plan.on_demand:
             wanted = (name for name in plan.features if name not in plan.inputs)
-            answer |= {name: list(self._columns[name]) for name in wanted}
+            answer |= self._copied({name: self._columns[name] for name in wanted})
             answer |= {name: list(made.values) for name, made in self._computed.items()}
         else:
             answer |= self._decoded()
@@ -102,6 +103,14 @@ class ColumnarResponse(OnlineResponse):
     def _given(self) -> list[str]:
         plan = self._plan
         return [n for n in self._request.given if n in plan.join_keys or n in plan.returned]
+
+    def _copied(self, columns: Columns) -> Columns:
+        """The same values, for somebody who may change them."""
+        changeable = self._plan.changeable
+        return {
+            name: deepcopy(values) if name in changeable else list(values)
+            for name, values in columns.items()
+        }
 
     def _decoded(self) -> Columns:
         """Every feature that was read, in the answer's order."""
@@ -149,8 +158,8 @@ class ColumnarResponse(OnlineResponse):
         """The rows that have no value in a view, with the status that says why."""
         stamps = self._stamps(view)
         gone = {}
-        if None in stamps or b"" in stamps:
-            gone = {row: _NOT_FOUND for row, stamp in enumerate(stamps) if not stamp}
+        if None in stamps:
+            gone = {row: _NOT_FOUND for row, stamp in enumerate(stamps) if stamp is None}
         if view.ttl is None:
             return gone
         oldest = self._now - view.ttl - _EPOCH

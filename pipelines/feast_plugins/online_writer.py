@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice, repeat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import redis
 from redis.exceptions import NoScriptError
 
 from pipelines.errors import UsageError
+from pipelines.feast_plugins.binary_arrays import joined, regrouped
 from pipelines.feast_plugins.encoding import (
-    created_times,
     entity_keys,
-    event_times,
     field,
+    times,
     values,
 )
-from pipelines.feast_plugins.newer_wins import PUT_UNLESS_OLDER, created_field
+from pipelines.feast_plugins.newer_wins import PUT_ROWS_UNLESS_OLDER, created_field
+from pipelines.feast_plugins.resp import Commands, argument, arguments, exchange
 
-Command = tuple[bytes | str, ...]
-
-ROWS_PER_ROUND_TRIP: Final = 1_000
+ROWS_PER_CHUNK: Final = 8_192
+ROWS_PER_SCRIPT: Final = 50  # a third of a millisecond, in which the server serves nobody else
+ARGUMENTS_PER_SCRIPT: Final = 10_000
 SCRIPT_LOADS: Final = 3  # each after the server has lost the script during one and the same chunk
 
 _EVENT: Final = "event_timestamp"
 _CREATED: Final = "created_timestamp"
-_SHA: Final = hashlib.sha1(PUT_UNLESS_OLDER.encode()).hexdigest()
+_SHA: Final = hashlib.sha1(PUT_ROWS_UNLESS_OLDER.encode()).hexdigest().encode()
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows of one view as they are stored: Redis keys, and by field the values of all rows.
+
+    The first two fields are `_ts:<view>` and `_created:<view>`. No array has nulls.
+    """
+
+    keys: pa.BinaryArray
+    fields: Mapping[bytes, pa.BinaryArray]
+
+    def commands(self) -> Commands:
+        """Calls of the script that puts each row unless the server holds a newer one."""
+        rows, width = len(self.keys), len(self.fields)
+        each = max(1, min(ROWS_PER_SCRIPT, ARGUMENTS_PER_SCRIPT // width))
+        starts = range(0, rows, each)
+        bounds = np.array([*starts, rows])
+        heads = [_head(min(each, rows - start), width) for start in starts]
+        names = b"".join(map(argument, (b"%d" % width, *self.fields)))
+        return Commands.of(
+            joined(
+                pa.array(heads, pa.binary()),
+                regrouped(arguments(self.keys), bounds),
+                names,
+                regrouped(arguments(*self.fields.values()), bounds),
+            )
+        )
 
 
 class OnlineWriter:
@@ -63,57 +93,27 @@ class OnlineWriter:
         After any of them some rows may be written. Writing all of them again is safe: it changes
         nothing where the rows, or newer ones, are stored already.
         """
-        commands = (
-            command
-            for view, table in rows.items()
-            for start in range(0, table.num_rows, ROWS_PER_ROUND_TRIP)
-            for command in self._commands(
-                view, table.slice(start, ROWS_PER_ROUND_TRIP), keys.get(view, ())
+        return sum(
+            self.put(
+                self._encoded(
+                    view, table.slice(start, ROWS_PER_CHUNK), keys.get(view, ())
+                ).commands()
             )
+            for view, table in rows.items()
+            for start in range(0, table.num_rows, ROWS_PER_CHUNK)
         )
-        replaced = 0
-        while chunk := list(islice(commands, ROWS_PER_ROUND_TRIP)):
-            replaced += self._put(chunk)
-        return replaced
 
-    def _commands(self, view: str, table: pa.Table, keys: Sequence[str]) -> Iterator[Command]:
-        missing = [name for name in (*keys, _EVENT, _CREATED) if name not in table.column_names]
-        if missing:
-            raise UsageError(f"rows of {view} lack the columns {missing}: add them")
+    def put(self, commands: Commands) -> int:
+        """Run `EncodedRows.commands`, again if the server did not know the script; rows replaced.
 
-        def encoded(encode: Callable[..., list[bytes]], *arguments: Any) -> list[bytes]:
-            try:
-                return encode(*arguments)
-            except UsageError as error:
-                raise UsageError(f"rows of {view}: {error}") from error
-
-        events, created = table.column(_EVENT), table.column(_CREATED)
-        arguments: list[Any] = [
-            repeat(b"EVALSHA"),
-            repeat(_SHA),
-            repeat(b"1"),
-            encoded(entity_keys, {name: table.column(name) for name in keys}, self._project),
-            repeat(f"_ts:{view}"),
-            encoded(event_times, events),
-            repeat(created_field(view)),
-            encoded(created_times, created, events),
-        ]
-        for name in table.column_names:
-            if name not in (*keys, _EVENT, _CREATED):
-                arguments += (repeat(field(view, name)), encoded(values, table.column(name)))
-        return zip(*arguments)  # noqa: B905 - endless ones among them
-
-    def _put(self, chunk: Sequence[Command]) -> int:
-        """Send the rows in one round trip; again when the server did not know the script."""
+        Raises:
+            redis.RedisError: as it comes.
+        """
         for _ in range(SCRIPT_LOADS):
             if not self._loaded:
-                self._client.script_load(PUT_UNLESS_OLDER)
+                self._client.script_load(PUT_ROWS_UNLESS_OLDER)
                 self._loaded = True
-            with self._client.pipeline(transaction=False) as pipe:
-                add: Callable[..., Any] = pipe.execute_command
-                for command in chunk:
-                    add(*command)
-                replies = pipe.execute(raise_on_error=False)
+            replies = exchange(self._client, commands)
             errors = [reply for reply in replies if isinstance(reply, Exception)]
             if not errors:
                 return sum(replies)
@@ -122,3 +122,34 @@ class OnlineWriter:
                     raise error
             self._loaded = False
         raise errors[0]
+
+    def _encoded(self, view: str, table: pa.Table, keys: Sequence[str]) -> EncodedRows:
+        missing = [name for name in (*keys, _EVENT, _CREATED) if name not in table.column_names]
+        if missing:
+            raise UsageError(f"rows of {view} lack the columns {missing}: add them")
+        features = [n for n in table.column_names if n not in (*keys, _EVENT, _CREATED)]
+        try:
+            return EncodedRows(
+                entity_keys({name: table.column(name) for name in keys}, self._project),
+                time_columns(view, table.column(_EVENT), table.column(_CREATED))
+                | {field(view, name): values(table.column(name)) for name in features},
+            )
+        except UsageError as error:
+            raise UsageError(f"rows of {view}: {error}") from error
+
+
+def time_columns(view: str, events: Any, created: Any) -> dict[bytes, pa.BinaryArray]:
+    """The first fields of `EncodedRows`, from event times and created times (null: the former).
+
+    Raises:
+        UsageError: not columns of time stamps, or a null among the event times.
+    """
+    names = (f"_ts:{view}".encode(), created_field(view).encode())
+    return dict(zip(names, times(events, created), strict=True))
+
+
+def _head(rows: int, width: int) -> bytes:
+    """Of a call of the script: all before its keys."""
+    arguments = (b"EVALSHA", _SHA, b"%d" % rows)
+    number = len(arguments) + rows + 1 + width + rows * width
+    return b"*%d\r\n" % number + b"".join(map(argument, arguments))

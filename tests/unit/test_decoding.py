@@ -68,6 +68,9 @@ def test_values_may_be_changed_by_whoever_gets_them() -> None:
     (first,) = decoder(ValueType.STRING_LIST)(cells([["a"]], ValueType.STRING_LIST))
     first.append("mine")
     assert decoder(ValueType.STRING_LIST)(cells([["a"]], ValueType.STRING_LIST)) == [["a"]]
+    (stray,) = decoder(ValueType.STRING)(cells([["a"]], ValueType.STRING_LIST))
+    stray.append("mine")
+    assert decoder(ValueType.STRING)(cells([["a"]], ValueType.STRING_LIST)) == [["a"]]
 
 
 def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
