@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines import cli_models, cli_serving, cli_training
+from pipelines import cli_feast, cli_models, cli_serving, cli_training
 from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
 
@@ -414,6 +414,7 @@ def _benchmark(name: str) -> Any:
 cli_training.register(app)
 cli_models.register(app)
 cli_serving.register(app, bench_app, _benchmark)
+cli_feast.register(bench_app, _benchmark)
 
 if __name__ == "__main__":
     main()

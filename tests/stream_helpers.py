@@ -24,7 +24,7 @@ from pipelines.batch import BatchConfig
 from pipelines.batch.state import PipelineState
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
-from pipelines.feast_plugins.encoding import field
+from pipelines.feast_plugins.writing.encoding import field
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.live_databases import LiveDatabases
 from pipelines.redis import connect, ensure_server, stop_server

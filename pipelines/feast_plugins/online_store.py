@@ -28,15 +28,16 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from feast.utils import _get_cached_request_context
+from pydantic import model_validator
 from redis.exceptions import RedisError
 
 from pipelines.feast_plugins.last_seen import Block, LastSeen, ReadMode
-from pipelines.feast_plugins.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
-from pipelines.feast_plugins.online_plan import Plans, ReadPlan
-from pipelines.feast_plugins.online_plan import plan as make_plan
-from pipelines.feast_plugins.online_request import ReadRequest, read_request
-from pipelines.feast_plugins.online_response import ColumnarResponse
-from pipelines.feast_plugins.read_connections import ReadConnections, Reply
+from pipelines.feast_plugins.reading.connections import ReadConnections, Reply
+from pipelines.feast_plugins.reading.plan import Plans, ReadPlan
+from pipelines.feast_plugins.reading.plan import plan as make_plan
+from pipelines.feast_plugins.reading.request import ReadRequest, read_request
+from pipelines.feast_plugins.reading.response import ColumnarResponse
+from pipelines.feast_plugins.writing.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
 from pipelines.redis import (
     RedisEndpoint,
     connect,
@@ -52,13 +53,34 @@ ReadRow = tuple[datetime | None, dict[str, Value] | None]
 ROWS_PER_ROUND_TRIP: Final = 500
 
 
+_WITHOUT_EFFECT: Final = frozenset(
+    {
+        "client",
+        "connection_string",
+        "key_ttl_seconds",
+        "redis_type",
+        "sentinel_master",
+        "skip_dedup",
+    }
+)
+
+
 class SharedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """The connection comes from SynchroChain's settings; `connection_string` is not used."""
+    """The connection comes from SynchroChain's settings; Feast's options for it are refused."""
 
     # Feast picks a store by this field; the type is ignored because its own is Literal["redis"].
     type: Literal["pipelines.feast_plugins.online_store.SharedRedisOnlineStore"] = (
         "pipelines.feast_plugins.online_store.SharedRedisOnlineStore"  # type: ignore[assignment]
     )
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> SharedRedisOnlineStoreConfig:
+        if given := sorted(self.model_fields_set & _WITHOUT_EFFECT):
+            raise ValueError(
+                f"online_store has {given}, which SynchroChain's store does not use: remove them; "
+                "set SYNCHROCHAIN_REDIS_HOST and its like for the connection"
+            )
+        return self
 
 
 class SharedRedisOnlineStore(RedisOnlineStore):

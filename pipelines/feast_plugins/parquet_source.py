@@ -6,6 +6,7 @@ import glob
 import os
 import tempfile
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
+from pipelines.errors import UsageError
 from pipelines.features.views import VIEWS_BY_NAME
 
 
@@ -60,6 +62,52 @@ def relation(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_pat
         connection.register(name, VIEWS_BY_NAME[source.name].schema.empty_table())
         return name
     return f"read_parquet({literal(path)})"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a source whose places can be noted and found again.
+
+    Attributes:
+        sql: what to write behind FROM; always the same files, whatever is published meanwhile.
+        files: how many; None for a table in memory.
+    """
+
+    sql: str
+    files: int | None
+
+    def place(self, alias: str) -> str:
+        """A number that tells the rows apart."""
+        if self.files is None:
+            return f"{alias}.rowid"
+        if self.files == 1:
+            return f"{alias}.file_row_number"
+        return f"(({alias}.file_index::BIGINT << 40) + {alias}.file_row_number)"
+
+
+def placed_rows(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_path: Path) -> Rows:
+    """A source's rows with their places, as `relation` finds them.
+
+    Raises:
+        duckdb.IOException: there are no files, unless the view is one of ours.
+        UsageError: the source has a column with one of the names that places need.
+    """
+    path = str(Path(repo_path, source.path))
+    found = connection.execute("SELECT file FROM glob(?) ORDER BY file", [path]).fetchall()
+    if not found:
+        name = f"rows_{uuid.uuid4().hex}"
+        given = relation(connection, source, repo_path)
+        connection.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM {given}")
+        return Rows(name, None)
+    files = ", ".join(literal(str(file)) for (file,) in found)
+    sql = f"read_parquet([{files}])"
+    columns = {row[0].lower() for row in connection.execute(f"DESCRIBE FROM {sql}").fetchall()}
+    if taken := columns & {"file_index", "file_row_number"}:
+        raise UsageError(
+            f"the source {source.name!r} has a column {min(taken)!r}: rename it, for DuckDB "
+            "numbers the rows of Parquet files by that name"
+        )
+    return Rows(sql, len(found))
 
 
 def identifier(name: str) -> str:

@@ -15,7 +15,7 @@ import yaml
 
 from pipelines.cache import FeatureEntry, RealtimeCache
 from pipelines.errors import ConfigurationError, RedisUnavailableError
-from pipelines.feast_plugins.online_writer import OnlineWriter
+from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
 from pipelines.redis import (
     RedisEndpoint,

@@ -15,7 +15,7 @@ from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
 from pipelines.feast_plugins import last_seen
 from pipelines.feast_plugins.last_seen import Block, LastSeen
-from pipelines.feast_plugins.online_plan import Plans
+from pipelines.feast_plugins.reading.plan import Plans
 from pipelines.features.views import view_named
 from pipelines.redis import connect, ensure_server
 from pipelines.settings import DataConfig
@@ -236,7 +236,7 @@ def _key(store: Any, route: str) -> bytes:
     """The Redis key of a route's row."""
     import pyarrow as pa
 
-    from pipelines.feast_plugins.encoding import entity_keys
+    from pipelines.feast_plugins.writing.encoding import entity_keys
 
     (key,) = entity_keys({"route_id": pa.array([route])}, store.project)
     return bytes(key if isinstance(key, bytes) else key.as_py())

@@ -20,7 +20,13 @@ import redis
 from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
 from pipelines.errors import RedisRefusedError, UsageError
-from pipelines.feast_plugins.online_writer import ROWS_PER_ROUND_TRIP, OnlineWriter
+from pipelines.feast_plugins.writing.encoding import entity_keys, field, values
+from pipelines.feast_plugins.writing.online_writer import (
+    ROWS_PER_CHUNK,
+    ROWS_PER_SCRIPT,
+    OnlineWriter,
+)
+from pipelines.feast_plugins.writing.resp import Commands, argument, exchange
 from pipelines.features.views import VIEWS, view_named
 from pipelines.redis import connect, ensure_server, translate_redis_errors
 from pipelines.settings import DataConfig
@@ -85,15 +91,15 @@ def any_rows(view: str, number: int, seed: int = 0, prefix: str = "any") -> pa.T
     chance = random.Random(f"{view} {seed}")
     schema, keys = view_named(view).schema, KEYS[view]
     columns: dict[str, list[Any]] = {}
-    for field in schema:
-        if field.name in keys:
-            of_string = pa.types.is_string(field.type)
-            columns[field.name] = [f"{prefix}{n}" if of_string else n for n in range(number)]
-        elif pa.types.is_timestamp(field.type):
+    for column in schema:
+        if column.name in keys:
+            of_string = pa.types.is_string(column.type)
+            columns[column.name] = [f"{prefix}{n}" if of_string else n for n in range(number)]
+        elif pa.types.is_timestamp(column.type):
             times = [T + chance.randrange(10**6) * MICROSECOND for _ in range(number)]
-            columns[field.name] = [time.replace(tzinfo=None) for time in times]
+            columns[column.name] = [time.replace(tzinfo=None) for time in times]
         else:
-            columns[field.name] = [any_value(field.type, chance) for _ in range(number)]
+            columns[column.name] = [any_value(column.type, chance) for _ in range(number)]
     return pa.table(columns, schema)
 
 
@@ -236,7 +242,7 @@ def test_rows_of_one_entity_may_come_in_any_order(
 
 def test_many_rows_of_several_views_all_arrive(client: redis.Redis, writer: OnlineWriter) -> None:
     """More than a round trip takes; an empty table among them."""
-    many = 2 * ROWS_PER_ROUND_TRIP + 345
+    many = 2 * ROWS_PER_CHUNK + 345
     client.flushdb()
     rows = {
         "user_orders": any_rows("user_orders", many),
@@ -246,6 +252,60 @@ def test_many_rows_of_several_views_all_arrive(client: redis.Redis, writer: Onli
     assert writer.write(rows, KEYS) == 2 * many
     assert client.dbsize() == 2 * many
     assert writer.write({}, KEYS) == 0
+
+
+def test_rows_may_be_long_and_wide(client: redis.Redis, writer: OnlineWriter) -> None:
+    """Texts longer than a stretch of what is sent, more fields than Lua can pass at once."""
+    rows = 2 * ROWS_PER_SCRIPT + 3
+    texts = ["x" * (n * 5_000) for n in range(rows)]
+    times = pa.array([T.replace(tzinfo=None)] * rows, pa.timestamp("us"))
+    columns = {"key": range(rows), "event_timestamp": times, "created_timestamp": times}
+    keys = {"long": ["key"], "wide": ["key"]}
+    names = [f"f{n}" for n in range(9_000)]
+    client.flushdb()
+    assert writer.write({"long": pa.table({**columns, "text": texts})}, keys) == rows
+    few = pa.table(columns)[:3].to_pydict() | {name: [n] * 3 for n, name in enumerate(names)}
+    types = {name: times.type for name in columns if name != "key"}
+    wide_rows = pa.table({name: pa.array(v, types.get(name)) for name, v in few.items()})
+    assert writer.write({"wide": wide_rows}, keys) == 3
+    for key, text in zip(entity_keys({"key": pa.array(range(rows))}, PROJECT), texts, strict=True):
+        stored = client.hget(key.as_py(), field("long", "text"))
+        assert stored == values(pa.array([text]))[0].as_py()
+    wide: Any = client.hgetall(entity_keys({"key": pa.array([2])}, PROJECT)[0].as_py())
+    assert len(wide) == 2 + 1 + 2 + len({field("wide", name) for name in names})
+    assert wide[field("wide", names[-1])] == values(pa.array([len(names) - 1]))[0].as_py()
+
+
+def test_a_dropped_connection_is_opened_again(client: redis.Redis) -> None:
+    """As by every client of ours: once, and everything is sent again."""
+
+    def command(*words: bytes) -> bytes:
+        return b"*%d\r\n" % len(words) + b"".join(map(argument, words))
+
+    def run(*commands: bytes) -> list[Any]:
+        return exchange(client, Commands.of(pa.array(commands, pa.binary())))
+
+    (number,) = run(command(b"CLIENT", b"ID"))
+    kill = command(b"CLIENT", b"KILL", b"ID", b"%d" % number, b"SKIPME", b"no")
+    assert run(kill, command(b"ECHO", b"x")) == [0, b"x"]  # by then nobody has that number
+    kill = command(b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"no")
+    with pytest.raises(redis.ConnectionError):
+        run(kill, command(b"ECHO", b"x"))
+    assert run(command(b"ECHO", b"x")) == [b"x"]
+
+
+def test_a_key_that_is_no_hash_is_an_error(
+    client: redis.Redis, writer: OnlineWriter, route: str
+) -> None:
+    """Rows of other calls of the script are written, and the connection stays in order."""
+    routes = [f"{route}-{n}" for n in range(3 * ROWS_PER_SCRIPT)]
+    keys = entity_keys({"route_id": pa.array(routes)}, PROJECT)
+    client.set(keys[0].as_py(), "no hash")
+    rows = congestions([(name, 1.0, T, T) for name in routes])
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        writer.write({"route_conditions": rows}, KEYS)
+    assert client.get(keys[0].as_py()) == b"no hash"
+    assert client.exists(*(key.as_py() for key in keys[ROWS_PER_SCRIPT:])) == 2 * ROWS_PER_SCRIPT
 
 
 def test_a_server_that_has_lost_the_script_is_given_it_again(
@@ -263,7 +323,7 @@ def test_without_memory_writing_fails_and_may_be_repeated(
 ) -> None:
     """Half of the rows are there after the error, all of them after the repetition."""
     client.flushdb()
-    many = 2 * ROWS_PER_ROUND_TRIP
+    many = 2 * ROWS_PER_CHUNK
     rows = {"session_events": any_rows("session_events", many)}
     used = int(client.info("memory")["used_memory"])
     client.config_set("maxmemory", used + 1_000_000)

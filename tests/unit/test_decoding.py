@@ -15,8 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.feast_plugins import decoding
-from pipelines.feast_plugins.decoding import decoder, event_seconds, event_time
+from pipelines.feast_plugins.reading import decoding
+from pipelines.feast_plugins.reading.decoding import decoder, event_seconds, event_time
 
 VALUES: dict[ValueType, Any] = {
     ValueType.DOUBLE: st.floats(allow_nan=False),
@@ -57,7 +57,9 @@ def by_feast(column: list[bytes | None], kind: ValueType) -> list[Any]:
 def test_a_column_is_what_feast_reads(kind: ValueType, data: st.DataObject, rows: int) -> None:
     """With nulls, fields that are not there, and values of other types in between."""
     few = data.draw(st.lists(VALUES[kind], min_size=1, max_size=8))
-    odd: list[bytes | None] = data.draw(st.sampled_from([[], [b""], [None], [b"", None, None], [b"\x20\x07"]]))
+    odd: list[bytes | None] = data.draw(
+        st.sampled_from([[], [b""], [None], [b"", None, None], [b"\x20\x07"]])
+    )
     column = (cells(few, kind) * rows)[:rows] + odd
     assert decoder(kind)(column) == by_feast(column, kind)
     assert [*map(type, decoder(kind)(column))] == [*map(type, by_feast(column, kind))]

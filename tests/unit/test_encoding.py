@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,20 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import UsageError
-from pipelines.feast_plugins.encoding import (
-    created_times,
-    entity_keys,
-    event_times,
-    field,
-    values,
-)
-from pipelines.feast_plugins.newer_wins import time_fields
+from pipelines.feast_plugins.writing import binary_arrays, encoding
+from pipelines.feast_plugins.writing.encoding import field
+from pipelines.feast_plugins.writing.newer_wins import time_fields
 
 IMPORTS = """
 import sys
-import pipelines.feast_plugins.encoding
-import pipelines.feast_plugins.newer_wins
-import pipelines.feast_plugins.online_writer
+import pipelines.feast_plugins.writing.encoding
+import pipelines.feast_plugins.writing.newer_wins
+import pipelines.feast_plugins.writing.online_writer
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"feast", "pandas"}))
 """
 
@@ -51,6 +46,7 @@ SCALARS: dict[str, tuple[Any, str, Any]] = {
     "string": (pa.string(), "STRING", TEXTS | st.none()),
     "large string": (pa.large_string(), "STRING", TEXTS | st.none()),
     "binary": (pa.binary(), "BYTES", st.binary(max_size=200) | st.none()),
+    "large binary": (pa.large_binary(), "BYTES", st.binary(max_size=200) | st.none()),
     "timestamp[s]": (pa.timestamp("s"), "UNIX_TIMESTAMP", INT32 | st.none()),
     "timestamp[us]": (pa.timestamp("us"), "UNIX_TIMESTAMP", MOMENTS | st.none()),
     "timestamp[ns, tz]": (pa.timestamp("ns", "Asia/Tokyo"), "UNIX_TIMESTAMP", MOMENTS | st.none()),
@@ -65,6 +61,24 @@ ITEMS: dict[str, tuple[Any, str, Any]] = {
     "bool": (pa.bool_(), "BOOL_LIST", st.booleans() | st.none()),
 }
 generously = settings(deadline=None, max_examples=60)
+
+
+def encoded(encode: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns, as lists; few rows (plain Python) and many (NumPy) must give the same."""
+    few = encode(*arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(binary_arrays, "FEW", -1)
+        many = encode(*arguments)
+    assert few == many
+    for array in many if isinstance(many, tuple) else (many,):
+        array.validate(full=True)
+        assert (array.type, array.null_count) == (pa.binary(), 0)
+    return tuple(a.to_pylist() for a in many) if isinstance(many, tuple) else many.to_pylist()
+
+
+def values(column: Any) -> list[bytes]:
+    found: list[bytes] = encoded(encoding.values, column)
+    return found
 
 
 def by_feast(array: Any, value_type: str) -> list[bytes]:
@@ -96,7 +110,7 @@ def test_scalars_are_encoded_as_by_feast(name: str, data: Any) -> None:
     """Nulls, NaN, infinities, the ends of the ranges, any text; slices and chunks."""
     kind, value_type, elements = SCALARS[name]
     array = pa.array(data.draw(st.lists(elements, max_size=20)), kind)
-    if kind == pa.binary():  # of nothing but empty ones Feast makes nulls
+    if value_type == "BYTES":  # of nothing but empty ones Feast makes nulls
         array = pa.concat_arrays([array, pa.array([b"x"], kind)])
         assert values(array) == by_feast(array, value_type)
     else:
@@ -152,7 +166,7 @@ def test_entity_keys_are_those_of_feast(data: Any) -> None:
         name: pa.array([None, *(row[name] for row in rows)], kinds[kind][0])[1:]
         for name, kind in chosen.items()
     }
-    assert entity_keys(columns, "prøject") == [
+    assert encoded(encoding.entity_keys, columns, "prøject") == [
         _redis_key(
             "prøject",
             EntityKey(
@@ -183,8 +197,11 @@ def test_times_are_those_of_the_store(data: Any) -> None:
     table = pa.Table.from_struct_array(array).slice(data.draw(st.integers(0, len(rows))))
     rows = rows[len(rows) - len(table) :]
     expected = [time_fields("view", event, created) for event, created in rows]
-    assert event_times(table["e"]) == [fields[1] for fields in expected]
-    assert created_times(table["c"], table["e"]) == [fields[3] for fields in expected]
+    assert encoded(encoding.event_times, table["e"]) == [fields[1] for fields in expected]
+    assert encoded(encoding.times, table["e"], table["c"]) == (
+        [fields[1] for fields in expected],
+        [fields[3] for fields in expected],
+    )
 
 
 @pytest.fixture
@@ -208,7 +225,7 @@ def test_times_of_other_units_are_rounded_down() -> None:
     """A nanosecond more than what Feast keeps is no reason to refuse a row."""
     nanoseconds = pa.array([1_500_000_000_123_456_789], pa.timestamp("ns", "UTC"))
     moment = datetime(2017, 7, 14, 2, 40, 0, 123456, UTC)
-    assert event_times(nanoseconds) == [time_fields("view", moment, None)[1]]
+    assert encoded(encoding.event_times, nanoseconds) == [time_fields("view", moment, None)[1]]
 
 
 @pytest.mark.parametrize(
@@ -230,15 +247,15 @@ def test_what_cannot_be_encoded_is_refused(column: Any, message: str) -> None:
 def test_a_row_without_a_key_or_a_time_is_refused() -> None:
     """It could be neither found nor compared."""
     with pytest.raises(UsageError, match="join key 'k' is null in 1 rows"):
-        entity_keys({"k": pa.array(["a", None])}, "p")
+        encoding.entity_keys({"k": pa.array(["a", None])}, "p")
     with pytest.raises(UsageError, match="join key 'k' is of type double"):
-        entity_keys({"k": pa.array([0.5])}, "p")
+        encoding.entity_keys({"k": pa.array([0.5])}, "p")
     with pytest.raises(UsageError, match="at least one join key"):
-        entity_keys({}, "p")
+        encoding.entity_keys({}, "p")
     with pytest.raises(UsageError, match="event time is null in 1 rows"):
-        event_times(pa.array([None], pa.timestamp("us")))
+        encoding.event_times(pa.array([None], pa.timestamp("us")))
     with pytest.raises(UsageError, match="time is of type string"):
-        event_times(pa.array(["2026-01-01"]))
+        encoding.event_times(pa.array(["2026-01-01"]))
 
 
 def test_writing_does_not_import_feast() -> None:

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from feast.value_type import ValueType
 
-from pipelines.feast_plugins.online_plan import KeyGroup, ReadPlan
-from pipelines.feast_plugins.read_connections import pack
+from pipelines.feast_plugins.reading.connections import pack
+from pipelines.feast_plugins.reading.plan import KeyGroup, ReadPlan
 
 Column = list[Any]
 

@@ -16,10 +16,10 @@ from feast.infra.online_stores.redis import _versioned_fv_name
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from pipelines.feast_plugins import encoding
-from pipelines.feast_plugins.decoding import FIXED, Decoder, decoder
-from pipelines.feast_plugins.on_demand import Transformation, transformations
-from pipelines.feast_plugins.read_connections import Reply, hmget
+from pipelines.feast_plugins.reading.connections import Reply, hmget
+from pipelines.feast_plugins.reading.decoding import FIXED, Decoder, decoder
+from pipelines.feast_plugins.reading.on_demand import Transformation, transformations
+from pipelines.feast_plugins.writing import encoding
 
 KEY_VERSION: Final = 3
 PLANS_KEPT: Final = 1_000

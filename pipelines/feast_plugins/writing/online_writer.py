@@ -13,15 +13,15 @@ import redis
 from redis.exceptions import NoScriptError
 
 from pipelines.errors import UsageError
-from pipelines.feast_plugins.binary_arrays import joined, regrouped
-from pipelines.feast_plugins.encoding import (
+from pipelines.feast_plugins.writing.binary_arrays import joined, regrouped
+from pipelines.feast_plugins.writing.encoding import (
     entity_keys,
     field,
     times,
     values,
 )
-from pipelines.feast_plugins.newer_wins import PUT_ROWS_UNLESS_OLDER, created_field
-from pipelines.feast_plugins.resp import Commands, argument, arguments, exchange
+from pipelines.feast_plugins.writing.newer_wins import PUT_ROWS_UNLESS_OLDER, created_field
+from pipelines.feast_plugins.writing.resp import Commands, argument, arguments, exchange
 
 ROWS_PER_CHUNK: Final = 8_192
 ROWS_PER_SCRIPT: Final = 50  # a third of a millisecond, in which the server serves nobody else

@@ -1,0 +1,1 @@
+"""Rows into the online store: encoded by column, sent as wholes, each unless a newer is there."""

@@ -1,0 +1,208 @@
+"""Materialization, end to end: stock Feast, ours, and Redis's own benchmark on the same server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from feast_figures import Figures, in_turns, median, paired_ratio, rounded, rows_per_s
+from feast_limits import PIPELINES, benchmark_program, hash_shape, hset_rows_per_s
+from feast_space import Space, quiet
+from feast_world import (
+    KEY,
+    Settings,
+    View,
+    Views,
+    apply,
+    open_ours,
+    open_stock,
+    sized,
+    write_views,
+)
+
+from pipelines.errors import SynchroChainError
+
+TRIED: Final[tuple[Settings, ...]] = (
+    {},
+    {"pull_latest_features": True},
+    {"online_write_batch_size": 100},
+    {"online_write_batch_size": 1000},
+    {"online_write_batch_size": 10_000},
+)
+"""Stock's settings of materialization; the one that is fastest in a first run is measured."""
+GROWTH_REPEATS: Final = 3
+LIMIT_TIMES: Final = 4  # as many rows by Redis's own benchmark, which a second is enough for
+SAMPLE: Final = 500
+WITHOUT_LIMIT: Final = (
+    "neither redis-benchmark nor valkey-benchmark is to be found: there is no limit to compare "
+    "with; install one (Debian: redis-tools)"
+)
+
+Say = Callable[[str], None]
+
+
+def measure_materialize(space: Space, keys: int, repeats: int, say: Say) -> Figures:
+    """Rows a second into emptied keys, one row of nine features a key.
+
+    `growth` is what ten times the keys cost ours, in time.
+
+    Raises:
+        SynchroChainError: ours and stock did not store the same.
+    """
+    say(f"materialize: generating {keys:,} keys, a tenth and ten times of them")
+    view = View("full", keys, keys)
+    tenth, tenfold = sized(view, 0.1, "tenth"), sized(view, 10, "tenfold")
+    views = write_views(space.folder / "materialize", (view, tenth, tenfold))
+    ours, usual = open_ours(views), open_stock(space, views, online={})
+
+    say("materialize: ours and stock on the same keys, compared")
+    for store in (ours, usual):
+        apply(store, views)
+        materialize(store, views, [tenth])
+    _check_equal(space, views, tenth)
+    setting = _fastest_setting(space, views, view, say)
+    stock = open_stock(space, views, materialization=setting)
+    limit = _limit(space, LIMIT_TIMES * keys, len(view.features) + 1, say)
+
+    seconds: dict[str, list[float]] = {"stock": [], "defaults": [], "ours": [], "again": []}
+    rates: list[float] = []
+
+    def stock_once() -> None:
+        seconds["stock"].append(_into_emptied(space, stock, views, view))
+
+    def defaults_once() -> None:
+        seconds["defaults"].append(_into_emptied(space, usual, views, view))
+
+    def ours_once() -> None:
+        seconds["ours"].append(_into_emptied(space, ours, views, view))
+        seconds["again"].append(materialize(ours, views, [view]))
+
+    def limit_once() -> None:
+        if limit is not None:
+            space.empty()
+            rates.append(limit[1]())
+
+    sides = {
+        "stock": stock_once,
+        "ours": ours_once,
+        "limit": limit_once,
+        "stock with its defaults": defaults_once,
+    }
+    for name, run in in_turns(sides, repeats):
+        say(f"materialize: {name}, {keys:,} keys")
+        run()
+    found = {name: rows_per_s(keys, median(taken)) for name, taken in seconds.items()}
+    limit_rate = median(rates)
+    return {
+        "keys": keys,
+        "features": len(view.features),
+        "repeats": repeats,
+        "stock_rows_per_s": found["stock"],
+        "ours_rows_per_s": found["ours"],
+        "limit_rows_per_s": None if limit_rate is None else round(limit_rate),
+        "ratio_to_stock": paired_ratio(seconds["stock"], seconds["ours"]),
+        "ratio_to_limit": paired_ratio([keys / rate for rate in rates], seconds["ours"]),
+        "growth": _growth(space, ours, views, (view, tenfold), say),
+        "stock_defaults_rows_per_s": found["defaults"],
+        "ours_again_rows_per_s": found["again"],
+        "stock_setting": dict(setting),
+        "limit_setting": None if limit is None else limit[0],
+        "seconds": {name: [rounded(s) for s in taken] for name, taken in seconds.items()},
+    }
+
+
+def materialize(store: Any, views: Views, wanted: list[View]) -> float:
+    """Seconds of one call of `materialize`, from the first row to the last."""
+    with quiet():
+        began = time.perf_counter()
+        store.materialize(views.start, views.end, [view.name for view in wanted])
+        return time.perf_counter() - began
+
+
+def _into_emptied(space: Space, store: Any, views: Views, view: View) -> float:
+    space.empty()
+    seconds = materialize(store, views, [view])
+    stored: Any = space.client.dbsize()
+    if stored != view.keys:
+        raise SynchroChainError(
+            f"{store.project} stored {stored:,} keys of {view.keys:,}: its speed counts for nothing"
+        )
+    return seconds
+
+
+def _fastest_setting(space: Space, views: Views, view: View, say: Say) -> Settings:
+    stores = [open_stock(space, views, materialization=setting) for setting in TRIED]
+    taken = []
+    for setting, store in zip(TRIED, stores, strict=True):
+        taken.append(_into_emptied(space, store, views, view))
+        words = ", ".join(f"{name}: {value}" for name, value in setting.items()) or "defaults"
+        say(f"materialize: stock, {view.keys:,} keys, {words}: {taken[-1]:.2f} s")
+    return TRIED[taken.index(min(taken))]
+
+
+def _limit(
+    space: Space, rows: int, fields: int, say: Say
+) -> tuple[str, Callable[[], float]] | None:
+    """The fastest way of Redis's own benchmark to write what stock has just stored."""
+    program = benchmark_program(space)
+    if program is None:
+        say(f"materialize: {WITHOUT_LIMIT}")
+        return None
+    arguments = hash_shape(space, fields)
+
+    def rate(pipeline: tuple[int, int]) -> float:
+        return hset_rows_per_s(program, space, arguments, rows, pipeline)
+
+    rates = []
+    for pipeline in PIPELINES:
+        space.empty()
+        rates.append(rate(pipeline))
+    best = PIPELINES[rates.index(max(rates))]
+    text = f"redis-benchmark with {best[0]} connections, {best[1]} commands in flight on each"
+    say(f"materialize: limit: {text}")
+    return text, lambda: rate(best)
+
+
+def _growth(
+    space: Space, ours: Any, views: Views, pair: tuple[View, View], say: Say
+) -> float | None:
+    seconds: dict[str, list[float]] = {view.name: [] for view in pair}
+    for repeat in range(GROWTH_REPEATS):
+        for view in pair if repeat % 2 else pair[::-1]:
+            say(f"materialize: ours, {view.keys:,} keys")
+            seconds[view.name].append(_into_emptied(space, ours, views, view))
+    small, large = (seconds[view.name] for view in pair)
+    return paired_ratio(large, small)
+
+
+def _check_equal(space: Space, views: Views, view: View) -> None:
+    """What stock reads of its own rows and of ours is the same."""
+    numbers = np.random.default_rng(3).choice(view.keys, min(SAMPLE, view.keys), replace=False)
+    wanted = [f"{view.name}:{name}" for name in view.features]
+    read = {}
+    for project in ("stock", "ours"):
+        store = open_stock(space, views, project=project)
+        with quiet():
+            answer = store.get_online_features(features=wanted, entity_rows={KEY: numbers.tolist()})
+        read[project] = answer.to_dict()
+    compare(read["ours"], read["stock"], "what ours materialized")
+
+
+def compare(ours: Figures, stock: Figures, what: str) -> None:
+    """Stop at the first feature in which two answers, columns of values by name, differ.
+
+    Raises:
+        SynchroChainError: it names the feature, the row and both values.
+    """
+    if ours.keys() != stock.keys():
+        raise SynchroChainError(f"{what} differs from stock: {sorted(ours.keys() ^ stock.keys())}")
+    if all(value is None for name, column in stock.items() if name != KEY for value in column):
+        raise SynchroChainError(f"{what}: stock itself found nothing to compare with")
+    for name, column in stock.items():
+        for row, (expected, given) in enumerate(zip(column, ours[name], strict=True)):
+            if given != expected or type(given) is not type(expected):
+                raise SynchroChainError(
+                    f"{what} differs from stock: {name} of row {row} is {given!r}, not {expected!r}"
+                )
