@@ -286,23 +286,13 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         if metrics._config.online_features or getattr(features, "precompute_online", False):
             return None
         name = features.name if isinstance(features, FeatureService) else tuple(features)
-        return self._plans.get(
-            registry,
-            (name, project, full_feature_names),
-            lambda: self._made_plan(config, features, registry, project, full_feature_names),
-        )
 
-    def _made_plan(
-        self,
-        config: RepoConfig,
-        features: list[str] | FeatureService,
-        registry: BaseRegistry,
-        project: str,
-        full_feature_names: bool,
-    ) -> ReadPlan | None:
-        context = _get_cached_request_context(registry, project, features, full_feature_names)
-        types = self._build_feature_types(context[5])
-        return make_plan(context, types, config, full_feature_names)
+        def make() -> ReadPlan | None:
+            context = _get_cached_request_context(registry, project, features, full_feature_names)
+            types = self._build_feature_types(context[5])
+            return make_plan(context, types, config, full_feature_names)
+
+        return self._plans.get(registry, (name, project, full_feature_names), make)
 
     def _ask(self, plan: ReadPlan, request: ReadRequest) -> list[Reply]:
         connections = self._connections

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
-from pipelines.feast_plugins import last_seen
+from pipelines.feast_plugins import last_seen, online_store
 from pipelines.feast_plugins.last_seen import Block, LastSeen
 from pipelines.feast_plugins.reading.plan import Plans
 from pipelines.features.views import view_named
@@ -78,7 +78,7 @@ def test_one_plan_and_one_round_trip_for_a_request(
         return ask(packed, replies)
 
     monkeypatch.setattr(connections, "ask", counted)
-    monkeypatch.setattr(online(store), "_made_plan", None)  # to plan again would fail
+    monkeypatch.setattr(online_store, "make_plan", None)  # to plan again would fail
     answer = read(store, ["R3", "R1", "R3", "R1"])
     assert asked == [2]
     assert answer.to_dict() == {
@@ -165,6 +165,13 @@ def test_a_forked_process_opens_its_own_connections(
     read(store, ["R1"])
     assert parents
     assert not {*map(id, parents)} & {*map(id, connections._idle)}
+
+
+def test_options_without_effect_are_refused() -> None:
+    """Rather than silently passed over."""
+    online_store.SharedRedisOnlineStoreConfig()
+    with pytest.raises(ValueError, match=r"\['key_ttl_seconds', 'skip_dedup'\].*remove them"):
+        online_store.SharedRedisOnlineStoreConfig(skip_dedup=True, key_ttl_seconds=60)
 
 
 def test_plans_live_as_long_as_the_registry() -> None:
