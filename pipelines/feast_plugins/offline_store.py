@@ -122,10 +122,15 @@ class ParquetOfflineStore(DuckDBOfflineStore):
                 full_feature_names=full_feature_names,
                 filter_by_created_timestamp=cut_off,
             )
-        if isinstance(entity_df, str):
-            frame = _sql_frame(config, entity_df)
-        else:
-            frame = _pandas_frame(entity_df, copied=bool(config.coerce_tz_aware))
+        with connect(config) as connection:
+            if isinstance(entity_df, str):
+                frame = _sql_frame(connection, entity_df)
+            else:
+                frame = _pandas_frame(connection, entity_df, copied=bool(config.coerce_tz_aware))
+            views = partial(
+                _read_views, config, feature_views, feature_refs, frame, full_feature_names
+            )
+            views(connection)  # so that what cannot be read is said at once
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         for view in on_demand:
             for name in view.get_request_data_schema():
@@ -133,9 +138,6 @@ class ParquetOfflineStore(DuckDBOfflineStore):
                     raise RequestDataNotFoundInEntityDfException(  # type: ignore[no-untyped-call]
                         feature_name=name, feature_view_name=view.name
                     )
-        views = partial(_read_views, config, feature_views, feature_refs, frame, full_feature_names)
-        with connect(config) as connection:
-            views(connection)  # so that what cannot be read is said at once
         return PointInTimeJob(
             config, frame, views, cut_off, on_demand, full_feature_names, feature_refs
         )
@@ -192,21 +194,22 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         )
 
 
-def _sql_frame(config: RepoConfig, query: str) -> EntityFrame:
+def _sql_frame(connection: duckdb.DuckDBPyConnection, query: str) -> EntityFrame:
     query = query.strip().rstrip(";")
-    with connect(config) as connection:
-        try:
-            found = connection.execute(f"DESCRIBE SELECT * FROM ({query})").fetchall()
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"DuckDB cannot run the entity query: {reason}") from error
+    try:
+        found = connection.execute(f"DESCRIBE SELECT * FROM ({query})").fetchall()
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"DuckDB cannot run the entity query: {reason}") from error
     kinds = {str(name): str(kind) for name, kind, *_ in found}
     times = {n: np.dtype("M8[us]" if k.startswith("TIMESTAMP") else "O") for n, k in kinds.items()}
     event = infer_event_timestamp_from_entity_df(times)
     return EntityFrame(query, list(kinds), list(kinds.values()), list(kinds).index(event))
 
 
-def _pandas_frame(frame: pd.DataFrame, copied: bool) -> EntityFrame:
+def _pandas_frame(
+    connection: duckdb.DuckDBPyConnection, frame: pd.DataFrame, copied: bool
+) -> EntityFrame:
     event = infer_event_timestamp_from_entity_df({str(n): kind for n, kind in frame.dtypes.items()})
     # Arrow may share memory with pandas: the caller's frame must not.
     frame = _to_utc(frame if copied else frame.copy(), event)
@@ -221,11 +224,8 @@ def _pandas_frame(frame: pd.DataFrame, copied: bool) -> EntityFrame:
         elif field.type == pa.timestamp("ns"):  # as Feast's store answers
             column = column.cast(pa.timestamp("us"), safe=False)
         table = table.set_column(i, field.name, column)
-    with duckdb.connect() as connection:
-        connection.register(
-            "frame", table.rename_columns([str(i) for i in range(len(frame.columns))])
-        )
-        found = connection.execute("DESCRIBE frame").fetchall()
+    connection.register("frame", table.rename_columns([str(i) for i in range(len(frame.columns))]))
+    found = connection.execute("DESCRIBE frame").fetchall()
     kinds = [
         ONLY_NULLS if pa.types.is_null(field.type) else str(row[1])
         for field, row in zip(table.schema, found, strict=True)

@@ -1,7 +1,7 @@
 """Point-in-time joins in DuckDB: SQL that finds, for each entity row, the rows known at its moment.
 
-Two statements. The first joins nothing but keys and times, one ASOF join per view, and keeps the
-places of the rows found; the second fetches the features from there. So the sorts behind the ASOF
+Two main statements. The first joins nothing but keys and times, one ASOF join per view, and keeps
+the places of the rows found; the last fetches the features from there. So the sorts behind the ASOF
 joins carry no features, which is faster and needs less memory than one statement with all columns.
 """
 
@@ -85,20 +85,50 @@ def match(views: Sequence[ViewRead], span: tuple[int, int] | None, cut_off: bool
         cut_off: whether a row counts only from its created time on. Then, of the rows known at a
             moment, the one with the newest (event time, created time) is taken.
     """
-    places, joins = [f"{ENTITY_ROWS}.rowid AS entity"], []
+    chosen, joins = [f"{ENTITY_ROWS}.rowid AS entity"], []
     for i, view in enumerate(views):
         known = cut_off and view.created is not None
         valid = f"{ENTITY_ROWS}.t IS NOT NULL"  # an ASOF join takes null for the latest moment
         if view.ttl:
             valid = f"{ENTITY_ROWS}.t - v{i}.at <= {view.ttl // _MICROSECOND}"
         found = f"CASE WHEN {valid} THEN v{i}.place END"
-        places.append(f"{found} AS p{i}")
+        chosen += [f"{found} AS p{i}", f"v{i}.at AS a{i}"]
         on = [f"{ENTITY_ROWS}.{column} = v{i}.k{j}" for j, (column, _) in enumerate(view.keys)]
         on.append(f"{ENTITY_ROWS}.t >= v{i}.{'known' if known else 'at'}")
         joins.append(f"ASOF LEFT JOIN ({_right(view, span, known)}) v{i} ON {' AND '.join(on)}")
     return (
         f"CREATE TEMP TABLE {_MATCHED} AS "
-        f"SELECT {', '.join(places)} FROM {ENTITY_ROWS} {' '.join(joins)}"
+        f"SELECT {', '.join(chosen)} FROM {ENTITY_ROWS} {' '.join(joins)}"
+    )
+
+
+def ties(i: int, view: ViewRead) -> tuple[str, str] | None:
+    """For a view whose rows may share an event time: whether that matters, and what mends it.
+
+    An ASOF join takes any of them. Looking for them among the rows that were matched is much less
+    work than leaving one row of each event time beforehand.
+
+    Args:
+        i: the view's place among those that were matched without a cut-off.
+
+    Returns:
+        A query for one boolean, and a statement that puts the newest created row in its place;
+        None for a view without created times.
+    """
+    if view.created is None:
+        return None
+    at = microseconds(f"s.{identifier(view.event)}", view.types[view.event])
+    created = microseconds(f"s.{identifier(view.created)}", view.types[view.created])
+    on = [f"s.{identifier(kept)} = e.{column}" for column, kept in view.keys]
+    matched = (
+        f"{view.rows.sql} s JOIN ({_MATCHED} m JOIN {ENTITY_ROWS} e ON m.entity = e.rowid) "
+        f"ON {' AND '.join([*on, f'{at} = m.a{i}'])} WHERE m.p{i} IS NOT NULL"
+    )
+    newest = f"arg_max({view.rows.place('s')}, coalesce({created}, {_NO_CREATED}))"
+    return (
+        f"SELECT (SELECT count(*) FROM {matched}) > (SELECT count(p{i}) FROM {_MATCHED})",
+        f"UPDATE {_MATCHED} SET p{i} = newest.place FROM (SELECT m.entity, {newest} AS place "
+        f"FROM {matched} GROUP BY m.entity) newest WHERE {_MATCHED}.entity = newest.entity",
     )
 
 
@@ -128,7 +158,7 @@ def _right(view: ViewRead, span: tuple[int, int] | None, known: bool) -> str:
     keys = [f"k{j}" for j in range(len(view.keys))]
     chosen = [f"s.{identifier(k)} AS {n}" for n, (_, k) in zip(keys, view.keys, strict=True)]
     chosen += [f"{at} AS at", f"{view.rows.place('s')} AS place"]
-    if view.created is not None:
+    if known and view.created is not None:
         created = microseconds(f"s.{identifier(view.created)}", view.types[view.created])
         chosen.append(f"{created} AS created")
     source = f"{view.rows.sql} s"
@@ -136,13 +166,8 @@ def _right(view: ViewRead, span: tuple[int, int] | None, known: bool) -> str:
         on = " AND ".join(f"s.{identifier(k)} = e.{c}" for c, k in view.keys)
         source += f" SEMI JOIN {ENTITY_ROWS} e ON {on}"
     query = f"SELECT {', '.join(chosen)} FROM {source} WHERE {_within(view, span)}"
-    if view.created is None:
-        return query
     if not known:
-        # Of equal event times the newest created; faster than an ASOF join on both in one number.
-        group = ", ".join([*keys, '"at"'])
-        newest = f"arg_max(place, coalesce(created, {_NO_CREATED})) AS place"
-        return f"SELECT {group}, {newest} FROM ({query}) GROUP BY {group}"
+        return query
     # A row is never wanted once a newer one was known before it; this leaves, in the order in
     # which they became known, ever newer rows, and of those that became known at once the newest.
     by = f"PARTITION BY {', '.join(keys)} " if keys else ""

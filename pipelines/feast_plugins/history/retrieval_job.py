@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import ibis
@@ -33,6 +33,7 @@ from pipelines.feast_plugins.history.point_in_time import (
     answer,
     entity_rows,
     match,
+    ties,
 )
 from pipelines.feast_plugins.parquet_source import connect, literal
 
@@ -75,6 +76,14 @@ class EntityFrame:
         connection.execute("SET preserve_insertion_order = false")
         row = connection.execute(f"SELECT min(t), max(t) FROM {ENTITY_ROWS}").fetchone()
         return None if row is None or row[0] is None else (row[0], row[1])
+
+
+class _Steps(NamedTuple):
+    """Statements of a run; `ties` are checks, each with what to do where it is true."""
+
+    match: str
+    ties: Sequence[tuple[str, str]]
+    answer: str
 
 
 class PointInTimeJob(RetrievalJob):
@@ -135,8 +144,9 @@ class PointInTimeJob(RetrievalJob):
 
     def to_sql(self) -> str:
         """The statements that are run, in DuckDB's SQL; a pandas frame is `given_rows` in them."""
-        with self._prepared() as (_, statements):
-            return ";\n".join(statements) + ";"
+        with self._prepared() as (_, steps):
+            mending = [mend for _, mend in steps.ties]
+            return ";\n".join([self._frame.statement, steps.match, *mending, steps.answer]) + ";"
 
     def to_arrow_batches(self, rows_per_batch: int = 65_536) -> pa.RecordBatchReader:
         """The answer of `to_arrow` in batches, without ever holding it whole.
@@ -237,24 +247,34 @@ class PointInTimeJob(RetrievalJob):
 
     @contextmanager
     def _running(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-        with _interruptible(), self._prepared() as (connection, statements):
-            connection.execute(statements[1])
+        with _interruptible(), self._prepared() as (connection, steps):
+            connection.execute(steps.match)
+            for check, mend in steps.ties:
+                if connection.execute(check).fetchone() == (True,):
+                    connection.execute(mend)
             # The hash tables shall hold the entity rows, as the statement is written, and the
             # files be read past them: DuckDB guesses wrong and holds the files.
             connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
-            yield connection, statements[2]
+            yield connection, steps.answer
 
     @contextmanager
-    def _prepared(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[str]]]:
-        """A connection with the entity rows, and all statements; the first has been run."""
+    def _prepared(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, _Steps]]:
+        """A connection with the entity rows, and what is to be run there."""
         with connect(self._config) as connection:
             # DuckDB cannot know how many rows a view will leave for a few entity rows: compared
             # one by one, these take minutes where a sort takes a second.
             connection.execute("SET asof_loop_join_threshold = 0")
             span = self._frame.store(connection)
             views = self._views(connection)
-            found = match(views, span, self._cut_off)
-            yield connection, [self._frame.statement, found, answer(self._frame.columns, views)]
+            found = [] if self._cut_off else [ties(i, view) for i, view in enumerate(views)]
+            yield (
+                connection,
+                _Steps(
+                    match(views, span, self._cut_off),
+                    [tie for tie in found if tie is not None],
+                    answer(self._frame.columns, views),
+                ),
+            )
 
 
 @contextmanager
