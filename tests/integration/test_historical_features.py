@@ -377,21 +377,26 @@ def test_a_history_larger_than_memory_spills(world: World, tmp_path: Path) -> No
     )
     rows = f"i % 60000 AS user_id, TIMESTAMPTZ '{at(0)}' + to_seconds(i) AS event_timestamp"
     duckdb.execute(
-        f"COPY (SELECT {rows}, event_timestamp AS created, {columns} FROM range(600000) r(i)) "
+        f"COPY (SELECT {rows}, event_timestamp AS created, {columns} FROM range(1500000) r(i)) "
         f"TO '{path}'"
     )
     asked = (
         "SELECT (i * 7919) % 60000 AS user_id, i AS number, "
-        f"TIMESTAMPTZ '{at(0)}' + to_seconds(i * 3) AS event_timestamp FROM range(200000) r(i)"
+        f"TIMESTAMPTZ '{at(0)}' + to_seconds(i * 3) AS event_timestamp FROM range(500000) r(i)"
     )
     refs = [f"wide:{name}" for name in wide]
-    small = world.store(memory_limit="100MB", temp_directory=str(tmp_path))
+    small = world.store(memory_limit="150MB", temp_directory=str(tmp_path))
     unbounded = world.store().get_historical_features(asked, features=refs).to_arrow()
     job = small.get_historical_features(asked, features=refs)
     job.persist(SavedDatasetFileStorage(path="spilled.parquet"))
     assert pq.read_table(world.folder / "spilled.parquet").equals(unbounded)
-    assert unbounded["number"].to_pylist() == list(range(200000))
+    assert unbounded["number"].to_pylist() == list(range(500000))
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a_file").touch()
+    nowhere = world.store(memory_limit="150MB", temp_directory=str(tmp_path / "a_file"))
+    job = nowhere.get_historical_features(asked, features=refs)
+    with pytest.raises(duckdb.Error):  # so it was spilled before
+        job.persist(SavedDatasetFileStorage(path="spilled.parquet"), allow_overwrite=True)
 
 
 @pytest.mark.parametrize(
