@@ -42,6 +42,7 @@ _BEYOND_US: Final = ("aggregations", "feature_transformation", "source_views", "
 class ArrowComputeEngineConfig(LocalComputeEngineConfig):
     """No options beyond those of Feast's local engine, to which some views are left."""
 
+    # Feast picks an engine by this field; the type is ignored because its own is Literal["local"].
     type: Literal["pipelines.feast_plugins.compute_engine.ArrowComputeEngine"] = (
         "pipelines.feast_plugins.compute_engine.ArrowComputeEngine"  # type: ignore[assignment]
     )

@@ -135,7 +135,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         for view in on_demand:
             for name in view.get_request_data_schema():
                 if name not in frame.columns:
-                    raise RequestDataNotFoundInEntityDfException(  # type: ignore[no-untyped-call]
+                    raise RequestDataNotFoundInEntityDfException(  # type: ignore[no-untyped-call]  # Feast's
                         feature_name=name, feature_view_name=view.name
                     )
         return PointInTimeJob(
@@ -298,7 +298,7 @@ def _read_view(
                 f"entity frame and {types[kept]} in the source; convert the frame's"
             )
         keys.append((f"c{at}", kept))
-    shown: str = view.projection.name_to_use()  # type: ignore[no-untyped-call]
+    shown: str = view.projection.name_to_use()  # type: ignore[no-untyped-call]  # Feast's
     prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
     asked = [ref.split(":")[1] for ref in feature_refs if ref.startswith(f"{shown}:")]
     created = source.created_timestamp_column

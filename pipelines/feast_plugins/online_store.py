@@ -207,9 +207,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         oldest = self._oldest(table)
         return [
             (None, None)
-            if event_time is None
-            or event_time.timestamp() == 0
-            or (oldest is not None and event_time < oldest)
+            if event_time is None or (oldest is not None and event_time < oldest)
             else (event_time, values)
             for event_time, values in super().online_read(
                 config, table, entity_keys, requested_features
@@ -259,6 +257,17 @@ class SharedRedisOnlineStore(RedisOnlineStore):
             last = first + len(requested)
             _expire(online_features_response.results[first:last], self._oldest(table))
             first = last
+
+    def _get_features_for_entity(
+        self,
+        values: Sequence[ByteString | None],
+        feature_view: str,
+        requested_features: list[str],
+    ) -> ReadRow:
+        if values[requested_features.index(f"_ts:{feature_view}")] is None:
+            return None, None  # Feast would call it present, with nulls
+        found: ReadRow = super()._get_features_for_entity(values, feature_view, requested_features)
+        return found
 
     def _read_hash_fields(
         self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
@@ -338,17 +347,13 @@ class SharedRedisOnlineStore(RedisOnlineStore):
 
 
 def _expire(vectors: Sequence[Any], oldest: datetime | None) -> None:
-    """Clear what is not there or older than `oldest` in one view's feature vectors."""
-    if not vectors:
+    """Clear what is older than `oldest` in one view's feature vectors."""
+    if not vectors or oldest is None:
         return
-    limit = 0.0 if oldest is None else oldest.timestamp()
+    limit = oldest.timestamp()
     for row, stamp in enumerate(vectors[0].event_timestamps):
-        if stamp.seconds == 0 and stamp.nanos == 0:
-            status = FieldStatus.NOT_FOUND
-        elif stamp.seconds + stamp.nanos / 1e9 < limit:
-            status = FieldStatus.OUTSIDE_MAX_AGE
-        else:
-            continue
-        for vector in vectors:
-            vector.values[row].Clear()
-            vector.statuses[row] = status
+        there = vectors[0].statuses[row] != FieldStatus.NOT_FOUND
+        if there and stamp.seconds + stamp.nanos / 1e9 < limit:
+            for vector in vectors:
+                vector.values[row].Clear()
+                vector.statuses[row] = FieldStatus.OUTSIDE_MAX_AGE

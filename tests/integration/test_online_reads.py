@@ -131,6 +131,27 @@ def test_a_value_expires_with_the_microsecond(store: Any, monkeypatch: pytest.Mo
         assert [*answer.proto.results[1].statuses] == rows.statuses
 
 
+def test_the_first_moment_of_1970_is_a_moment(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is serialized as nothing, which is not the same as a row that is not there."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(online(store), "now", lambda: epoch + timedelta(minutes=1))
+    names = view_named("route_conditions").schema.names
+    row: dict[str, Any] = {name: [0.5] for name in names} | {
+        "route_id": ["R-old"],
+        "deliveries_24h": [1],
+        "risk_category": ["low"],
+        "event_timestamp": [pd.Timestamp(epoch)],
+        "created_timestamp": [pd.Timestamp(epoch)],
+    }
+    store.write_to_online_store("route_conditions", pd.DataFrame(row))
+    usual = read(store, ["R-old", "R-none"])
+    monkeypatch.setattr(online(store), "_plan", lambda *_: None)  # Feast's own way of reading
+    by_feast = read(store, ["R-old", "R-none"])
+    for answer in (usual, by_feast):
+        assert answer.to_dict()["congestion"] == [0.5, None]
+        assert [*answer.proto.results[1].statuses] == [1, 3]  # PRESENT, NOT_FOUND
+
+
 def test_a_connection_that_was_dropped_is_opened_again(store: Any) -> None:
     """Without an outage being told."""
     read(store, ["R1"])

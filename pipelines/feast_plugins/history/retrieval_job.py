@@ -180,7 +180,7 @@ class PointInTimeJob(RetrievalJob):
         self,
         storage: SavedDatasetStorage,
         allow_overwrite: bool = False,
-        timeout: int | None = None,  # noqa: ARG002
+        timeout: int | None = None,  # noqa: ARG002  # Feast's signature
     ) -> None:
         """Write the answer to a storage; to Parquet files it streams, unless on demand.
 
@@ -234,7 +234,7 @@ class PointInTimeJob(RetrievalJob):
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
         return frame
 
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002  # Feast's signature
         with self._running() as (connection, query):
             table: pa.Table = connection.execute(query).to_arrow_table()
         for i, kind in enumerate(self._frame.kinds):

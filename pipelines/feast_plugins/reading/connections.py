@@ -10,6 +10,8 @@ from typing import Any
 import redis
 from redis.exceptions import ConnectionError
 
+from pipelines.feast_plugins.writing.resp import argument
+
 Reply = list[bytes | None]
 
 
@@ -70,8 +72,8 @@ def pack(head: bytes, keys: Sequence[bytes], tail: bytes) -> bytes:
 
 def hmget(fields: Sequence[bytes]) -> tuple[bytes, bytes]:
     """What stands before and behind the key of an HMGET of these fields."""
-    named = b"".join(b"$%d\r\n%b\r\n" % (len(field), field) for field in fields)
-    return b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 2), b"\r\n" + named
+    head = b"*%d\r\n%b" % (len(fields) + 2, argument(b"HMGET"))
+    return head, b"\r\n" + b"".join(map(argument, fields))
 
 
 def _exchange(connection: Any, packed: bytes, replies: int) -> list[Reply]:

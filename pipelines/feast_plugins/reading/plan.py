@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from operator import itemgetter
-from struct import pack as packed
 from typing import Any, Final
 
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
@@ -23,7 +22,6 @@ from pipelines.feast_plugins.writing import encoding
 
 KEY_VERSION: Final = 3
 PLANS_KEPT: Final = 1_000
-_NAME: Final = 2  # the value type of a string, which the names in an entity key have
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +233,6 @@ def _group(
     kinds: dict[str, ValueType],
 ) -> KeyGroup:
     pairs = list(key)
-    start = [packed("<I", len(pairs))]
-    for name, _ in pairs:
-        start += (packed("<II", _NAME, len(name.encode())), name.encode())
     head, tail = hmget(fields)
     by_kind: dict[ValueType, list[FeatureRead]] = {}
     for read in reads:
@@ -249,7 +244,7 @@ def _group(
             for _, column in pairs
         ),
         fields=tuple(fields),
-        start=b"".join(start),
+        start=encoding.key_head(name for name, _ in pairs),
         head=head,
         tail=tail,
         features=tuple(_of_kind(kind, found) for kind, found in by_kind.items()),

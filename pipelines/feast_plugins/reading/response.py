@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -96,8 +96,8 @@ class ColumnarResponse(OnlineResponse):
     def view_rows(self) -> dict[str, ViewRows]:
         """The event times and statuses of each view that was read, by its name."""
         return {
-            view.name: ViewRows(_seconds(self._stamps(view)), self._statuses(view))
-            for view in self._plan.views
+            view.name: ViewRows(_seconds(self._stamps(view)), self._statuses(gone))
+            for view, gone in zip(self._plan.views, self._gone, strict=True)
         }
 
     def _given(self) -> list[str]:
@@ -174,9 +174,9 @@ class ColumnarResponse(OnlineResponse):
                     gone[row] = _OUTSIDE_MAX_AGE
         return gone
 
-    def _statuses(self, view: ViewRead) -> list[int]:
+    def _statuses(self, gone: Mapping[int, int]) -> list[int]:
         statuses = [_PRESENT] * self._request.rows
-        for row, status in self._gone[self._plan.views.index(view)].items():
+        for row, status in gone.items():
             statuses[row] = status
         return statuses
 
@@ -193,7 +193,7 @@ class ColumnarResponse(OnlineResponse):
             put(name, python_values_to_proto_values(column, kind), present, never)
         cells = self._cells_by_name()
         for view, gone in zip(self._plan.views, self._gone, strict=True):
-            times, statuses = [*map(event_time, self._stamps(view))], self._statuses(view)
+            times, statuses = [*map(event_time, self._stamps(view))], self._statuses(gone)
             for name in view.features:
                 if name not in self._plan.inputs:
                     values = [Value.FromString(cell or b"") for cell in cells[name]]

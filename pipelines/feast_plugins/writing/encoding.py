@@ -14,7 +14,7 @@ Every result is an Arrow array of type binary, as long as the column and without
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from struct import pack
 from typing import Any, Final
@@ -83,12 +83,15 @@ def entity_keys(columns: Mapping[str, pa.Array | pa.ChunkedArray], project: str)
     """
     if not columns:
         raise UsageError("an entity key needs at least one join key column: there is none")
-    names = sorted(columns)
-    start = [pack("<I", len(names))]
-    for name in names:
-        start += (pack("<II", _KEY_STRING, len(name.encode())), name.encode())
-    parts = [part for name in names for part in _key_parts(name, _array(columns[name]))]
-    return joined(b"".join(start), *parts, project.encode())
+    parts = [part for name in sorted(columns) for part in _key_parts(name, _array(columns[name]))]
+    return joined(key_head(columns), *parts, project.encode())
+
+
+def key_head(names: Iterable[str]) -> bytes:
+    """What every Redis key of these join keys begins with; the values follow in sorted order."""
+    texts = [name.encode() for name in sorted(names)]
+    heads = (pack("<II", _KEY_STRING, len(text)) + text for text in texts)
+    return pack("<I", len(texts)) + b"".join(heads)
 
 
 def values(column: pa.Array | pa.ChunkedArray) -> pa.BinaryArray:
