@@ -53,6 +53,22 @@ class PipelineStateError(SynchroChainError):
     """data/pipeline_state.db cannot be read or written."""
 
 
+class NewerFormatError(SynchroChainError):
+    """Something was written in a format that this version does not know yet.
+
+    Args:
+        what: the file, key or entry, as the user knows it.
+        found: the number of its format.
+        known: the newest one that this version knows.
+    """
+
+    def __init__(self, what: object, found: object, known: int) -> None:
+        super().__init__(
+            f"{what} was written by a newer version of SynchroChain (format {found}, this one "
+            f"knows up to {known}): upgrade, or use another data directory"
+        )
+
+
 class CycleInProgressError(SynchroChainError):
     """Another batch cycle runs on the same data directory."""
 

@@ -17,32 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.batch.state_migrations import is_current, upgrade
 from pipelines.errors import PipelineStateError, StorageFullError
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS positions (
-    reader TEXT NOT NULL, database TEXT NOT NULL, seq INTEGER NOT NULL,
-    PRIMARY KEY (reader, database)
-) STRICT;
-CREATE TABLE IF NOT EXISTS cycles (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    started_at TEXT NOT NULL, finished_at TEXT, pid INTEGER NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('running', 'succeeded', 'failed')),
-    step TEXT, error TEXT, report TEXT
-) STRICT;
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, cycle INTEGER NOT NULL,
-    rows INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    min_time TEXT, max_time TEXT, condensed INTEGER NOT NULL DEFAULT 0,
-    status TEXT NOT NULL CHECK (status IN ('pending', 'live', 'superseded')),
-    changed_at TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS live_files ON files (status, kind, name);
-CREATE TABLE IF NOT EXISTS waiting_views (
-    view TEXT PRIMARY KEY, oldest TEXT NOT NULL, newest TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-"""
 STREAM_READER: Final = "stream"
 _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
 
@@ -84,15 +61,19 @@ class Cycle:
 class PipelineState:
     """Reads and writes the state file; every method is one transaction.
 
+    A file of an older format is upgraded as it is opened.
+
     Raises:
         PipelineStateError: the file cannot be read or written.
+        NewerFormatError: it was written by a newer version.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._uri = path.absolute().as_uri()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._transaction() as connection:
-            connection.executescript(_SCHEMA)
+        with self._connected("rwc") as connection:
+            upgrade(connection, path)
 
     def positions(self, reader: str) -> dict[str, int]:
         """The last `seq` that `reader` has dealt with, by database; absent means none."""
@@ -339,20 +320,30 @@ class PipelineState:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._connected("rw") as connection:  # a removed one is not made anew, empty
+            if not is_current(connection, self._path):
+                raise PipelineStateError(
+                    f"{self._path} was replaced or removed while this process used it: start the "
+                    "process again"
+                )
+            with connection:
+                yield connection
+
+    @contextmanager
+    def _connected(self, mode: str) -> Iterator[sqlite3.Connection]:
         connection = None
         try:
-            connection = sqlite3.connect(self._path, timeout=5.0)
+            connection = sqlite3.connect(f"{self._uri}?mode={mode}", timeout=5.0, uri=True)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            with connection:
-                yield connection
+            yield connection
         except sqlite3.Error as error:
             if "full" in str(error):
                 raise StorageFullError(f"{self._path}: the disk is full") from None
             raise PipelineStateError(
-                f"{self._path}: {error}: restore it, or move it away and run "
-                "`synchrochain batch --rebuild`"
+                f"{self._path}: {error}: restore it from a backup, or make all of it anew from "
+                "the change logs with `synchrochain batch --rebuild --once`"
             ) from None
         finally:
             if connection is not None:

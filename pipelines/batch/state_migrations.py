@@ -1,0 +1,84 @@
+"""The format of data/pipeline_state.db, and the steps that lead to it from any older one.
+
+`PRAGMA user_version` is the number of steps that a file has behind it. A new column or table is a
+new step at the end; a step that was ever released is not changed. All missing steps are taken in
+one transaction, so an upgrade that is killed has not begun, and whoever opens the file meanwhile
+waits for it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from pipelines.errors import NewerFormatError, PipelineStateError
+
+_FORMAT_1: Final = (
+    "CREATE TABLE positions (reader TEXT NOT NULL, database TEXT NOT NULL, seq INTEGER NOT NULL, "
+    "PRIMARY KEY (reader, database)) STRICT",
+    "CREATE TABLE cycles (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+    "started_at TEXT NOT NULL, finished_at TEXT, pid INTEGER NOT NULL, "
+    "status TEXT NOT NULL CHECK (status IN ('running', 'succeeded', 'failed')), "
+    "step TEXT, error TEXT, report TEXT) STRICT",
+    "CREATE TABLE files (path TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, "
+    "cycle INTEGER NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, "
+    "min_time TEXT, max_time TEXT, condensed INTEGER NOT NULL DEFAULT 0, "
+    "status TEXT NOT NULL CHECK (status IN ('pending', 'live', 'superseded')), "
+    "changed_at TEXT NOT NULL) STRICT",
+    "CREATE INDEX live_files ON files (status, kind, name)",
+    "CREATE TABLE waiting_views (view TEXT PRIMARY KEY, oldest TEXT NOT NULL, "
+    "newest TEXT NOT NULL) STRICT",
+    "CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+)
+"""What was there before files had a number."""
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (_FORMAT_1,)
+"""Statements by step; the first makes a new file, each later one takes the next format's."""
+
+FORMAT: Final = len(STEPS)
+_UNNUMBERED: Final = frozenset({"positions", "cycles", "files", "waiting_views", "notes"})
+
+
+def is_current(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file has the format of this version; costs no more than reading its header.
+
+    Raises:
+        NewerFormatError: it has a later one.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > FORMAT:
+        raise NewerFormatError(path, found, FORMAT)
+    return bool(found == FORMAT)
+
+
+def upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """Take the steps that the file lacks: all of them or none.
+
+    Raises:
+        NewerFormatError: the file has a later format.
+        PipelineStateError: it is a database without the tables of a state.
+    """
+    if is_current(connection, path):
+        return
+    connection.execute("BEGIN IMMEDIATE")  # whoever comes second waits, and finds it done
+    with connection:
+        (done,) = connection.execute("PRAGMA user_version").fetchone()
+        if not done and (tables := _tables(connection)):
+            if missing := sorted(_UNNUMBERED - tables):
+                raise PipelineStateError(
+                    f"{path} has no table {missing[0]!r}: restore it from a backup, or make all "
+                    "of it anew from the change logs with `synchrochain batch --rebuild --once`"
+                )
+            done = 1
+        for statement in (statement for step in STEPS[done:] for statement in step):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {max(done, FORMAT)}")
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite@_%' "
+        "ESCAPE '@'"
+    )
+    return {str(name) for (name,) in rows}
