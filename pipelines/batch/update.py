@@ -85,6 +85,28 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
     return True
 
 
+def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
+    """Remove every row of this project from the online store, if that is ours.
+
+    The mark goes first: whatever happens next, the next update fills the store again.
+
+    Returns:
+        The number of entity keys that were removed.
+
+    Raises:
+        RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
+    """
+    if not _is_ours(config):
+        return 0
+    from pipelines.feast_plugins.writing.online_keys import forget_project
+    from pipelines.redis import connect, ensure_server, translate_redis_errors
+
+    endpoint = ensure_server(data)
+    with translate_redis_errors(endpoint), connect(endpoint) as client:
+        client.delete(MARK)
+        return forget_project(client, _description(config)["project"])
+
+
 def materialize(
     store: FeatureStore, state: PipelineState, now: datetime, progress: Callable[[int], None]
 ) -> dict[str, tuple[datetime, datetime]]:
@@ -125,10 +147,16 @@ def _start(view: FeatureView, oldest: datetime, now: datetime) -> datetime | Non
 
 
 def _is_ours(config: BatchConfig) -> bool:
+    return str(_description(config)["online_store"]["type"]).startswith("pipelines.")
+
+
+def _description(config: BatchConfig) -> dict[str, Any]:
+    """What feature_store.yaml says."""
     import yaml
 
     text = (config.feature_repo_path / "feature_store.yaml").read_text(encoding="utf-8")
-    return str(yaml.safe_load(text)["online_store"]["type"]).startswith("pipelines.")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
 
 
 def _fingerprint(config: BatchConfig) -> str:

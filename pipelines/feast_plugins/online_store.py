@@ -38,6 +38,7 @@ from pipelines.feast_plugins.reading.plan import plan as make_plan
 from pipelines.feast_plugins.reading.request import ReadRequest, read_request
 from pipelines.feast_plugins.reading.response import ColumnarResponse
 from pipelines.feast_plugins.writing.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
+from pipelines.feast_plugins.writing.online_keys import project_keys
 from pipelines.redis import (
     RedisEndpoint,
     connect,
@@ -224,9 +225,9 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         field = created_field(_versioned_fv_name(table, config))
         client = self._get_client(config.online_store)
         with self._reported(), client.pipeline(transaction=False) as pipe:
-            for key in client.scan_iter(b"*" + config.project.encode(), _type="hash"):
+            for key in project_keys(client, config.project):
                 pipe.hdel(key, field)
-            pipe.execute()
+            pipe.execute(raise_on_error=False)  # where no hash is, there is no such field
 
     @property
     def read_mode(self) -> ReadMode:
