@@ -16,8 +16,8 @@ import redis
 KEYS_PER_SCAN: Final = 1_000
 
 
-def project_keys(client: redis.Redis, project: str) -> Iterator[bytes]:
-    """Every key of a project, whatever is stored under it; one may come twice.
+def project_keys(client: redis.Redis, project: str) -> Iterator[Any]:
+    """Every key of a project (bytes), whatever is stored under it; one may come twice.
 
     Raises:
         redis.RedisError: as it comes.
