@@ -6,13 +6,13 @@ from feast.types import Float64, Int64
 
 from pipelines.settings import BatchConfig
 
-_OFFLINE = BatchConfig().offline_path
+_CONFIG = BatchConfig()
 
 
 def _offline_source(view: str, description: str) -> FileSource:
     return FileSource(
         name=view,
-        path=str(_OFFLINE / view / "*.parquet"),
+        path=_CONFIG.offline_pattern(view),
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.text import Text
+
 from pipelines.console import answers, print_table, shown
 from pipelines.monitoring.audit import AuditReport, ViewAudit
 
@@ -16,7 +18,7 @@ def print_audit(report: AuditReport) -> None:
             _features(name, view)
     if report.rows:
         _rows(report)
-    answers.print(f"consistency: [bold]{percent(report.consistency)}[/bold]")
+    answers.print(Text.assemble("consistency: ", (percent(report.consistency), "bold")))
 
 
 def percent(share: float | None) -> str:

@@ -112,7 +112,6 @@ def _rebuild(config: BatchConfig, run_id: str, as_json: bool) -> None:
             f"definitions changed: {', '.join(found.definitions_changed) or 'none'}\n"
             f"files merged or gone since: {len(found.files_gone)}\n"
             f"code changed: {'yes' if found.code_changed else 'no'}",
-            markup=False,
         )
     if not found.identical:
         raise SynchroChainError(f"the data set of run {run_id} is not identical any more")

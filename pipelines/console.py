@@ -22,8 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-answers = Console(highlight=False, soft_wrap=False)
-messages = Console(stderr=True, highlight=False)
+answers = Console(highlight=False, markup=False, soft_wrap=False)
+messages = Console(stderr=True, highlight=False, markup=False)
 
 
 def print_json(value: Any) -> None:

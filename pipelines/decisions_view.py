@@ -21,7 +21,7 @@ def print_decisions(decisions: list[Plain]) -> None:
     headings = ["id", "order", "asked", "chosen", "$", "hours", "late"]
     print_table("decisions", headings, [_line(decision) for decision in decisions])
     for what, why, count in _fallbacks(decisions):
-        answers.print(f"{count} of {len(decisions)}: {what}: {why}", style="yellow", markup=False)
+        answers.print(f"{count} of {len(decisions)}: {what}: {why}", style="yellow")
 
 
 def print_decision(decision: Plain) -> None:
@@ -46,7 +46,6 @@ def print_decision(decision: Plain) -> None:
         f"{decision['id']}: {decision['status']}: {choice['shipping_method']} from "
         f"{choice['warehouse_id']} to {order['region']}, {order['quantity']} × "
         f"{order['product_id']} for user {order['user_id']}, {_moment(decision):%F %T} UTC",
-        markup=False,
     )
     print_table("options, best first", headings, rows)
     used = [
@@ -60,7 +59,7 @@ def print_decision(decision: Plain) -> None:
     ]
     print_table("models", ["step", "model", "version", "kind"], versions)
     for note in decision["fallbacks"]:
-        answers.print(f"{note['what']}: {note['why']}", style="yellow", markup=False)
+        answers.print(f"{note['what']}: {note['why']}", style="yellow")
 
 
 def print_replay(replay: Replay) -> None:
@@ -69,10 +68,9 @@ def print_replay(replay: Replay) -> None:
         answers.print(
             f"{replay.id}: the same choice, {' '.join(replay.choice)}, and the same scores; "
             f"largest difference {replay.largest:.2g}",
-            markup=False,
         )
     for line in replay.differences:
-        answers.print(f"{replay.id}: {line}", markup=False)
+        answers.print(f"{replay.id}: {line}")
 
 
 def _line(decision: Plain) -> list[Any]:

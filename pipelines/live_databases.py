@@ -29,6 +29,7 @@ from pipelines.errors import (
     LiveDatabaseError,
     StorageFullError,
 )
+from pipelines.paths import sqlite_file
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
 ACTIONS: Final = ("view", "search", "add_to_cart", "remove_from_cart", "checkout", "purchase")
@@ -235,7 +236,7 @@ def sqlite_path(url: str) -> Path | None:
         raise _unusable(url, "it is not of the form dialect://user:password@host/name") from None
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
-    return Path(parsed.database)
+    return sqlite_file(parsed.database, uri="uri" in parsed.query)
 
 
 def _unusable(url: str, reason: str) -> ConfigurationError:

@@ -32,7 +32,7 @@ def print_models(models: Mapping[str, Sequence[ModelVersion]], *, details: bool)
     """A table per model; with `details` also the gate's checks of its versions."""
     for model, versions in models.items():
         if not versions:
-            answers.print(f"{model}: no version yet; `synchrochain train` makes one", markup=False)
+            answers.print(f"{model}: no version yet; `synchrochain train` makes one")
             continue
         services = ", ".join(sorted({version.service for version in versions}))
         rows: list[list[Any]] = [
@@ -76,7 +76,7 @@ def _print_details(version: ModelVersion) -> None:
     baseline = ", a baseline" if version.is_baseline else ""
     answers.print(f"version {version.version}{baseline}, run {version.run_id}", style="bold")
     for name, text in sorted(lines.items()):
-        answers.print(f"  {name}: {text}", markup=False)
+        answers.print(f"  {name}: {text}")
 
 
 def _part(tags: Mapping[str, str], prefix: str) -> dict[str, str]:

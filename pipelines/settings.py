@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import ConfigurationError
+from pipelines.paths import duckdb_pattern, sqlite_url, unusable
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[1]
 ENV_PREFIX: Final = "SYNCHROCHAIN_"
@@ -31,7 +32,10 @@ def _named(value: Any) -> Any:
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))
+    absolute = Path(os.path.abspath(path.expanduser()))
+    if allowed := unusable(absolute):
+        raise ValueError(allowed)
+    return absolute
 
 
 AbsolutePath = Annotated[Path, BeforeValidator(_named), AfterValidator(_absolute)]
@@ -84,7 +88,7 @@ class DataConfig(_Settings):
     def database_url(self, name: str) -> str:
         """The SQLAlchemy URL of one live database: as configured, else a file in `db_path`."""
         configured: str | None = getattr(self, f"{name}_url")
-        return configured or f"sqlite:///{self.db_path / name}.db"
+        return configured or sqlite_url(self.db_path / f"{name}.db")
 
     @property
     def redis_dir(self) -> Path:
@@ -151,7 +155,16 @@ class BatchConfig(_Settings):
     @property
     def mlflow_uri(self) -> str:
         """MLflow's tracking and registry URI."""
-        return f"sqlite:///{self.mlflow_path / 'mlflow.db'}"
+        return sqlite_url(self.mlflow_path / "mlflow.db")
+
+    @property
+    def mlflow_artifacts(self) -> str:
+        """Where MLflow puts artifacts: a URI, for MLflow writes it into SQL and into paths."""
+        return (self.mlflow_path / "artifacts").as_uri()
+
+    def offline_pattern(self, view: str) -> str:
+        """What matches a view's offline sources and nothing else, as Feast's sources name them."""
+        return f"{duckdb_pattern(self.offline_path / view)}/*.parquet"
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:

@@ -21,7 +21,7 @@ def print_training(reports: Sequence[TaskReport]) -> None:
         verdict = "is champion" if report.accepted else "stays challenger"
         answers.print(f"{report.model} version {report.version} {verdict}", style="bold")
         for reason in report.reasons:
-            answers.print(f"  {reason}", markup=False)
+            answers.print(f"  {reason}")
         answers.print()
 
 
@@ -35,7 +35,7 @@ def print_report(found: Mapping[str, Any]) -> None:
     print_table("what must be true", ["task", "claim", "target", "measured", "holds"], rows)
     for task, one in claims:
         if one["note"]:
-            answers.print(f"{task}, {one['claim']}: {one['note']}", markup=False)
+            answers.print(f"{task}, {one['claim']}: {one['note']}")
 
 
 def report_as_dict(

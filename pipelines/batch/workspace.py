@@ -12,6 +12,7 @@ import duckdb
 from pipelines.batch.state import PublishedFile
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.errors import StorageFullError
+from pipelines.paths import read_parquet
 
 
 @contextmanager
@@ -38,8 +39,7 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def read_files(files: Sequence[PublishedFile]) -> str:
     """SQL that reads the given Parquet files as one relation."""
-    listed = ", ".join("'" + str(file.path).replace("'", "''") + "'" for file in files)
-    return f"read_parquet([{listed}])"
+    return read_parquet([file.path for file in files])
 
 
 def attach_history(

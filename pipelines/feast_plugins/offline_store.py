@@ -39,7 +39,7 @@ from feast.repo_config import RepoConfig
 from pipelines.errors import UsageError
 from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewRead
 from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
-from pipelines.feast_plugins.parquet_source import connect, is_parquet, placed_rows
+from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
 from pipelines.features.views import VIEWS_BY_NAME
 
 _ROW: Final = "synchrochain_row"
@@ -348,9 +348,11 @@ def _reading(config: RepoConfig) -> dict[str, Any]:
 def _read(source: DataSource, repo_path: str) -> ir.Table:
     if not isinstance(source, FileSource) or "://" in source.path:
         return feast_duckdb._read_data_source(source, repo_path)
-    path = str(Path(repo_path, source.path))  # an absolute path stays what it is
+    path = pattern_of(source, Path(repo_path))
     if source.name in VIEWS_BY_NAME and not glob.glob(path):
         return ibis.memtable(VIEWS_BY_NAME[source.name].schema.empty_table())
+    if source.name in VIEWS_BY_NAME:
+        return ibis.read_parquet(path, hive_partitioning=False)
     placed = copy.copy(source)
     placed.file_options = copy.copy(source.file_options)
     placed.file_options.uri = path

@@ -18,6 +18,7 @@ from feast.repo_config import RepoConfig
 
 from pipelines.errors import UsageError
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.paths import duckdb_pattern, read_parquet
 
 
 def is_parquet(source: DataSource | None) -> bool:
@@ -56,12 +57,27 @@ def relation(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_pat
     Raises:
         duckdb.IOException: on running the query, when there are no files of another source.
     """
-    path = str(Path(repo_path, source.path))  # an absolute path stays what it is
+    path = pattern_of(source, repo_path)
     if source.name in VIEWS_BY_NAME and not glob.glob(path):
         name = f"empty_{uuid.uuid4().hex}"
         connection.register(name, VIEWS_BY_NAME[source.name].schema.empty_table())
         return name
-    return f"read_parquet({literal(path)})"
+    # A folder called `name=value` is a column to DuckDB, also where the data directory lies.
+    hive = ", hive_partitioning = false" if source.name in VIEWS_BY_NAME else ""
+    return f"read_parquet({literal(path)}{hive})"
+
+
+def pattern_of(source: FileSource, repo_path: Path) -> str:
+    """What DuckDB reads a source by: its path is a pattern, the folder of the repository is not.
+
+    A path that names a file as it stands means that file.
+    """
+    whole = Path(repo_path, source.path)  # an absolute path stays what it is
+    if whole.is_file():
+        return duckdb_pattern(whole)
+    if Path(source.path).is_absolute():
+        return str(source.path)
+    return os.path.join(duckdb_pattern(Path(repo_path).absolute()), source.path)
 
 
 @dataclass(frozen=True)
@@ -92,15 +108,15 @@ def placed_rows(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_
         duckdb.IOException: there are no files, unless the view is one of ours.
         UsageError: the source has a column with one of the names that places need.
     """
-    path = str(Path(repo_path, source.path))
+    path = pattern_of(source, repo_path)
     found = connection.execute("SELECT file FROM glob(?) ORDER BY file", [path]).fetchall()
     if not found:
         name = f"rows_{uuid.uuid4().hex}"
         given = relation(connection, source, repo_path)
         connection.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM {given}")
         return Rows(name, None)
-    files = ", ".join(literal(str(file)) for (file,) in found)
-    sql = f"read_parquet([{files}])"
+    theirs = source.name not in VIEWS_BY_NAME
+    sql = read_parquet((str(file) for (file,) in found), folders_are_columns=theirs)
     columns = {row[0].lower() for row in connection.execute(f"DESCRIBE FROM {sql}").fetchall()}
     if taken := columns & {"file_index", "file_row_number"}:
         raise UsageError(

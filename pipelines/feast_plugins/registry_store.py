@@ -35,7 +35,7 @@ class DataDirRegistryStore(FileRegistryStore):
         if TRACKING_VARIABLE not in os.environ:
             config.mlflow_path.mkdir(parents=True, exist_ok=True)
             os.environ[TRACKING_VARIABLE] = config.mlflow_uri
-            os.environ[ARTIFACTS_VARIABLE] = str(config.mlflow_path / "artifacts")
+            os.environ[ARTIFACTS_VARIABLE] = config.mlflow_artifacts
 
     def _write_registry(self, registry_proto: RegistryProto) -> None:
         # Feast writes in place, where another process may read half a registry.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,9 @@ import psutil
 from pipelines.redis.state import ServerState
 
 CONFIG_NAME: Final = "server.conf"
+"""The stand-in's configuration, and what servers of earlier versions were started with."""
+FROM_STDIN: Final = "-"
+"""The argument by which a real server reads its configuration from standard input."""
 FAKE_SERVER: Final = "pipelines.redis.fake_server"
 PROGRAM_NAMES: Final = {"redis-server", "valkey-server", FAKE_SERVER}
 CREATED_TOLERANCE: Final = 1.0
@@ -26,10 +30,12 @@ POLL_SECONDS: Final = 0.01
 _children: list[subprocess.Popen[bytes]] = []
 
 
-def launch(command: Sequence[str], directory: Path, log_path: Path) -> psutil.Process | None:
+def launch(
+    command: Sequence[str], directory: Path, log_path: Path, given: bytes
+) -> psutil.Process | None:
     """Start a server that outlives us and does not hear our Ctrl-C; its output goes to the log.
 
-    None when it has ended at once.
+    It gets what is `given` on its standard input. None when it has ended at once.
     """
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with open(descriptor, "ab") as log:
@@ -38,7 +44,7 @@ def launch(command: Sequence[str], directory: Path, log_path: Path) -> psutil.Pr
             child = subprocess.Popen(
                 command,
                 cwd=directory,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 creationflags=flags,
@@ -47,13 +53,16 @@ def launch(command: Sequence[str], directory: Path, log_path: Path) -> psutil.Pr
             child = subprocess.Popen(
                 command,
                 cwd=directory,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 umask=0o077,
             )
     _children[:] = [*(child for child in _children if child.poll() is None), child]
+    assert child.stdin is not None  # a pipe, see above
+    with suppress(BrokenPipeError), child.stdin:  # it has ended; its log says why
+        child.stdin.write(given)
     try:
         process = psutil.Process(child.pid)
         process.create_time()  # psutil keeps it from here on
@@ -94,10 +103,10 @@ def _parent_pid(process: psutil.Process) -> int | None:
 
 def _serves(process: psutil.Process, root: Path) -> bool:
     try:
-        command = process.cmdline()  # empty or an error for a zombie
-        if not command or Path(command[-1]).name != CONFIG_NAME:
+        command = process.cmdline() or [""]  # empty or an error for a zombie
+        if FROM_STDIN not in command[1:] and Path(command[-1]).name != CONFIG_NAME:
             return False
-        if not any(Path(part).name in PROGRAM_NAMES for part in command[:-1]):
+        if not any(Path(part).name in PROGRAM_NAMES for part in command):
             return False
         return Path(process.cwd()).parent == root
     except (psutil.Error, OSError):

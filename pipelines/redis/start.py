@@ -17,12 +17,26 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    TimeoutError,
+)
 
 from pipelines.errors import RedisUnavailableError
 from pipelines.redis.client import connect
 from pipelines.redis.endpoint import RedisEndpoint
-from pipelines.redis.process import CONFIG_NAME, FAKE_SERVER, POLL_SECONDS, age_of, is_gone, launch
+from pipelines.redis.process import (
+    CONFIG_NAME,
+    FAKE_SERVER,
+    FROM_STDIN,
+    POLL_SECONDS,
+    age_of,
+    end_process,
+    is_gone,
+    launch,
+)
 from pipelines.redis.programs import Program
 from pipelines.redis.state import (
     ServerState,
@@ -114,9 +128,15 @@ def fits_socket(path: Path) -> bool:
 def _launch_recorded(
     root: Path, program: Program, state: ServerState, log_path: Path
 ) -> ServerState | None:
-    write_private(state.directory / CONFIG_NAME, _configuration(state))
+    config_path = state.directory / CONFIG_NAME
+    if program.path is None:
+        write_private(config_path, json.dumps({"port": state.port}))
+    else:
+        config_path.unlink(missing_ok=True)  # earlier versions kept the password there too
     write_state(root, state)
-    process = launch(_command(program, state.directory), state.directory, log_path)
+    command = _command(program, state)
+    given = _configuration(state).encode() if program.path is not None else b""
+    process = launch(command, state.directory, log_path, given)
     if process is None:
         return None
     state = replace(state, pid=process.pid, created=process.create_time())
@@ -140,6 +160,12 @@ def _launch_recorded(
                 client.ping()
             except BusyLoadingError:
                 return state
+            except AuthenticationError as error:
+                end_process(process)
+                raise RedisUnavailableError(
+                    f"{endpoint.description} does not ask for the password that it was given "
+                    f"({error}) and was ended: {program.path} is no server that can be used"
+                ) from error
             except (ConnectionError, TimeoutError) as error:
                 if time.monotonic() > deadline:
                     raise RedisUnavailableError(
@@ -152,20 +178,20 @@ def _launch_recorded(
     return None
 
 
-def _command(program: Program, directory: Path) -> list[str]:
-    config_path = str(directory / CONFIG_NAME)
+def _command(program: Program, state: ServerState) -> list[str]:
+    """How the server is started: what keeps others out is on the command line.
+
+    The rest, with the password, comes on standard input. A file would be looked for as a pattern,
+    and a server that finds none starts on its defaults: all interfaces, no password.
+    """
     if program.path is None:
-        return [sys.executable, "-m", FAKE_SERVER, config_path]
-    return [str(program.path), config_path]
+        return [sys.executable, "-m", FAKE_SERVER, str(state.directory / CONFIG_NAME)]
+    settings = ["--bind", LOOPBACK, "--protected-mode", "yes", "--port", str(state.port)]
+    return [str(program.path), FROM_STDIN, *settings]
 
 
 def _configuration(state: ServerState) -> str:
-    if state.engine == "fakeredis":
-        return json.dumps({"port": state.port})
     settings = {
-        "bind": LOOPBACK,
-        "protected-mode": "yes",
-        "port": str(state.port),
         "requirepass": state.password or "",
         "dir": str(state.directory),
         "daemonize": "no",

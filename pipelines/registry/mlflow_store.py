@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from pipelines.errors import StorageFullError, SynchroChainError
 from pipelines.settings import BatchConfig
@@ -52,7 +53,6 @@ class MlflowStore:
     def __init__(self, config: BatchConfig) -> None:
         self.config = config
         self.path = config.mlflow_path / "mlflow.db"
-        self.artifacts = config.mlflow_path / "artifacts"
         self._client: MlflowClient | None = None
 
     @contextmanager
@@ -85,7 +85,9 @@ class MlflowStore:
             found = client.get_experiment_by_name(name)
             if found is not None:
                 return str(found.experiment_id)
-            return str(client.create_experiment(name, str(self.artifacts / name)))
+            return str(
+                client.create_experiment(name, f"{self.config.mlflow_artifacts}/{quote(name)}")
+            )
 
     def _opened(self) -> MlflowClient:
         with _opening:
@@ -93,7 +95,7 @@ class MlflowStore:
                 mlflow = load_mlflow()
                 settings = {
                     # Where MLflow would otherwise make ./mlruns.
-                    "_MLFLOW_SERVER_ARTIFACT_ROOT": str(self.artifacts),
+                    "_MLFLOW_SERVER_ARTIFACT_ROOT": self.config.mlflow_artifacts,
                     # A connection that is kept goes on reading a file that was replaced; one that
                     # is never kept makes each look at an alias half as slow again.
                     "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "1",  # seconds

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -308,8 +309,8 @@ class ModelRegistry:
 
     def _folder(self, source: str) -> Path:
         # MLflow remembers absolute paths; a data directory may have been moved or copied since.
-        stored = Path(source)
-        ours = self.store.artifacts.joinpath(*stored.parts[-4:])
+        stored = Path(unquote(urlsplit(source).path) if source.startswith("file:") else source)
+        ours = (self.store.path.parent / "artifacts").joinpath(*stored.parts[-4:])
         return ours if ours.is_dir() else stored
 
     @contextmanager

@@ -27,6 +27,8 @@ from pipelines.process_lock import only_one
 from pipelines.redis import find_server, stop_server
 from pipelines.settings import PROJECT_ROOT, DataConfig
 
+# Signs that mean something to SQLite's URLs, to DuckDB, Redis, MLflow, SQL or a shell.
+DIRECTORY = "a [b]*c?d#e%f 'g\" ü=1"
 HEAVY = ("feast", "mlflow", "pandas", "duckdb", "ibis", "pyarrow", "numpy", "sqlalchemy", "redis")
 
 
@@ -82,11 +84,11 @@ def private_directory() -> Iterator[Path]:
             patch.delenv(name)
         for name in [n for n in os.environ if n.startswith("SYNCHROCHAIN_")]:
             patch.delenv(name)
-        patch.setenv("SYNCHROCHAIN_DATA_DIR", str(folder / "data"))
+        patch.setenv("SYNCHROCHAIN_DATA_DIR", str(folder / DIRECTORY))
         try:
-            yield folder / "data"
+            yield folder / DIRECTORY
         finally:
-            stop_server(DataConfig(data_dir=folder / "data"))
+            stop_server(DataConfig(data_dir=folder / DIRECTORY))
             shutil.rmtree(folder, ignore_errors=True)
 
 

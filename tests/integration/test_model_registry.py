@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -175,7 +176,8 @@ def test_artifacts_never_lie_in_the_working_directory(
     with closing(sqlite3.connect(data / "mlflow" / "mlflow.db")) as connection:
         rows = connection.execute("SELECT artifact_location FROM experiments").fetchall()
     assert rows
-    assert all(Path(row[0]).is_relative_to(data / "mlflow" / "artifacts") for row in rows)
+    places = [Path(unquote(urlsplit(row[0]).path)) for row in rows]
+    assert all(place.is_relative_to(data / "mlflow" / "artifacts") for place in places)
 
 
 def test_nothing_is_printed_and_nobody_is_called(tmp_path: Path) -> None:

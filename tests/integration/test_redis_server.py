@@ -224,13 +224,13 @@ def test_a_port_lost_in_the_last_moment_is_replaced(
 
 
 def test_only_its_owner_can_read_its_files(config: DataConfig, program: Program) -> None:
-    """Directories are 0700, the record, the configuration and the log 0600."""
+    """Directories are 0700, the record and the log 0600."""
     endpoint = ensure_server(config, programs=[program])
     assert endpoint.directory == config.redis_dir / program.directory_name
     for path in (config.redis_dir, endpoint.directory):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
     record = config.redis_dir / "server.json"
-    for path in (record, endpoint.directory / "server.conf", endpoint.directory / "server.log"):
+    for path in (record, endpoint.directory / "server.log"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     for path in endpoint.directory.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
@@ -281,12 +281,30 @@ def test_a_directory_too_deep_for_a_socket_is_served_over_tcp(
         assert client.ping()
 
 
-def test_a_path_with_spaces_and_quotes_is_served(folder: Path, program: Program) -> None:
-    """The server's own configuration syntax does not bend the path."""
-    odd = DataConfig(data_dir=folder / 'my "shop" \\ ü', redis_host=None)
+@pytest.mark.parametrize("name", ['my "shop" \\ ü', "a [b]", "*", "?", "[!x]", "#'%d"])
+def test_no_sign_in_a_path_takes_the_protection_away(
+    folder: Path, program: Program, name: str
+) -> None:
+    """A server looks for its configuration by a pattern, and without one listens everywhere."""
+    odd = DataConfig(data_dir=folder / name, redis_host=None)
     endpoint = ensure_server(odd, programs=[program])
     with connect(endpoint) as client:
         assert client.config_get("dir")["dir"] == str(endpoint.directory)
+    (process,) = servers_in(folder)
+    listening = [c.laddr for c in process.net_connections("tcp") if c.status == "LISTEN"]
+    assert listening == [("127.0.0.1", endpoint.port)]
+    with connect(replace(endpoint, password=None)) as client, pytest.raises(AuthenticationError):
+        client.ping()
+
+
+def test_a_server_that_asks_for_no_password_is_ended(
+    config: DataConfig, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it made of its configuration: nobody is served by one that lets everybody in."""
+    monkeypatch.setattr(starting, "_configuration", lambda _: 'save ""\n')
+    with pytest.raises(RedisUnavailableError, match="does not ask for the password"):
+        ensure_server(config, programs=[program])
+    assert servers_in(config.redis_dir) == []
 
 
 def test_a_frozen_server_is_named_and_not_doubled(config: DataConfig, any_program: Program) -> None:

@@ -1,0 +1,58 @@
+"""Paths as other programs read them: DuckDB expands patterns, a URL ends at its question mark."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+# DuckDB splits a pattern at a backslash before it looks for one: only a range can stand for it.
+_LITERAL: Final = str.maketrans(
+    {"[": "[[]", "*": "[*]", "?": "[?]"} | ({"\\": "[[-^]"} if os.sep == "/" else {})
+)
+
+
+def duckdb_pattern(path: Path | str) -> str:
+    """A pattern that matches this path and no other, as DuckDB and Python's `glob` read it."""
+    return str(path).translate(_LITERAL)
+
+
+def read_parquet(paths: Iterable[Path | str], *, folders_are_columns: bool = False) -> str:
+    """SQL that reads exactly these Parquet files as one relation.
+
+    Args:
+        paths: nothing in them is a pattern.
+        folders_are_columns: whether a folder called `name=value` is a column, as DuckDB has it.
+            Also one above the data directory would be.
+    """
+    listed = ", ".join("'" + duckdb_pattern(path).replace("'", "''") + "'" for path in paths)
+    return f"read_parquet([{listed}]{'' if folders_are_columns else ', hive_partitioning = false'})"
+
+
+def sqlite_url(path: Path) -> str:
+    """The SQLAlchemy URL of a SQLite file. A question mark would begin the URL's query."""
+    if "?" not in str(path):
+        return f"sqlite:///{path}"
+    # With the driver's name: of `sqlite:///` MLflow takes the rest for a path and makes folders.
+    return f"sqlite+pysqlite:///file:{urllib.parse.quote(str(path))}?uri=true"
+
+
+def sqlite_file(database: str, *, uri: bool) -> Path:
+    """The file that the database part of a SQLite URL names; with `uri` it may be a `file:` URI."""
+    if not uri or not database.startswith("file:"):
+        return Path(database)
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(database).path))
+
+
+def unusable(path: Path) -> str | None:
+    """Why no part of the platform can be given this path; None if all of them can."""
+    text = str(path)
+    if not text.isprintable() and any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+        return "a path without control characters"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "a path in UTF-8"
+    return None
