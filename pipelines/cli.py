@@ -366,16 +366,15 @@ def _pairs(keys: list[str]) -> dict[str, str]:
 
 
 def _moment(text: str | None) -> datetime | None:
-    from datetime import UTC, datetime
+    from pipelines.change_log.time_stamps import parse_time_stamp
 
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        moment = parse_time_stamp(text)
         if not 1970 <= moment.year < 2262:  # what pandas and Feast can hold
             raise ValueError
-    except (ValueError, OverflowError):
+    except ValueError:
         raise UsageError(f"--at {text!r} is not a time such as 2026-01-31T12:00") from None
     return moment
 

@@ -15,6 +15,7 @@ from pipelines.change_log.logs import (
     Column,
     Log,
 )
+from pipelines.change_log.time_stamps import time_stamp_sql
 
 CLOCK_TOLERANCE: Final = "5 minutes"
 """How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
@@ -32,23 +33,34 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
     Args:
         relation: what holds the rows: seq, op, row (JSON), committed_at.
         explained: whether to say which rules a row breaks, or only that it breaks one, which
-            takes half the time where rows are few.
+            takes half the time where rows are few. Then time stamps are known in the form alone
+            that the triggers write: who finds a broken rule asks again for an explanation, by
+            which the row may turn out to be good.
 
     Returns:
         DuckDB SQL that yields seq, op, committed_at, the log's columns, and `reason`: null for a
-        good row, else every rule that the row breaks, in words.
+        good row, else every rule that the row breaks, in words; `UNEXPLAINED` without words.
     """
     live_columns = sorted({column.source[0] for column in log.columns})
     nested = sorted({column.source[0] for column in log.columns if column.source[1]})
     opened = "".join(
         f", {_json_as(f'texts.{name}', _shape(log, name))} AS {name}_fields" for name in nested
     )
-    typed = ",\n            ".join(_typed(column) for column in log.columns)
+    typed = ",\n            ".join(_typed(column, explained) for column in log.columns)
     typed += "".join(f", texts.{name} AS raw_{name}, {name}_fields" for name in nested)
     names = ", ".join(f'"{column.name}"' for column in log.columns)
     rules = [_shape_rules(name) for name in nested] + [_rules(column) for column in log.columns]
     broken = "\n            OR ".join(condition for part in rules for condition, _ in part)
     reasons = ",\n            ".join(_first_broken(part) for part in rules)
+    committed_at = time_stamp_sql("nested.committed_at", own_form=not explained)
+    undated = "'committed_at = ' || coalesce(raw_committed_at, 'null') || ' is not a time stamp'"
+    undated = undated if explained else f"'{UNEXPLAINED}'"
+    undecided = " OR ".join(
+        f'(raw_{c.name} IS NOT NULL AND "{c.name}" IS NULL)' for c in log.columns if c.type == TIME
+    )
+    deleted = "NULL"
+    if undecided and not explained:
+        deleted = f"CASE WHEN {undecided} THEN '{UNEXPLAINED}' END"
     words = f"concat_ws('; ', {reasons})" if explained else f"'{UNEXPLAINED}'"
     whole = _json_as('"row"', dict.fromkeys(live_columns, "VARCHAR"))
     return f"""
@@ -58,7 +70,7 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
             SELECT *{opened} FROM opened
         ), typed AS (
             SELECT seq, op, committed_at AS raw_committed_at,
-            TRY_CAST(committed_at AS TIMESTAMP) AS committed_at,
+            {committed_at} AS committed_at,
             texts IS NULL AS malformed,
             {typed}
             FROM nested
@@ -68,8 +80,8 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
         WHEN op IS NULL OR op NOT IN ('I', 'U', 'D')
         THEN 'op ' || coalesce(op, 'null') || ' is not I, U or D'
         WHEN committed_at IS NULL OR {_outside("committed_at")}
-        THEN 'committed_at = ' || coalesce(raw_committed_at, 'null') || ' is not a time stamp'
-        WHEN op = 'D' THEN NULL
+        THEN {undated}
+        WHEN op = 'D' THEN {deleted}
         WHEN {broken}
         THEN {words} -- for the broken rows alone
         END AS reason
@@ -115,7 +127,7 @@ def _outside(column: str) -> str:
     return f"{column} NOT BETWEEN TIMESTAMP '{FIRST_MOMENT}' AND TIMESTAMP '{LAST_MOMENT}'"
 
 
-def _typed(column: Column) -> str:
+def _typed(column: Column, explained: bool) -> str:
     live, field = column.source
     text = f"{live}_fields.{field}" if field else f"texts.{live}"
     raw = f"raw_{column.name}"
@@ -128,6 +140,8 @@ def _typed(column: Column) -> str:
         value = f"CASE WHEN contains({raw}, '.') THEN {whole} ELSE {plain} END"
     elif column.type == NUMBER:
         value = f"CASE WHEN isfinite(TRY_CAST({raw} AS DOUBLE)) THEN TRY_CAST({raw} AS DOUBLE) END"
+    elif column.type == TIME:
+        value = time_stamp_sql(raw, own_form=not explained)
     else:
         value = f"TRY_CAST({raw} AS {column.type})"
     return f'{text} AS {raw}, {value} AS "{column.name}"'
@@ -144,13 +158,7 @@ def _rules(column: Column) -> list[tuple[str, str]]:
     if column.type == TEXTS:
         rules.append((f"len({name}) > list_count({name})", kind))
     if column.type == TIME:
-        rules += [
-            (  # a cast drops an offset without a word
-                f"contains({raw}, '+') OR contains(substr({raw}, 11), '-')",
-                f"{shown}has an offset: time stamps are UTC'",
-            ),
-            (_outside(name), f"{shown}lies outside of 1970–2261'"),
-        ]
+        rules.append((_outside(name), f"{shown}lies outside of 1970–2261'"))
     if column.check:
         rules.append((f"NOT ({column.check})", f"{shown}{column.rule}'"))
     if column.type == TIME and column.name != "promised_at":

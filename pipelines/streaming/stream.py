@@ -12,6 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipelines.change_log.logs import BY_NAME
+from pipelines.change_log.time_stamps import parse_time_stamp
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
 from pipelines.settings import DataConfig
@@ -242,7 +243,7 @@ class Stream:
 
 def _committed(changes: pa.Table) -> datetime | None:
     try:
-        return datetime.fromisoformat(changes["committed_at"][-1].as_py())
+        return parse_time_stamp(changes["committed_at"][-1].as_py())
     except (TypeError, ValueError):  # the checks will say so
         return None
 

@@ -185,6 +185,16 @@ def test_a_deleted_and_inserted_stock_goes_on(world: StreamWorld) -> None:
     assert world.counters("inventory")["refused"] == 0
 
 
+@pytest.mark.parametrize("text", ["{:%FT%T}Z", "{:%F %T.%f}+00:00", "{:%FT%T}.0000001-0000"])
+def test_a_time_stamp_may_carry_an_offset(world: StreamWorld, text: str) -> None:
+    """The quick look knows our own form alone; the close one makes no fault of it."""
+    world.commit("clickstream", click(1, event_timestamp=text.format(T)), click(2, T + SECOND))
+    world.stream()
+    assert count(world) == 2
+    assert world.counters("users")["refused"] == 0
+    assert not world.cycle()
+
+
 def test_a_deletion_dates_nothing(world: StreamWorld) -> None:
     """A row with a mistaken time is refused; that it is deleted does not turn the clock on."""
     mistaken = route("r1", T + 3650 * DAY)
