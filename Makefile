@@ -5,15 +5,17 @@ BIN := $(VENV)/bin
 LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--override $(VENV)/without-torch.txt
 
+WORKERS ?= 2
+
 .PHONY: run test lint types check lock clean help
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 run: $(VENV)/.installed  ## install, simulate a shop, process, serve, show what happened
 	$(BIN)/synchrochain run
 
-test: $(VENV)/.installed-dev  ## install and run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev  ## install and run the tests, in WORKERS processes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## style
 	$(BIN)/ruff check .

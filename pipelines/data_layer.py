@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.batch_processor import utc_now
 from pipelines.batch.update import open_store
 from pipelines.cache import DATA_TYPES, RealtimeCache
+from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.running_layer import RunningLayer

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from pipelines.batch import BatchProcessor, CycleReport
-from pipelines.batch.batch_processor import utc_now
+from pipelines.clock import utc_now
 from pipelines.console import (
     age,
     answers,

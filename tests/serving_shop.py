@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from pipelines.clock import aware_now
 from pipelines.features.views import view_named
 from pipelines.live_databases import (
     LiveDatabases,
@@ -179,7 +180,7 @@ def put(store: Any, view: str, keys: Mapping[str, Any], age: timedelta, **values
     """Write one row of a view into the online store; its event was `age` ago."""
     import pandas as pd
 
-    at = datetime.now(UTC) - age
+    at = aware_now() - age
     schema = view_named(view).schema
     row: dict[str, Any] = {
         name: {"int64": 1, "double": 0.5, "bool": False, "string": "x"}.get(str(kind))

@@ -23,13 +23,14 @@ class BatchProcess:
     """Runs cycles when it is told to, one after another."""
 
     def __init__(self) -> None:
+        paths = (str(HOME), os.environ.get("PYTHONPATH", ""))
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=HOME,
-            env={**os.environ, "PYTHONPATH": str(HOME)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
 
     def cycle(self, data_dir: Path, now: datetime, *, update: bool = False) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import schedule
@@ -25,6 +25,7 @@ from pipelines.batch.update import apply, fill_if_emptied, materialize, open_sto
 from pipelines.batch.workspace import attach_history, workspace
 from pipelines.change_log.logs import LOGS
 from pipelines.change_log.reader import ChangeLogReader
+from pipelines.clock import utc_now
 from pipelines.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.errors import (
     CycleInProgressError,
@@ -60,11 +61,6 @@ class CycleReport:
     trimmed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
-
-
-def utc_now() -> datetime:
-    """The present moment, UTC and naive, as every time stamp of ours."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 class BatchProcessor:

@@ -137,11 +137,12 @@ def materialize(
 
 
 def _start(view: FeatureView, oldest: datetime, now: datetime) -> datetime | None:
-    """Where to start materializing explicitly; None if the increment holds all that is new."""
+    """Where to start materializing explicitly; None if the increment holds all that is new.
+
+    The first time it is explicit as well: Feast would count back from a clock of its own.
+    """
     until: datetime | None = view.most_recent_end_time
-    if until is None:
-        return None
-    if oldest > (until if until.tzinfo else until.replace(tzinfo=UTC)):
+    if until is not None and oldest > (until if until.tzinfo else until.replace(tzinfo=UTC)):
         return None
     return max(oldest, now - view.ttl) if view.ttl else oldest
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -25,6 +25,7 @@ from pipelines.cache.keys import TimesToLive, feature_key, latest_key, stream_ke
 from pipelines.cache.memory_backend import MAX_BYTES, MAX_ITEMS, MemoryBackend
 from pipelines.cache.redis_backend import RedisBackend
 from pipelines.cache.statistics import CacheStatistics
+from pipelines.clock import utc_now
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, StorageFullError
 from pipelines.redis import RedisEndpoint, ensure_server, find_server
 from pipelines.settings import DataConfig
@@ -35,11 +36,6 @@ LONGEST_WAIT: Final = 0.8  # seconds; an outage is noticed within one, whatever 
 PROBE_WAIT: Final = 0.1  # seconds; a frozen server costs its callers this much at each probe
 
 AWAY: Final = (RedisUnavailableError, RedisRefusedError, StorageFullError)
-
-
-def utc_now() -> datetime:
-    """The present moment, UTC and naive, as every time stamp of ours."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 class RealtimeCache:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import ByteString, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -31,6 +31,7 @@ from feast.utils import _get_cached_request_context
 from pydantic import model_validator
 from redis.exceptions import RedisError
 
+from pipelines.clock import aware_now
 from pipelines.feast_plugins.last_seen import Block, LastSeen, ReadMode
 from pipelines.feast_plugins.reading.connections import ReadConnections, Reply
 from pipelines.feast_plugins.reading.plan import Plans, ReadPlan
@@ -101,7 +102,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         RedisRefusedError: the server refuses, for instance for want of memory.
     """
 
-    now: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
+    now: Callable[[], datetime] = staticmethod(aware_now)
     """The present moment, which times to live count from."""
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from typing import Final
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
-from feast.utils import _utc_now
 
+from pipelines.clock import aware_now
 from pipelines.settings import BatchConfig
 
 TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
@@ -40,7 +40,7 @@ class DataDirRegistryStore(FileRegistryStore):
     def _write_registry(self, registry_proto: RegistryProto) -> None:
         # Feast writes in place, where another process may read half a registry.
         registry_proto.version_id = str(uuid.uuid4())
-        registry_proto.last_updated.FromDatetime(_utc_now())
+        registry_proto.last_updated.FromDatetime(aware_now())
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         partial = self._filepath.with_name(f".{self._filepath.name}.{uuid.uuid4().hex}")
         try:

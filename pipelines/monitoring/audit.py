@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.batch.batch_processor import utc_now
 from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState
 from pipelines.batch.update import open_store
+from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
 from pipelines.monitoring.comparison import (

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from pipelines.batch.batch_processor import utc_now
 from pipelines.batch.state import PipelineState
+from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.features.views import VIEWS
 from pipelines.monitoring.audit import audit

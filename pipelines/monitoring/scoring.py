@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.batch.batch_processor import utc_now
+from pipelines.clock import utc_now
 from pipelines.settings import BatchConfig
 
 

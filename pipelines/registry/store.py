@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
+from pipelines.clock import utc_now
 from pipelines.errors import UnknownNameError, UsageError
 from pipelines.registry.logged_model import SERVICE_TAG, check_round_trip, log_package
 from pipelines.registry.mlflow_store import WAIT_SECONDS, MlflowStore, RegistryUnavailableError
@@ -356,4 +357,4 @@ def _number(version: ModelVersion | None) -> int | None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return utc_now().strftime("%Y-%m-%d %H:%M:%S")

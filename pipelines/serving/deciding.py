@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.clock import aware_now
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.registry.signatures import CONTRACTS, DECISION_CONTEXT
 from pipelines.serving.decisions import Fallback
@@ -133,7 +133,7 @@ class Round:
     score: ScoreAnswer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.moment = datetime.now(UTC)
+        self.moment = aware_now()
         self.counts = [len(case.ways) for case in self.cases]
         self.first: list[int] = np.concatenate([[0], np.cumsum(self.counts)]).tolist()
         self.notes: list[list[Fallback]] = [[] for _ in self.cases]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pipelines.clock import unix_now
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.registry.signatures import CONTRACTS
@@ -47,7 +47,7 @@ class OnlineRows:
     views: dict[str, ViewRead]
     read_mode: str = "redis"
     mode_age: float = 0.0
-    moment: float = field(default_factory=time.time)
+    moment: float = field(default_factory=unix_now)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -136,7 +136,7 @@ class OnlineFeatures:
     ) -> OnlineRows:
         # By column: Feast turns rows into columns one value at a time.
         keys = {name: [row[name] for row in rows] for name in rows[0]}
-        moment = time.time()
+        moment = unix_now()
         try:
             response = self._store.get_online_features(features=wanted, entity_rows=keys)
         except SynchroChainError:

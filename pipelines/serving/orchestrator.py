@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self
 
+from pipelines.clock import unix_now
 from pipelines.errors import (
     LiveDatabaseError,
     RedisRefusedError,
@@ -210,7 +211,7 @@ class ModelOrchestrator:
         if not reasons and snapshot is not None:
             if snapshot.read_mode != "redis":
                 reasons.append("Redis is away: decisions are made from what was seen last")
-            age = snapshot.age(time.time())
+            age = snapshot.age(unix_now())
             if age > self.options.stale_after:
                 reasons.append(f"the network has not been read for {age:.0f} s")
         return Readiness(not reasons, reasons, warnings)
@@ -281,7 +282,7 @@ class ModelOrchestrator:
         self.log.add([record_of(done, n, d, network) for n, d in enumerate(decisions)])
 
     def _renew_if_due(self) -> None:
-        if self.outlook.is_due(self.options.outlook_age, time.time()):
+        if self.outlook.is_due(self.options.outlook_age, unix_now()):
             self._renew()
 
     def _renew(self) -> None:

@@ -7,7 +7,6 @@ routes that it has just read over it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.clock import unix_now
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.serving.online import SERVICES, OnlineFeatures, OnlineRows
 from pipelines.serving.reference import Network, Reference
@@ -106,7 +106,7 @@ class NetworkOutlook:
         Raises:
             NotReadyError, RedisUnavailableError, LiveDatabaseError: the old one stays.
         """
-        taken = time.time()
+        taken = unix_now()
         network = self._reference.network
         rows = list(_probes(network, self._reference.probes()))
         reads = []

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from pipelines.cache import RealtimeCache
+from pipelines.clock import utc_now
 from pipelines.errors import ConfigurationError, StreamerRunningError, SynchroChainError
 from pipelines.process_lock import only_one
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
@@ -28,11 +29,6 @@ EVICT_SECONDS: Final = 60.0
 FEW_CHANGES: Final = 8
 RESTS: Final = 3.0
 LONGEST_REST: Final = 0.06
-
-
-def utc_now() -> datetime:
-    """The present moment, UTC and naive, as every time stamp of ours."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 class DataStreamer:

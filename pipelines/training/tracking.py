@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.clock import unix_now
 from pipelines.errors import SynchroChainError, UnknownNameError
 from pipelines.registry.mlflow_store import MlflowStore
 from pipelines.settings import BatchConfig
@@ -44,7 +44,7 @@ class TrackedRun:
         from mlflow.entities import Metric, Param
 
         params = [Param(name, str(value)[:6000]) for name, value in trained.settings.items()]
-        now = int(time.time() * 1000)
+        now = int(unix_now() * 1000)
         metrics = [
             Metric(f"{prefix}{name}", value, now, 0)
             for prefix, candidate in _named(trained)

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ from pandas_features import features_from_change_logs
 
 from pipelines import live_databases as live
 from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DATABASE_NAMES, DataConfig
@@ -97,7 +98,7 @@ def _world(home: Path, events: int, days: int, say: Say) -> Path:
     """A simulated shop in a new directory."""
     from simulators import WorldConfig, fill_history, load_or_create
 
-    now = datetime.now(UTC).replace(tzinfo=None)
+    now = utc_now()
     config = WorldConfig(users=max(20, round(events / days / CLICKS_PER_DAY)), days=days)
     told = [0.0]
 
@@ -193,7 +194,7 @@ class _Clock:
     """A moment later with every call."""
 
     def __init__(self) -> None:
-        self._now = datetime.now(UTC).replace(tzinfo=None)
+        self._now = utc_now()
 
     def __call__(self) -> datetime:
         self._now += timedelta(milliseconds=1)

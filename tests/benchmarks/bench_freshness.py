@@ -20,7 +20,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +31,7 @@ from freshness_world import config_of, make_load, make_world
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.update import open_store
+from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
 from pipelines.redis import find_server, stop_server
@@ -90,7 +90,7 @@ def measure(
         if max_rate:
             count += trial * sum(steps) + hold * sum(sorted(steps)[-2:])
         tell(f"simulating {users:,} users, {days} days")
-        past = make_world(home, users, days, datetime.now(UTC).replace(tzinfo=None))
+        past = make_world(home, users, days, utc_now())
         changes = make_load(home, Path(folder) / "next", int(count), load, tell)
         tell(f"batch cycle over {past:,} changes")
         stack.callback(stop_server, config_of(home))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast_space import Space, quiet
+
+from pipelines.clock import aware_now
 
 KEY: Final = "user_id"
 SERVICE: Final = "bench"
@@ -82,7 +84,7 @@ class Views:
 def write_views(folder: Path, views: Sequence[View], seed: int = 7) -> Views:
     """Generate the views' files, as the batch flow writes its own, in a new folder."""
     folder.mkdir(parents=True)
-    made = Views(folder, tuple(views), datetime.now(UTC).replace(microsecond=0))
+    made = Views(folder, tuple(views), aware_now().replace(microsecond=0))
     for number, view in enumerate(views):
         pq.write_table(
             _rows(view, np.random.default_rng((seed, number)), made.end),

@@ -30,6 +30,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from pipelines.clock import unix_now
 from pipelines.live_databases import METADATA
 from pipelines.settings import DATABASE_NAMES
 
@@ -286,7 +287,7 @@ _RANKS: Final = {name: rank for rank, name in enumerate(COMMIT_ORDER)}
 def main(load: Path, folder: Path) -> None:
     """Take commands until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
-    shop = Shop({n: folder / f"{n}.db" for n in DATABASE_NAMES}, lambda: time.time_ns() // 1000)
+    shop = Shop({n: folder / f"{n}.db" for n in DATABASE_NAMES}, lambda: int(unix_now() * 1e6))
     source = read_load(load)
     prepared: list[Change] = []
 

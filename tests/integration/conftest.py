@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pinned_clock import stopped_clock
 from stream_batch import BatchProcess, batch_process
 from stream_helpers import StreamWorld, stream_world
 from stream_rows import furnish
@@ -108,7 +109,8 @@ def small_shop() -> Iterator[Path]:
     with new_directory() as path:
         with used_directory(path):
             sizes = {"users": 1500, "products": 60, "days": 7, "seed": 3}
-            simulate_until_now(DataConfig(), sizes)
+            with stopped_clock():
+                simulate_until_now(DataConfig(), sizes)
             BatchProcessor(BatchConfig(), DataConfig()).run_cycle()
         yield path
 

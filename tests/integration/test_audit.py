@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from test_feast_repository import delivered_once, moved
 from pipelines.audit_view import print_audit
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.state import PipelineState
+from pipelines.clock import utc_now
 from pipelines.errors import RedisUnavailableError
 from pipelines.features.views import VIEWS, view_named
 from pipelines.monitoring.audit import AuditError, AuditReport, ReadersLagError, audit
@@ -35,10 +36,6 @@ from pipelines.settings import DATABASE_NAMES, DataConfig
 
 Row = dict[str, Any]
 CYCLES = 3
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def duplicated(logs: Logs) -> Logs:

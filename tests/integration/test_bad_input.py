@@ -635,7 +635,7 @@ def test_another_database_in_its_place_is_noticed(
 # A full disk, a killed cycle, two cycles at once
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only on Linux: a device of it")
 @pytest.mark.parametrize("where", ["first log", "last log", "quarantine", "view"])
 def test_a_full_disk_leaves_no_trace(
     tmp_path: Path, data: DataConfig, world: Logs, clock: Clock, where: str

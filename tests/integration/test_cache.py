@@ -26,7 +26,7 @@ from pipelines.settings import DataConfig
 
 NOON = datetime(2024, 4, 1, 12, 0, 0, 123456)
 MINUTE = timedelta(minutes=1)
-NO_SERVER = pytest.mark.skipif(sys.platform == "win32", reason="no real server runs there")
+NO_SERVER = pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: a real server")
 REAL_ENGINES = [pytest.param(engine, marks=NO_SERVER) for engine in ("redis", "valkey")]
 ENGINES = [*REAL_ENGINES, "fakeredis"]
 

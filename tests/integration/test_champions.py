@@ -20,8 +20,8 @@ from conftest import Clock
 from tiny_model import new_run, register
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.batch_processor import utc_now
 from pipelines.batch.state import PipelineState
+from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.live_databases import LiveDatabases
 from pipelines.monitoring import champions
@@ -401,13 +401,13 @@ def test_nothing_new_costs_no_heavy_import(registry: ModelRegistry, champion: Mo
     score_champions(registry.config, [Guessing()], NOW)
     program = f"""
 import sys
-from datetime import datetime
 from pathlib import Path
+from pipelines.clock import utc_now
 from pipelines.monitoring.champions import score_champions
 from pipelines.settings import BatchConfig
 class Task:
     model = {MODEL!r}
-assert score_champions(BatchConfig(data_dir=Path(sys.argv[1])), [Task()], datetime.now()) == {{}}
+assert score_champions(BatchConfig(data_dir=Path(sys.argv[1])), [Task()], utc_now()) == {{}}
 print([name for name in ("mlflow", "feast", "torch", "sklearn") if name in sys.modules])
 """
     found = subprocess.run(

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pydantic import SecretStr
 
 from pipelines import running_layer
 from pipelines.cache import DATA_TYPES
+from pipelines.clock import utc_now
 from pipelines.data_layer import DataLayerOrchestrator, LatestFeatures
 from pipelines.errors import ConfigurationError, StreamerRunningError, UsageError
 from pipelines.features.views import VIEWS_BY_NAME
@@ -41,10 +42,6 @@ from pipelines.status import collect_status
 from pipelines.status_view import print_status
 
 GUARD_SECONDS = 30.0
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 class Shop:

@@ -27,6 +27,7 @@ from reference import FEATURES, KEYS, VIEWS, compute, decision_context
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.update import open_store
+from pipelines.clock import utc_now
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.redis import connect, ensure_server, stop_server
 from pipelines.settings import DataConfig
@@ -108,10 +109,6 @@ def delivered_once(logs: Logs) -> Logs:
         if row["delivered_at"]:
             done.add(row["shipment_id"])
     return numbered({**logs, "shipments": kept})
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ from pipelines.redis import (
 )
 from pipelines.settings import DataConfig
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no real server runs there")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: a real server")
 
 REAL = [program for program in find_programs() if program.engine != "fakeredis"]
 

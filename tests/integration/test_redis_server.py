@@ -34,7 +34,7 @@ from pipelines.redis import (
 from pipelines.redis import start as starting
 from pipelines.settings import DataConfig
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and modes of Unix")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: signals, modes")
 
 PROGRAMS = {program.engine: program for program in find_programs()}
 WHEEL = find_programs(search_path="")[0]

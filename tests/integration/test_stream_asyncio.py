@@ -15,6 +15,7 @@ from stream_helpers import StreamWorld, stream_world
 from stream_rows import SECOND, T, click, furnish, order, product
 
 from pipelines.cache import RealtimeCache
+from pipelines.clock import utc_now
 from pipelines.errors import ConfigurationError
 from pipelines.streaming import DataStreamer
 
@@ -77,7 +78,7 @@ def commit_elsewhere(world: StreamWorld, number: int) -> None:
     statement = (
         "INSERT INTO orders (id, user_id, product_id, quantity, price, warehouse_id, "
         "shipping_method, order_timestamp, status) VALUES (?, 1, 'p1', 1, 2.5, 'w1', 'standard', "
-        "strftime('%Y-%m-%d %H:%M:%f000', 'now'), 'placed')"
+        f"'{utc_now():%Y-%m-%d %H:%M:%S.%f}', 'placed')"
     )
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "

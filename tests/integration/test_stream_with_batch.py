@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from conftest import Clock
@@ -14,10 +14,7 @@ from stream_helpers import FOREVER, StreamWorld, joined, stream_world, unequal
 from stream_rows import DAY, HOUR, SECOND, click, furnish, order, session, user
 from test_feast_repository import delivered_once, moved
 
-
-def utc_now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
-
+from pipelines.clock import utc_now
 
 TIMES_TO_LIVE = {
     "user_intent": 7 * DAY,
@@ -31,7 +28,7 @@ TIMES_TO_LIVE = {
 
 @pytest.fixture
 def clock() -> Clock:
-    """Feast goes by the real time, so this starts there."""
+    """Times to live online go by the present, so this starts there."""
     return Clock(utc_now())
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from feast_world import View, entity_frame, write_views
 from typer.testing import CliRunner
 
 from pipelines import cli_feast
+from pipelines.clock import aware_now
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.redis.process import is_gone
 
@@ -181,7 +182,7 @@ def test_the_statement_by_hand_gives_the_newest_value_that_has_not_expired(tmp_p
     found = asof_join(views, frame)().sort_by("row")
     assert found[feature].to_pylist() == expected
     assert 0 < pc.sum(pc.is_null(found[feature])).as_py() < 60
-    assert views.end <= datetime.now(UTC)
+    assert views.end <= aware_now()
 
 
 def test_a_private_server_is_measured_and_nothing_is_left_behind(

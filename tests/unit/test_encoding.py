@@ -214,7 +214,7 @@ def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="tzset is of Unix")
+@pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: tzset")
 def test_a_time_without_a_zone_is_utc(far_away: None) -> None:
     """Wherever the writer runs."""
     naive, aware = datetime(2026, 1, 31, 12), datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -207,7 +207,7 @@ def test_a_live_database_is_durable_and_strict(live: LiveDatabases, name: str) -
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of Unix")
+@pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: modes")
 def test_only_the_owner_can_read_a_live_database(live: LiveDatabases, config: DataConfig) -> None:
     """The file, its write-ahead log, its shared memory and their folder."""
     with live["users"].begin() as connection:

@@ -1,0 +1,42 @@
+"""What holds for every test: one clock, and nothing is skipped on the machine that decides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pinned_clock
+import pytest
+
+Report = pytest.TestReport | pytest.CollectReport
+
+OF_THE_SYSTEM = ("only on Unix: ", "only on Linux: ")
+"""How the reason of a skip begins that no package could have prevented."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any module is imported, for some make their world at once."""
+    pinned_clock.pin()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Report, Report]:
+    """Where CI is set, a test that is skipped fails, unless the system cannot run it."""
+    return judged((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Report, Report]:
+    """A module that is skipped as a whole too."""
+    return judged((yield))
+
+
+def judged(report: Report) -> Report:
+    """The report, failed where it was skipped for want of something that can be installed."""
+    strict = os.environ.get("CI", "false").lower() not in ("", "0", "false")
+    if strict and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(OF_THE_SYSTEM):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, but nothing may be skipped where CI is set: {reason}"
+    return report

@@ -1,0 +1,49 @@
+"""The clock of the test suite: every run begins at the same moment, its child processes too.
+
+It goes on from there at the pace of the machine's clock, so what waits for time to pass still can.
+A child process finds the same clock by `child_clock/sitecustomize.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from pipelines import clock
+
+START: Final = datetime(2026, 6, 17, 12)
+"""UTC and naive: a Wednesday noon, later than what other tests hold fixed."""
+CHILDREN: Final = Path(__file__).parent / "child_clock"
+SHIFT: Final = "TEST_CLOCK_SHIFT"
+"""Seconds between the machine's clock and this one, for child processes."""
+
+
+def pin() -> None:
+    """Start the clock of this process and its children to come, unless a parent has done so."""
+    if SHIFT not in os.environ:
+        shift = START.replace(tzinfo=UTC) - datetime.now(UTC)
+        os.environ[SHIFT] = str(shift.total_seconds())
+        paths = (str(CHILDREN), os.environ.get("PYTHONPATH", ""))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    clock.source = shifted(float(os.environ[SHIFT]))
+
+
+def shifted(seconds: float) -> clock.Source:
+    """The machine's clock, so many seconds later."""
+    shift = timedelta(seconds=seconds)
+    return lambda: datetime.now(UTC) + shift
+
+
+@contextmanager
+def stopped_clock(at: datetime = START) -> Iterator[datetime]:
+    """The clock of this process stands still inside: a world simulated up to now is always the
+    same one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "source", lambda: at.replace(tzinfo=UTC))
+        yield at
