@@ -42,7 +42,7 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
     position = processor.state.positions(READER).get(name, 0)
     streamed = processor.state.positions(STREAM).get(name)
     path = sqlite_path(url)
-    if path is not None and not path.exists():
+    if not path.exists():
         return {"where": str(path), "error": "does not exist yet"}
 
     def read() -> dict[str, Any]:
@@ -55,8 +55,7 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
             "stream_lag": None if streamed is None else last - streamed,
         }
 
-    where = {"where": str(path) if path else name}
-    return where | _or_error(read)
+    return {"where": str(path)} | _or_error(read)
 
 
 def _streamer(processor: BatchProcessor) -> dict[str, Any]:

@@ -6,19 +6,16 @@ than what is there does nothing. Parents are written before children.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
-from pipelines.errors import SimulationError
 from pipelines.live_databases import (
     LiveDatabases,
     clickstream,
@@ -117,18 +114,10 @@ class Outbox:
         fields = list(zip(*rows, strict=True))
         for i in plan.times:
             fields[i] = tuple(self._texts(fields[i]))
-        if plan.sql is not None:
-            # Ready-made texts straight to the driver: SQLAlchemy's own conversion costs more
-            # than the insert.
-            values = list(zip(*(fields[i] for i in plan.order), strict=True))
-            result = connection.exec_driver_sql(plan.sql, values)
-        else:
-            for i in plan.times:
-                fields[i] = tuple(t and datetime.fromisoformat(t) for t in fields[i])
-            for i in plan.jsons:
-                fields[i] = tuple(map(json.loads, fields[i]))
-            named = [dict(zip(plan.columns, row, strict=True)) for row in zip(*fields, strict=True)]
-            result = connection.execute(plan.statement, named)
+        # Ready-made texts straight to the driver: SQLAlchemy's own conversion costs more than the
+        # insert.
+        values = list(zip(*(fields[i] for i in plan.order), strict=True))
+        result = connection.exec_driver_sql(plan.sql, values)
         self.written[plan.table.name] += max(result.rowcount, 0)
 
     def _texts(self, times: Sequence[int | None]) -> list[str | None]:
@@ -143,26 +132,22 @@ class Outbox:
 
 
 class _Plan:
-    """How one batch is written: its statement, and what has to be done to its columns first."""
+    """How one batch is written: its statement, and where simulated times and parameters are."""
 
     def __init__(
         self, name: str, table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect
     ) -> None:
-        self.table, self.columns = table, columns
-        self.statement = _statement(name, table, dialect.name)
+        self.table = table
         types = [table.columns[column.removesuffix("_")].type for column in columns]
         self.times = [i for i, kind in enumerate(types) if isinstance(kind, sa.DateTime)]
-        self.jsons = [i for i, kind in enumerate(types) if isinstance(kind, sa.JSON)]
-        self.sql: str | None = None
-        self.order: list[int] = []
-        if dialect.name == "sqlite":
-            keys = list(columns) if isinstance(self.statement, sa.Insert) else None
-            compiled = self.statement.compile(dialect=dialect, column_keys=keys)
-            self.sql = str(compiled)
-            self.order = [columns.index(key) for key in compiled.positiontup or ()]
+        statement = _statement(name, table)
+        keys = list(columns) if isinstance(statement, sa.Insert) else None
+        compiled = statement.compile(dialect=dialect, column_keys=keys)
+        self.sql = str(compiled)
+        self.order = [columns.index(key) for key in compiled.positiontup or ()]
 
 
-def _statement(name: str, table: sa.Table, dialect: str) -> sa.UpdateBase:
+def _statement(name: str, table: sa.Table) -> sa.UpdateBase:
     if name == "order_status":
         # An order moves forward only, so an old status written again does nothing.
         return (
@@ -188,13 +173,7 @@ def _statement(name: str, table: sa.Table, dialect: str) -> sa.UpdateBase:
                 delivered_at=sa.bindparam("delivered_at_"), status=sa.literal_column("'delivered'")
             )
         )
-    if dialect not in ("sqlite", "postgresql"):
-        raise SimulationError(
-            f"the simulators write SQLite or PostgreSQL, not {dialect}: "
-            "unset the URL of that live database"
-        )
-    make = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    insert = make(table)
+    insert = sqlite.insert(table)
     newer_by = _NEWER_BY.get(name)
     if newer_by is None:
         return insert.on_conflict_do_nothing()

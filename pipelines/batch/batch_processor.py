@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -23,7 +23,7 @@ from pipelines.batch.state import PipelineState
 from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.update import apply, fill_if_emptied, materialize, open_store
 from pipelines.batch.workspace import attach_history, workspace
-from pipelines.change_log.logs import LOGS
+from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.clock import utc_now
 from pipelines.created_clock import CREATED_NOTE, CreatedClock
@@ -51,6 +51,8 @@ class CycleReport:
     extracted: int = 0
     accepted: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
+    unknown_rows: dict[str, int] = field(default_factory=dict)
+    """Rows that the change log does not know, for they changed without triggers."""
     feature_rows: dict[str, int] = field(default_factory=dict)
     files: int = 0
     applied: bool = False
@@ -213,6 +215,7 @@ class BatchProcessor:
                     # it creates later has to know all that these know, or to be written again.
                     created = self._next_created()
                     with self._timed("extract", report):
+                        self._look_at_logs(readers, report)
                         spans = plan(readers, self.state.positions(READER))
                         processor.extract(readers, spans)
             produced = processor.produced
@@ -225,6 +228,14 @@ class BatchProcessor:
                     processor.transform(created, report.cycle)
             with self._timed("load", report):
                 self._publish(report, produced, spans)
+
+    def _look_at_logs(self, readers: Mapping[str, ChangeLogReader], report: CycleReport) -> None:
+        for name in READING_ORDER:
+            if readers[name].upgrade():
+                logger.info("the change log of %s was brought up to date", name)
+            for unknown in readers[name].unknown_rows():
+                report.unknown_rows[unknown.table] = unknown.rows
+                logger.warning("%s: %s", name, unknown)
 
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
         moved = {name: span.upto for name, span in spans.items() if span.upto > span.after}

@@ -14,7 +14,9 @@ from pipelines.change_log.logs import READING_ORDER, logs_of
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 
 DATABASES_AT_ONCE: Final = 2
-_CHANGES: Final = "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR"
+_CHANGES: Final = (
+    "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR, old_key VARCHAR"
+)
 
 
 @dataclass(frozen=True)

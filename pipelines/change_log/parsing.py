@@ -10,12 +10,14 @@ from pipelines.change_log.logs import (
     INTEGER,
     KIND_IN_WORDS,
     NUMBER,
+    TEXT,
     TEXTS,
     TIME,
     Column,
     Log,
 )
 from pipelines.change_log.time_stamps import time_stamp_sql
+from pipelines.live_databases import BLOBS
 
 CLOCK_TOLERANCE: Final = "5 minutes"
 """How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
@@ -62,7 +64,7 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
     if undecided and not explained:
         deleted = f"CASE WHEN {undecided} THEN '{UNEXPLAINED}' END"
     words = f"concat_ws('; ', {reasons})" if explained else f"'{UNEXPLAINED}'"
-    whole = _json_as('"row"', dict.fromkeys(live_columns, "VARCHAR"))
+    whole = _json_as('"row"', dict.fromkeys([*live_columns, BLOBS], "VARCHAR"))
     return f"""
         WITH opened AS (
             SELECT seq, op, committed_at, {whole} AS texts FROM {relation}
@@ -71,7 +73,7 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
         ), typed AS (
             SELECT seq, op, committed_at AS raw_committed_at,
             {committed_at} AS committed_at,
-            texts IS NULL AS malformed,
+            texts IS NULL AS malformed, texts."{BLOBS}" AS blobs,
             {typed}
             FROM nested
         )
@@ -82,11 +84,23 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
         WHEN committed_at IS NULL OR {_outside("committed_at")}
         THEN {undated}
         WHEN op = 'D' THEN {deleted}
+        WHEN blobs IS NOT NULL THEN {_blobs(log) if explained else words}
         WHEN {broken}
         THEN {words} -- for the broken rows alone
         END AS reason
         FROM typed
     """
+
+
+def _blobs(log: Log) -> str:
+    """SQL that says which columns hold a BLOB, which the trigger recorded by name."""
+    kinds = {column.source[0]: KIND_IN_WORDS[TEXT] for column in log.columns}
+    kinds |= {c.name: KIND_IN_WORDS[c.type] for c in log.columns if not c.source[1]}
+    said = ", ".join(
+        f"CASE WHEN contains(' ' || blobs, ' {name} ') THEN '{name} holds a BLOB, not {kind}' END"
+        for name, kind in kinds.items()
+    )
+    return f"concat_ws('; ', {said})"
 
 
 def _shape(log: Log, column: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Final
 
 import pyarrow as pa
@@ -12,11 +12,14 @@ import sqlalchemy as sa
 from pipelines.errors import ChangeLogGapError, LiveDatabaseError
 from pipelines.live_databases import (
     METADATA,
+    UnknownRows,
     check_contract,
     live_database_error,
     open_engine,
     sqlite_path,
     translate_errors,
+    unknown_rows,
+    upgrade_change_log,
 )
 
 SCHEMA: Final = pa.schema(
@@ -26,6 +29,7 @@ SCHEMA: Final = pa.schema(
         ("op", pa.string()),
         ("row", pa.string()),
         ("committed_at", pa.string()),
+        ("old_key", pa.string()),
     ]
 )
 TEXTS: Final = ", ".join(
@@ -58,7 +62,7 @@ class ChangeLogReader:
 
     Args:
         name: the live database's name, such as "orders".
-        url: its SQLAlchemy URL. SQLite is read through ADBC, any other through SQLAlchemy.
+        url: its SQLAlchemy URL.
         busy_timeout: seconds to wait for a lock.
     """
 
@@ -73,18 +77,31 @@ class ChangeLogReader:
 
         Raises:
             LiveDatabaseError: it is missing, corrupt or locked.
-            ContractError: a table or column is missing.
+            ContractError: a table, column or trigger is missing.
         """
-        if self._path is not None and not self._path.exists():
-            raise LiveDatabaseError(
-                f"{self._path} does not exist: fill it with `synchrochain simulate`, "
-                f"or set SYNCHROCHAIN_{self.name.upper()}_URL to your own database"
-            )
-        engine = open_engine(self._url, self._busy_timeout)
-        try:
+        with self._engine() as engine:
             check_contract(engine, METADATA[self.name])
-        finally:
-            engine.dispose()
+
+    def upgrade(self) -> bool:
+        """Bring a change log of an older format up to date.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            LiveDatabaseError: it is missing, corrupt or locked.
+        """
+        with self._engine() as engine:
+            return upgrade_change_log(engine, METADATA[self.name])
+
+    def unknown_rows(self) -> list[UnknownRows]:
+        """What the change log does not know, a table each.
+
+        Raises:
+            LiveDatabaseError: it is missing, corrupt or locked.
+        """
+        with self._engine() as engine:
+            return unknown_rows(engine)
 
     def last(self, after: int) -> int:
         """The log's last `seq`, checked against a reader that stands at `after` (0: at no change).
@@ -93,15 +110,11 @@ class ChangeLogReader:
             ChangeLogGapError: the change after `after` is gone, or the log ends before `after`, so
                 this is not the database that was read before.
         """
-        engine = open_engine(self._url, self._busy_timeout)
-        try:
-            with translate_errors(self._where), engine.connect() as connection:
-                last = connection.scalar(sa.text("SELECT max(seq) FROM change_log"))
-                following = connection.scalar(
-                    sa.text("SELECT min(seq) FROM change_log WHERE seq > :after"), {"after": after}
-                )
-        finally:
-            engine.dispose()
+        with self._engine() as engine, translate_errors(self._where), engine.connect() as shop:
+            last = shop.scalar(sa.text("SELECT max(seq) FROM change_log"))
+            following = shop.scalar(
+                sa.text("SELECT min(seq) FROM change_log WHERE seq > :after"), {"after": after}
+            )
         last = int(last or 0)
         if last < after:
             raise ChangeLogGapError(
@@ -109,8 +122,8 @@ class ChangeLogReader:
                 "before: another database lies in its place. Put the old one back, or start "
                 "over with `synchrochain batch --rebuild`"
             )
-        # Only SQLite numbers without holes; and who starts anew takes what retention has left.
-        if after and following and following > after + 1 and self._path is not None:
+        # SQLite numbers without holes; but who starts anew takes what retention has left.
+        if after and following and following > after + 1:
             raise ChangeLogGapError(
                 f"{self._where}: changes {after + 1} to {following - 1} are gone from the "
                 "change log before they were read: restore them from a backup, or start over "
@@ -126,15 +139,24 @@ class ChangeLogReader:
         """
         if upto <= after:
             return iter(())
-        return (
-            self._by_adbc(after, upto, size)
-            if self._path is not None
-            else self._by_sqlalchemy(after, upto, size)
-        )
+        return self._by_adbc(after, upto, size)
 
     @property
     def _where(self) -> str:
-        return str(self._path or sa.engine.make_url(self._url).render_as_string())
+        return str(self._path)
+
+    @contextmanager
+    def _engine(self) -> Iterator[sa.Engine]:
+        if not self._path.exists():  # opening would make an empty one
+            raise LiveDatabaseError(
+                f"{self._path} does not exist: fill it with `synchrochain simulate`, "
+                f"or set SYNCHROCHAIN_{self.name.upper()}_URL to your own database"
+            )
+        engine = open_engine(self._url, self._busy_timeout)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
 
     def _by_adbc(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
         from adbc_driver_manager import Error
@@ -154,23 +176,3 @@ class ChangeLogReader:
                         yield _repaired(batch).cast(SCHEMA)
         except Error as error:
             raise live_database_error(self._where, str(error)) from None
-
-    def _by_sqlalchemy(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
-        engine = open_engine(self._url, self._busy_timeout)
-        query = sa.text(
-            f"SELECT {TEXTS} FROM change_log WHERE seq > :after AND seq <= :upto ORDER BY seq"
-        )
-        try:
-            with (
-                translate_errors(self._where),
-                engine.connect().execution_options(yield_per=size) as connection,
-            ):
-                found = connection.execute(query, {"after": after, "upto": upto})
-                for rows in found.partitions(size):
-                    columns = zip(*rows, strict=True)
-                    yield pa.record_batch(
-                        [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)],
-                        schema=SCHEMA,
-                    )
-        finally:
-            engine.dispose()

@@ -24,8 +24,7 @@ class CommitWatch:
     """Tells whether anybody has committed to a SQLite database since the last look.
 
     `PRAGMA data_version` compares two numbers in memory that the writers share, which takes
-    microseconds. Other databases have nothing like it: there it never tells, and the interval is
-    how often they are read. Belongs to the thread that made it.
+    microseconds. Belongs to the thread that made it.
     """
 
     def __init__(self, url: str) -> None:
@@ -35,8 +34,6 @@ class CommitWatch:
 
     def committed(self) -> bool:
         """Whether there was a commit since the last call; at the first one, True."""
-        if self._path is None:
-            return False
         try:
             if self._connection is None:
                 if not self._path.exists():  # connecting would make an empty one
@@ -79,6 +76,7 @@ class ChangeCapture:
             LiveDatabaseError: it is missing, corrupt, locked, or lacks a table or column.
             ChangeLogGapError: the change after `after` is gone, or the log ends before it.
         """
+        self._reader.upgrade()
         self._reader.check()
         return self._reader.last(after)
 
@@ -89,9 +87,6 @@ class ChangeCapture:
             LiveDatabaseError: the database cannot be read.
             ChangeLogGapError: the change after `after` is gone.
         """
-        if self._path is None:
-            last = self._reader.last(after)
-            return pa.Table.from_batches(self._reader.batches(after, last, limit), SCHEMA)[:limit]
         with translate_errors(str(self._path)):
             found = self._sqlite(self._path, after).execute(_ROWS, (after, limit)).fetchall()
         self._refuse_holes(after, [row[0] for row in found])
@@ -102,8 +97,6 @@ class ChangeCapture:
 
     def last(self) -> int:
         """The log's last `seq`."""
-        if self._path is None:
-            return self._reader.last(0)
         with translate_errors(str(self._path)):
             connection = self._sqlite(self._path, 0)
             found = connection.execute("SELECT max(seq) FROM change_log").fetchone()
@@ -116,7 +109,7 @@ class ChangeCapture:
         self._connection = None
 
     def _refuse_holes(self, after: int, seqs: list[int]) -> None:
-        """Only SQLite numbers without holes; who starts anew takes what retention has left."""
+        """Numbers have no holes; but who starts anew takes what retention has left."""
         before = max(after, self._trimmed)
         if seqs and seqs[0] == before + 1 and seqs[-1] - seqs[0] + 1 == len(seqs):
             return

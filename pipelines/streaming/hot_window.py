@@ -34,7 +34,9 @@ from pipelines.streaming.hot_tables import (
 )
 from pipelines.streaming.known_keys import KnownKeys, keeps_keys
 
-RAW_COLUMNS: Final = "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR"
+RAW_COLUMNS: Final = (
+    "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR, old_key VARCHAR"
+)
 
 
 class HotWindow:

@@ -27,8 +27,10 @@ from pipelines.live_databases import (
     check_contract,
     create_schema,
     open_engine,
+    sqlite_path,
     translate_errors,
 )
+from pipelines.paths import sqlite_url
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
 NOON = "2026-01-31 12:00:00.000001"
@@ -349,7 +351,7 @@ def test_a_missing_table_is_named(live: LiveDatabases, table: str) -> None:
     """With the file, and what to do."""
     with live["users"].begin() as connection:
         connection.exec_driver_sql(f"DROP TABLE {table}")
-    with pytest.raises(ContractError, match=rf"users\.db has no table '{table}': create it"):
+    with pytest.raises(ContractError, match=rf"users\.db has no table '{table}'.*(create|make) it"):
         check_contract(live["users"], METADATA["users"])
 
 
@@ -427,3 +429,36 @@ def test_a_refused_url_keeps_its_password_to_itself() -> None:
     with pytest.raises(ConfigurationError, match=r"nosuch://shop:\*\*\*@host/orders") as caught:
         open_engine("nosuch://shop:hush@host/orders")
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://host/orders",
+        "mysql://host/orders",
+        "sqlite+aiosqlite:////srv/orders.db",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///file:memory?mode=memory&uri=true",
+        "sqlite:////srv/orders.db?mode=ro",
+        "sqlite://srv/orders.db",
+    ],
+)
+def test_only_a_sqlite_file_is_a_live_database(url: str) -> None:
+    """Another engine numbers changes in another order than it commits them: they would be lost."""
+    with pytest.raises(ConfigurationError, match=r"sqlite:////srv/shop/orders\.db") as caught:
+        sqlite_path(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a?b.db", "a%20b.db", "50 %.db", "a?b=c/x.db"])
+def test_a_path_may_hold_what_ends_it_in_other_urls(tmp_path: Path, name: str) -> None:
+    """Written by hand, or as our own settings write it."""
+    for url in (f"sqlite:///{tmp_path}/{name}", sqlite_url(tmp_path / name)):
+        assert sqlite_path(url) == tmp_path / name
+        engine = open_engine(url)
+        engine.connect().close()
+        engine.dispose()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == [tmp_path / name]

@@ -1,0 +1,163 @@
+"""Whether a live database is what the pipelines need, and what its change log does not know."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from pipelines.errors import ContractError
+from pipelines.live_databases.engines import transaction
+from pipelines.live_databases.triggers import FORMAT, change_log_state
+
+MEND: Final = "`synchrochain triggers --install`"
+
+
+@dataclass(frozen=True)
+class UnknownRows:
+    """Rows of a table of which the change log does not say what the table holds.
+
+    `since` and `until` are when the triggers were missing; `since` is None if until then there
+    were none.
+    """
+
+    table: str
+    rows: int
+    since: str | None
+    until: str | None
+
+    def __str__(self) -> str:
+        """One line for people: what it means, and what to do."""
+        when = f"between {self.since} and {self.until}" if self.since else f"before {self.until}"
+        return (
+            f"{self.rows:,} rows of {self.table} changed without triggers ({when}) and are not "
+            "what the change log says: features lack them; insert them again through change_log, "
+            "see 'Your own database' in the README"
+        )
+
+
+def check_contract(engine: sa.Engine, metadata: sa.MetaData) -> None:
+    """Make sure that every table, column and trigger that the pipelines need is there.
+
+    Raises:
+        ContractError: one is missing or altered, or the log is of another format.
+        LiveDatabaseError: the database cannot be read.
+    """
+    with transaction(engine) as connection:
+        check_connection(connection, str(engine.url.database), metadata)
+
+
+def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.MetaData) -> None:
+    """The same over a connection that is open; `where` names the database.
+
+    Raises:
+        ContractError: see `check_contract`.
+    """
+    state = change_log_state(connection, metadata)
+    if state.format is not None and state.format > FORMAT:
+        raise newer_format(where, state.format)
+    check_tables(connection, where, metadata)
+    if state.never_made:
+        raise ContractError(f"{where} has no table 'change_log': make it with {MEND}")
+    if state.format == 1 and not state.unsound:
+        raise ContractError(
+            f"{where}: its change log is of format 1: `synchrochain batch --once` brings it up "
+            "to date"
+        )
+    if state.format is None:
+        raise ContractError(
+            f"{where} has no table 'change_log', though it had one, so changes are missing: "
+            f"make it with {MEND}"
+        )
+    if state.broken:
+        parts = ", ".join(state.broken)
+        raise ContractError(
+            f"{where}: its change log is not whole, so changes may be missing ({parts} missing or "
+            f"altered): mend it with {MEND}"
+        )
+    if state.unsound:
+        since = [_since(connection, found.table) for found in state.unsound]
+        tables = ", ".join(map(str, state.unsound))
+        raise ContractError(
+            f"{where}: triggers are not what they should be: {tables}; changes may be missing "
+            f"since {', '.join(dict.fromkeys(since))}: mend them with {MEND}"
+        )
+
+
+def unknown_rows(engine: sa.Engine) -> list[UnknownRows]:
+    """What the change log does not know, a table each; empty if all is known or there is no log.
+
+    Raises:
+        LiveDatabaseError: the database cannot be read.
+    """
+    with transaction(engine) as connection:
+        there = connection.execute(
+            "SELECT count(*) FROM sqlite_master "
+            "WHERE name IN ('change_log_unknown', 'change_log_gaps')"
+        ).fetchone()
+        if there != (2,):
+            return []
+        counted = connection.execute(
+            "SELECT table_name, count(*) FROM change_log_unknown GROUP BY table_name"
+        ).fetchall()
+        if not counted:
+            return []
+        gaps = {
+            table: (since, until)
+            for table, since, until in connection.execute(
+                "SELECT table_name, CASE WHEN count(since) = count(*) THEN min(since) END, "
+                "max(until) FROM change_log_gaps GROUP BY table_name"
+            )
+        }
+    return [UnknownRows(table, rows, *gaps.get(table, (None, None))) for table, rows in counted]
+
+
+def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaData) -> None:
+    """Make sure that the tables are there, with the columns that are needed.
+
+    Raises:
+        ContractError: one is not.
+    """
+    kinds = dict(connection.execute("SELECT name, type FROM sqlite_master").fetchall())
+    for table in metadata.sorted_tables:
+        kind = kinds.get(table.name)
+        if kind != "table":
+            reason = "only a view of that name, which triggers cannot follow" if kind else "no"
+            raise ContractError(
+                f"{where} has {reason}"
+                + (f": {table.name!r}" if kind else f" table {table.name!r}")
+                + ": create it with `synchrochain simulate`, or see 'Your own database' in the "
+                "README"
+            )
+        # The one with x tells of generated columns too.
+        found = connection.execute(f'PRAGMA table_xinfo("{table.name}")').fetchall()
+        present = {row[1] for row in found}
+        for column in table.columns:
+            if column.name not in present:
+                raise ContractError(
+                    f"{where}: table {table.name!r} has no column {column.name!r}; it has: "
+                    + ", ".join(sorted(present))
+                )
+
+
+def _since(connection: sqlite3.Connection, table: str) -> str:
+    return last_recorded(connection, table) or "ever"
+
+
+def newer_format(where: str, found: int) -> ContractError:
+    """The error for a change log that a newer version has made."""
+    return ContractError(
+        f"{where}: its change log is of format {found}, made by a newer version; this one knows "
+        f"format {FORMAT}: install the newer version of SynchroChain"
+    )
+
+
+def last_recorded(connection: sqlite3.Connection, table: str) -> str | None:
+    """When the last change of a table was recorded; None if none is."""
+    found = connection.execute(
+        "SELECT committed_at FROM change_log WHERE table_name = ? ORDER BY seq DESC LIMIT 1",
+        (table,),
+    ).fetchone()
+    return str(found[0]) if found else None
