@@ -21,7 +21,7 @@ from pipelines.console import (
     progress_of_steps,
     progress_of_training,
 )
-from pipelines.errors import UsageError
+from pipelines.errors import SynchroChainError, UsageError
 from pipelines.live_databases import LiveDatabases
 from pipelines.process_lock import only_one
 from pipelines.settings import BatchConfig, DataConfig
@@ -102,22 +102,28 @@ def simulate_live(data: DataConfig, speed: float) -> dict[str, Any]:
 
 
 def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One online row per service input that exists, and a point-in-time training set."""
+    """The newest online row of the first view that has rows, and a point-in-time training set."""
     import duckdb
 
     from pipelines.batch.workspace import read_files
     from pipelines.data_layer import DataLayerOrchestrator
+    from pipelines.features.views import VIEWS
 
     layer = DataLayerOrchestrator(processor.data, processor.config)
-    files = processor.state.files("view", "user_intent")
+    published = ((view, processor.state.files("view", view.name)) for view in VIEWS)
+    view, files = next(((view, files) for view, files in published if files), (None, []))
+    if view is None:
+        raise SynchroChainError("no feature view has rows: nothing has happened in this shop yet")
     entities = duckdb.sql(
-        f"SELECT user_id, event_timestamp FROM {read_files(files)} "
+        f"SELECT {', '.join(view.keys)}, event_timestamp FROM {read_files(files)} "
         f"ORDER BY event_timestamp DESC LIMIT {TRAINING_ROWS}"
     ).df()
-    newest = layer.features("user_intent", {"user_id": str(entities["user_id"].iloc[0])})
+    keys = {name: str(entities[name].iloc[0]) for name in view.keys}
+    newest = layer.features(view.name, keys)
     entities["event_timestamp"] = entities["event_timestamp"].dt.tz_localize("UTC")
-    references = [f"user_intent:{name}" for name in newest.features]
-    references += ["user_orders:orders_30d", "user_orders:preferred_shipping_method"]
+    references = [f"{view.name}:{name}" for name in newest.features]
+    if "user_id" in view.keys:
+        references += ["user_orders:orders_30d", "user_orders:preferred_shipping_method"]
     frame = layer.training_set(entities, references)
     return (
         {
@@ -129,7 +135,7 @@ def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any
         {
             "rows": len(frame),
             "columns": len(frame.columns),
-            "filled": float(frame["intent_score"].notna().mean()),
+            "filled": float(frame[view.features[0]].notna().mean()),
         },
     )
 

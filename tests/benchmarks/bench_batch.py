@@ -35,6 +35,7 @@ from pipelines import live_databases as live
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError
+from pipelines.features.views import VIEWS
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
@@ -128,6 +129,8 @@ def _backfill(home: Path, world: Path, rounds: int, say: Say) -> dict[str, Any]:
     ours, pandas = ([run["seconds"] for run in runs[side]] for side in ("ours", "pandas"))
     last = runs["ours"][-1]
     changes = last["changes"]
+    if last["without_rows"]:
+        say(f"nothing to compare in {', '.join(last['without_rows'])}: this world has no such rows")
     return {
         "rows_per_s": round(changes / statistics.median(ours)),
         "pandas_rows_per_s": round(changes / statistics.median(pandas)),
@@ -136,6 +139,7 @@ def _backfill(home: Path, world: Path, rounds: int, say: Say) -> dict[str, Any]:
         "changes": changes,
         "clickstream_events": last["clickstream"],
         "feature_rows": last["feature_rows"],
+        "views_without_rows": last["without_rows"],
         "seconds": ours,
         "steps": last["steps"],
         "pandas_seconds": pandas,
@@ -321,8 +325,9 @@ def _ours(world: Path, output: Path) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 3),
         "changes": report.extracted,
-        "clickstream": report.accepted["clickstream"],
+        "clickstream": report.accepted.get("clickstream", 0),
         "feature_rows": sum(report.feature_rows.values()),
+        "without_rows": [view.name for view in VIEWS if not report.feature_rows.get(view.name)],
         "steps": report.seconds,
         "bytes": sum(file.bytes for file in files),
     }

@@ -52,7 +52,11 @@ def world_at(data_dir: Path | None, tell: Tell) -> Iterator[tuple[DataConfig, Ba
 
 
 def sample_orders(databases: LiveDatabases, count: int) -> list[Order]:
-    """Orders of shoppers who are in the shop now for what was ordered lately, drawn with a seed."""
+    """Orders of shoppers who are in the shop now for what was ordered lately, drawn with a seed.
+
+    Raises:
+        UsageError: nobody has come yet, or nobody has ordered.
+    """
     rng = random.Random(SEED)
     table = user_sessions.c
     with databases["users"].connect() as connection:
@@ -68,6 +72,12 @@ def sample_orders(databases: LiveDatabases, count: int) -> list[Order]:
             .order_by(orders.c.id.desc())
             .limit(2000)
         ).all()
+    if not visits or not lines:
+        lacking = "visits" if not visits else "orders"
+        raise UsageError(
+            f"this shop has had no {lacking}, so there is nothing to draw orders from: "
+            "let it run, e.g. `synchrochain run --days 30`"
+        )
     drawn = []
     for _ in range(count):
         visit, line = rng.choice(visits), rng.choice(lines)

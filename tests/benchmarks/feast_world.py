@@ -198,7 +198,7 @@ def _open(views: Views, project: str, **settings: Any) -> Any:
 
 def _rows(view: View, rng: np.random.Generator, end: datetime) -> pa.Table:
     single = view.rows == view.keys
-    keys = rng.permutation(view.keys) if single else rng.integers(0, view.keys, view.rows)
+    keys = rng.permutation(view.keys) if single else rng.integers(0, max(view.keys, 1), view.rows)
     moments = np.sort(_moments(rng, view.rows, end))  # logs come in the order of time
     created = moments + rng.integers(0, 300_000_000, view.rows).astype("timedelta64[us]")
     stamp = pa.timestamp("us", tz="UTC")

@@ -154,7 +154,11 @@ class Probes:
         return [value for values in self.latencies.values() for value in values]
 
     def figures(self) -> dict[str, Any]:
-        """Quantiles of all and by view. No latency can be below pick-up and one read."""
+        """Quantiles of all and by view, null for a view of which no change was committed.
+
+        No latency can be below pick-up and one read.
+        """
+        unseen: dict[str, list[float]] = {view.name: [] for view in VIEWS}
         return {
             "probes": len(self.all),
             "lost": self.lost,
@@ -163,7 +167,7 @@ class Probes:
             "pick_up_ms": _quantiles(self.picked_up)["p50_ms"],
             "by_view": {
                 view: {"probes": len(values), **_quantiles(values)}
-                for view, values in sorted(self.latencies.items())
+                for view, values in sorted((unseen | self.latencies).items())
             },
         }
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import click
 import duckdb
 import pytest
 import typer
+from pinned_clock import stopped_clock
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.workspace import read_files
 from pipelines.cli import app, main
 from pipelines.process_lock import only_one
 from pipelines.redis import find_server, stop_server
-from pipelines.settings import PROJECT_ROOT, DataConfig
+from pipelines.settings import DATABASE_NAMES, PROJECT_ROOT, DataConfig
 
 # Signs that mean something to SQLite's URLs, to DuckDB, Redis, MLflow, SQL or a shell.
 DIRECTORY = "a [b]*c?d#e%f 'g\" ü=1"
@@ -113,7 +115,8 @@ class Processed:
 def processed() -> Iterator[Processed]:
     with private_directory() as folder:
         sizes = ("--users", "50", "--products", "20", "--warehouses", "2", "--days", "3")
-        simulated = synchrochain("simulate", *sizes, "--json")
+        with stopped_clock():
+            simulated = synchrochain("simulate", *sizes, "--json")
         cycle = synchrochain("batch", "--once", "--json")
         files = BatchProcessor(BatchConfig(), DataConfig()).state.files("view", "user_intent")
         newest = duckdb.sql(
@@ -227,8 +230,22 @@ def test_a_cycle_answers_with_one_document(processed: Processed) -> None:
     assert found["applied"]
     assert set(found["materialized"]) == set(found["feature_rows"])
     assert {"user_intent", "session_events", "inventory_levels"} <= set(found["feature_rows"])
-    # So small a shop may have sold nothing, and what never changed has no position.
-    assert set(found["positions"]) >= {"users", "inventory", "supply_chain"}
+    assert set(found["positions"]) == set(DATABASE_NAMES)
+
+
+def test_a_world_in_which_nobody_came_runs_too(empty: Path) -> None:
+    """What is read back is of a view that has rows; what cannot be trained is said."""
+    sizes = ("--users", "1", "--products", "1", "--warehouses", "1", "--days", "1")
+    with stopped_clock(datetime(2026, 6, 17, 4)):
+        answer = synchrochain("run", *sizes, "--json")
+    assert answer.status == 0
+    found = answer.document
+    assert set(found["cycle"]["feature_rows"]) == {"inventory_levels", "route_conditions"}
+    assert found["online"]["view"] == "inventory_levels"
+    assert found["online"]["features"]["warehouse_region"]
+    assert found["training_set"]["filled"] == 1
+    assert "clickstream log is empty" in found["trained"]["skipped"]
+    assert found["decisions"] == []
 
 
 def test_features_answer_with_one_document(processed: Processed) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import bench_decide
 import pytest
 import typer
-from serving_shop import insert, open_shop, order_row, put_everything
+from decide_world import sample_orders
+from serving_shop import execute, insert, open_shop, order_row, put_everything
 
 from pipelines.batch.update import open_store
 from pipelines.cli_serving import register
 from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
-from pipelines.live_databases import orders
+from pipelines.live_databases import orders, user_sessions
 from pipelines.serving.orders import OrderError
 from pipelines.settings import BatchConfig
 
@@ -125,6 +126,16 @@ def test_the_benchmark_gives_every_figure(
     assert set(found["p50_ms_by_part"]) == set(bench_decide.PARTS.values())
     assert (found["logged"], found["decided_by_model"]) == (1.0, 0.0)
     assert said
+
+
+def test_the_benchmark_draws_no_orders_from_a_shop_that_had_none(tmp_path: Path) -> None:
+    """One line, with the command that helps."""
+    with open_shop(tmp_path) as databases:
+        with pytest.raises(UsageError, match=r"has had no orders.*`synchrochain run --days 30`"):
+            sample_orders(databases, 50)
+        execute(databases, "users", user_sessions.delete())
+        with pytest.raises(UsageError, match="has had no visits"):
+            sample_orders(databases, 50)
 
 
 def test_the_benchmark_says_what_is_missing(run: CommandLine, folder: Path, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from freshness_probe import Probes
 from freshness_world import last_changes, live_path, make_load, make_world
 from steady_load import HAPPENS, Change, Offer, Shop, play, read_load
 
 from pipelines.batch import BatchProcessor
+from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DATABASE_NAMES
 
 NOW = datetime(2024, 4, 1, 12)
@@ -112,6 +114,15 @@ def distances(row: dict[str, Any]) -> list[timedelta | None]:
     shipped = datetime.fromisoformat(row["shipped_at"])
     times = (row["promised_at"], row["delivered_at"])
     return [time and datetime.fromisoformat(time) - shipped for time in times]
+
+
+def test_a_view_of_which_nothing_was_committed_has_no_latency() -> None:
+    """It is in the answer, with nulls, beside those that were probed."""
+    found = Probes(latencies={"user_intent": [2.0, 4.0]}).figures()
+    assert found["probes"] == 2
+    assert found["by_view"].keys() == VIEWS_BY_NAME.keys()
+    assert found["by_view"]["user_intent"] == {"probes": 2, "p50_ms": 4.0, "p99_ms": 4.0}
+    assert found["by_view"]["user_orders"] == {"probes": 0, "p50_ms": None, "p99_ms": None}
 
 
 def test_changes_are_committed_when_they_are_due(load: list[Change]) -> None:

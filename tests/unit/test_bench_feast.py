@@ -185,6 +185,16 @@ def test_the_statement_by_hand_gives_the_newest_value_that_has_not_expired(tmp_p
     assert views.end <= aware_now()
 
 
+def test_a_view_without_rows_is_generated_and_joined(tmp_path: Path) -> None:
+    """Nothing is known of anybody; every moment that is asked for stays."""
+    view = View("clicks", 0, 0, timedelta(days=5))
+    views = write_views(tmp_path / "views", [view])
+    assert pq.read_metadata(views.path(view)).num_rows == 0
+    found = asof_join(views, entity_frame(60, 20, views.end))()
+    assert len(found) == 60
+    assert found[next(iter(view.features))].null_count == 60
+
+
 def test_a_private_server_is_measured_and_nothing_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
