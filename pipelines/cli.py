@@ -11,6 +11,7 @@ import typer
 from pipelines import cli_feast, cli_models, cli_serving, cli_training
 from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
+from pipelines.stopping import on_stop
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -319,7 +320,8 @@ def main() -> None:
     """Run the command line; our own errors become one line and an exit status."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     try:
-        app()  # ends the process itself: 2 for wrong usage, 130 for Ctrl-C
+        with on_stop(last=True):
+            app()  # ends the process itself: 2 for wrong usage, 130 for Ctrl-C and its like
     except SynchroChainError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(error.exit_code)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -14,18 +15,22 @@ from pipelines.batch import BatchProcessor
 from pipelines.console import messages, progress_of_steps
 from pipelines.errors import SynchroChainError
 from pipelines.main_job import simulate_until_now
+from pipelines.serving.server import listen
 from pipelines.settings import BatchConfig, DataConfig
+from pipelines.stopping import PART_SECONDS, on_stop
 from pipelines.streaming import DataStreamer
 
-PATIENCE: Final = 20.0
-"""Seconds that a part has to end by itself before it is made to."""
+PATIENCE: Final = PART_SECONDS + 1
+"""Seconds that all parts have to end by themselves before they are made to."""
 LOOK_SECONDS: Final = 0.5
+HOST: Final = "127.0.0.1"
+PART: Final = "pipelines.cli_part"
 
 
 def stream_until_interrupted(
     data: DataConfig, batch: BatchConfig, *, look: Callable[[], None] = lambda: None
 ) -> None:
-    """Stream until Ctrl-C or SIGTERM; `look` is called twice a second and may raise."""
+    """Stream until a signal asks to end; `look` is called twice a second and may raise."""
     streamer = DataStreamer(config=data, batch=batch)
     asyncio.run(_stream(streamer, look))
 
@@ -36,30 +41,40 @@ def run_everything(
     """Fill the shop up to now, run a batch cycle, then simulate, stream, batch and serve.
 
     All but the streamer are processes of their own, so that none keeps it waiting. When one of
-    them ends by itself, everything is stopped.
+    them ends by itself, everything is stopped; whatever ends this process ends them too.
+
+    Raises:
+        UsageError: the port is taken; nothing was begun.
+        SynchroChainError: a part has ended.
     """
+    listen(HOST, port).close()
     simulate_until_now(processor.data, sizes)
     with progress_of_steps("batch") as progress:
         BatchProcessor(processor.config, processor.data, progress=progress).run_cycle()
     commands = {
         "simulator": ["simulate", "--live", "--speed", str(speed)],
         "batch flow": ["batch"],
-        "server of decisions": ["serve", "--port", str(port)],
+        "server of decisions": ["serve", "--host", HOST, "--port", str(port)],
     }
     with _parts(commands, processor.config) as look:
         stream_until_interrupted(processor.data, processor.config, look=look)
 
 
 async def _stream(streamer: DataStreamer, look: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, streamer.stop)
-    with messages.status("warming up") as line:
+    asked = asyncio.Event()
+
+    def stop() -> None:
+        asked.set()
+        streamer.stop()
+
+    with on_stop(stop), messages.status("warming up") as line:
         running = asyncio.create_task(
             streamer.start_streaming(ready=lambda: line.update("streaming; Ctrl-C ends it"))
         )
         while not running.done():
             await asyncio.wait([running], timeout=LOOK_SECONDS)
+            if asked.is_set():
+                continue  # a signal that came to this process came to its parts too
             try:
                 look()
             except SynchroChainError:
@@ -77,13 +92,16 @@ async def _stream(streamer: DataStreamer, look: Callable[[], None]) -> None:
 
 @contextmanager
 def _parts(commands: Mapping[str, list[str]], config: BatchConfig) -> Iterator[Callable[[], None]]:
-    """Run commands of ours as processes; yields a function that raises when one has ended."""
+    """Run commands of ours as processes; yields a function that raises when one has ended.
+
+    Each holds the end of a pipe that is closed when this process asks it to end, or is no more.
+    """
     parts = {
         name: subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", *words, "--data-dir", str(config.data_dir)],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", PART, *words, "--data-dir", str(config.data_dir)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process, which tells them
+            env={**os.environ, "TTY_COMPATIBLE": "0"},  # the line at the bottom is this process's
         )
         for name, words in commands.items()
     }
@@ -99,11 +117,12 @@ def _parts(commands: Mapping[str, list[str]], config: BatchConfig) -> Iterator[C
         yield look
     finally:
         for part in parts.values():
-            if part.poll() is None:
-                part.send_signal(signal.SIGINT)
+            assert part.stdin is not None  # a pipe, see above
+            part.stdin.close()
+        deadline = time.monotonic() + PATIENCE
         for part in parts.values():
             try:
-                part.wait(PATIENCE)
+                part.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 part.kill()
                 part.wait()

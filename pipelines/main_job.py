@@ -25,6 +25,7 @@ from pipelines.errors import SynchroChainError, UsageError
 from pipelines.live_databases import LiveDatabases
 from pipelines.process_lock import only_one
 from pipelines.settings import BatchConfig, DataConfig
+from pipelines.stopping import on_stop
 
 TRAINING_ROWS: Final = 1000
 LIVE_ORDERS: Final = 20
@@ -90,7 +91,7 @@ def simulate_live(data: DataConfig, speed: float) -> dict[str, Any]:
         _only_simulator(data),
         LiveDatabases.open(data) as databases,
         messages.status("simulating; Ctrl-C ends it") as line,
-        _stopped_by_interrupt(stop),
+        on_stop(stop.set),  # after the current commit instead of in the middle
     ):
         world = load_or_create(data.data_dir, None, utc_now())
 
@@ -259,15 +260,3 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - started, 2)
-
-
-@contextmanager
-def _stopped_by_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C end the work after its current commit instead of in the middle."""
-    import signal
-
-    before: Any = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -22,12 +22,13 @@ from pipelines.batch.batch_processor import READER
 from pipelines.cache import RealtimeCache
 from pipelines.monitoring.scoring import champions_scorer
 from pipelines.settings import ENV_PREFIX, BatchConfig, DataConfig
+from pipelines.stopping import PART_SECONDS, end_with_parent
 from pipelines.streaming import DataStreamer
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.1
-PATIENCE: Final = 30.0
+PATIENCE: Final = PART_SECONDS
 """Seconds that a cycle has to end by itself; one that is killed is repeated by the next."""
 
 
@@ -35,7 +36,7 @@ class RunningLayer:
     """Starts once and stops once.
 
     Nothing of it keeps a process from ending. One that ends without `stop` repeats a little the
-    next time and loses nothing, and its child ends after the cycle at hand.
+    next time and loses nothing, and its child ends with it, within seconds.
     """
 
     def __init__(self, batch: BatchProcessor, streamer: DataStreamer, cache: RealtimeCache) -> None:
@@ -135,16 +136,12 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     stop, cycled = threading.Event(), threading.Event()
 
-    def until_the_parent_ends() -> None:
-        sys.stdin.read()
-        stop.set()
-
     def told(_outcome: object) -> None:
         if not cycled.is_set():
             cycled.set()
             print("cycled", flush=True)
 
-    threading.Thread(target=until_the_parent_ends, daemon=True).start()
+    end_with_parent(stop.set, seconds=PATIENCE)
     config = BatchConfig()
     processor = BatchProcessor(config, DataConfig(), after_update=champions_scorer(config))
     processor.start_scheduled_processing(stop, sleep=stop.wait, on_cycle=told)

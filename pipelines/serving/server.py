@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Final
+
+import psutil
 
 from pipelines.errors import UsageError
 from pipelines.serving.options import ServingOptions
 from pipelines.settings import BatchConfig, DataConfig
+from pipelines.stopping import on_stop
 
 BACKLOG: Final = 512
-PATIENCE: Final = 10
+PATIENCE: Final = 5
 """Seconds that answers under way have at the end."""
 
 
@@ -23,7 +29,7 @@ def serve_until_interrupted(
     port: int,
     options: ServingOptions | None = None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+    """Serve until a signal asks to end.
 
     Raises:
         UsageError: the address cannot be listened on, or what serves is not installed.
@@ -38,23 +44,34 @@ def serve_until_interrupted(
         ) from None
     from pipelines.serving.orchestrator import ModelOrchestrator
 
+    class Server(uvicorn.Server):
+        """Ends as every process of ours does."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            def stop() -> None:
+                self.should_exit = True
+
+            with on_stop(stop):
+                yield
+
     listening = listen(host, port)
     with listening:
         address = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
         sys.stderr.write(f"decisions at {address}/decisions, described at {address}/docs; ")
         sys.stderr.write("Ctrl-C ends it\n")
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        app = create_app(ModelOrchestrator.open(data, batch, options))
-        config = uvicorn.Config(
-            app,
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=PATIENCE,
-            backlog=BACKLOG,
-        )
         try:
-            uvicorn.Server(config).run(sockets=[listening])
-        except KeyboardInterrupt:  # uvicorn ends cleanly and then raises it again
+            logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+            app = create_app(ModelOrchestrator.open(data, batch, options))
+            config = uvicorn.Config(
+                app,
+                access_log=False,
+                log_config=None,
+                timeout_graceful_shutdown=PATIENCE,
+                backlog=BACKLOG,
+            )
+            Server(config).run(sockets=[listening])
+        except KeyboardInterrupt:  # asked to end before it began to serve
             return
 
 
@@ -73,7 +90,20 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         reason = error.strerror or str(error)
-        raise UsageError(
-            f"cannot listen on {host} port {port} ({reason}): choose another --host or --port"
-        ) from None
+        advice = "choose another --host or --port"
+        if error.errno == errno.EADDRINUSE:
+            reason, advice = _holder_of(port), "stop that, or choose another --port"
+        raise UsageError(f"cannot listen on {host} port {port} ({reason}): {advice}") from None
     return listening
+
+
+def _holder_of(port: int) -> str:
+    """Who listens on a port, as far as this user may know."""
+    try:
+        found = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port]
+        pids = [c.pid for c in found if c.status == psutil.CONN_LISTEN and c.pid is not None]
+        if pids:
+            return f"process {pids[0]}, {psutil.Process(pids[0]).name()}, listens there"
+    except psutil.Error:  # macOS shows them to root alone
+        pass
+    return "another process listens there"

@@ -17,7 +17,7 @@ from pipelines.settings import PROJECT_ROOT
 
 # Data flows one way: a part imports from the rows above its own, or from its own row.
 LAYERS = (
-    {"settings", "errors", "paths", "clock", "process_lock", "created_clock"},
+    {"settings", "errors", "paths", "clock", "process_lock", "stopping", "created_clock"},
     {"live_databases"},
     {"change_log"},
     {"features"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"running_layer", "data_layer"},
     {"status", "status_view", "audit_view", "models_view", "training_view", "decisions_view"}
     | {"console", "main_job", "live_job", "training_job", "control_world"}
-    | {"cli", "cli_feast", "cli_options", "cli_models", "cli_serving", "cli_training"},
+    | {"cli", "cli_part", "cli_feast", "cli_options", "cli_models", "cli_serving", "cli_training"},
 )
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 LONGEST_MODULE = 500

@@ -1,0 +1,157 @@
+"""When a process is asked to end: by a signal, a closed terminal, or the end of who started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO, Any, Final
+
+SIGNALS: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)
+)
+END_SECONDS: Final = 8.0
+"""How long a process takes at most to end after it was asked to."""
+PART_SECONDS: Final = END_SECONDS - 2
+"""The same for one that was started by another, which waits for it."""
+SAME_REQUEST_SECONDS: Final = 1.0
+"""Shells and `timeout` send a signal twice; a person who insists takes longer."""
+INTERRUPTED: Final = 130
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    """End at once. Nothing is lost: all that is written is written in transactions."""
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress bar hides the cursor
+    os._exit(INTERRUPTED)
+
+
+@contextmanager
+def on_stop(
+    stop: Callable[[], None] = _interrupt,
+    *,
+    last: bool = False,
+    leave: Callable[[], None] = _leave,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
+    """Let the signals that ask this process to end call `stop`, while inside.
+
+    Ctrl-C, SIGTERM, a closed terminal and SIGQUIT mean the same: to end in order, within
+    `END_SECONDS`. Who asks again wants it at once. A signal that was ignored before stays ignored,
+    as `nohup` wants it. Outside of the main thread nothing is changed.
+
+    Args:
+        stop: by default it raises KeyboardInterrupt.
+        last: whether the process ends after this, so that the limit holds for its end too.
+        leave: ends the process at once.
+        clock: seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outer = signal.getsignal(signal.SIGTERM)
+    handler = _Handler(stop, leave, clock, outer if isinstance(outer, _Handler) else None)
+    before: dict[int, Any] = {
+        number: signal.signal(number, handler)
+        for number in SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+        if not last:
+            handler.limit.cancel()
+
+
+class _Handler:
+    def __init__(
+        self,
+        stop: Callable[[], None],
+        leave: Callable[[], None],
+        clock: Callable[[], float],
+        outer: _Handler | None,
+    ) -> None:
+        self._stop, self._leave, self._clock, self._outer = stop, leave, clock, outer
+        self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+        self.asked: float | None = None
+        self.limit = threading.Timer(END_SECONDS, leave)
+        self.limit.daemon = True
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked is None:
+            self._let_go_of_terminal()
+            self.ask()
+            self._stop()
+            return
+        # A terminal that is closed does not insist: shells hang up on their jobs once more.
+        insists = number != getattr(signal, "SIGHUP", None)
+        if insists and self._clock() - self.asked >= SAME_REQUEST_SECONDS:
+            self._leave()
+
+    def _let_go_of_terminal(self) -> None:
+        """Words to a terminal that was closed would be errors in the middle of ending in order."""
+        for descriptor in self._terminals:
+            if not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+    def ask(self) -> None:
+        """Note the request, also for who called what is running now."""
+        if self.asked is None:
+            self.asked = self._clock()
+            self.limit.start()
+            if self._outer is not None:
+                self._outer.ask()
+
+
+def end_with_parent(
+    stop: Callable[[], None] | None = None,
+    *,
+    seconds: float = PART_SECONDS,
+    lifeline: IO[Any] | None = None,
+) -> None:
+    """End this process when the one that started it has ended, however that came about.
+
+    It holds the other end of a pipe, by default this one's standard input, and writes nothing.
+
+    Args:
+        stop: asks this process to end; by default it is sent SIGTERM unless it is ending already.
+        seconds: that it has before it is ended all the same.
+        lifeline: the pipe.
+    """
+    pipe = sys.stdin if lifeline is None else lifeline
+
+    def watch() -> None:
+        pipe.read()
+        (stop or ask)()
+        time.sleep(seconds)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def ask() -> None:
+    """Ask this process to end, unless it was asked before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, _Handler) and handler.asked is not None:
+        return
+    if hasattr(signal, "pthread_kill"):  # to the main thread: a call that it waits in returns
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, signal.SIGTERM)
+    else:
+        signal.raise_signal(signal.SIGTERM)

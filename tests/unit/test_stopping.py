@@ -1,0 +1,153 @@
+"""Ending on request: each signal means the same, and a part ends with who started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pipelines.settings import PROJECT_ROOT
+from pipelines.stopping import SIGNALS, on_stop
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+
+GUARD_SECONDS = 30.0
+WAITS = """
+import sys, threading
+from pipelines.stopping import end_with_parent, on_stop
+{lifeline}
+try:
+    with on_stop({stop}):
+        print("ready", flush=True)
+        for line in {lines}:
+            print("still here", flush=True)
+        threading.Event().wait()
+except KeyboardInterrupt:
+    print("ended in order", flush=True)
+    sys.exit(130)
+"""
+
+
+def waiting(prepare: str = "", stop: str = "", lines: str = "()") -> str:
+    """A program that waits until it is asked to end, and answers to `lines` before."""
+    return WAITS.format(lifeline=prepare, stop=stop, lines=lines)
+
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
+child.wait()
+"""
+
+
+@contextmanager
+def started(
+    program: str, *arguments: str, ignored: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that has said that it is ready."""
+
+    def ignore() -> None:
+        if ignored is not None:
+            signal.signal(ignored, signal.SIG_IGN)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=ignore,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_every_signal_ends_a_process_in_order(number: signal.Signals) -> None:
+    """Ctrl-C, SIGTERM, a closed terminal and SIGQUIT alike: cleanup runs, exit status 130."""
+    with started(waiting()) as process:
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=GUARD_SECONDS)
+    assert (said, process.returncode) == ("ended in order\n", 130)
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """Under nohup a closed terminal ends nothing."""
+    with started(waiting(lines="sys.stdin"), ignored=signal.SIGHUP) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("?\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "still here\n"
+
+
+def test_only_who_insists_ends_a_process_at_once() -> None:
+    """The same signal again within a second is the same request; hanging up never insists."""
+    stopped: list[float] = []
+    left: list[float] = []
+    now = 100.0
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with on_stop(lambda: stopped.append(now), leave=lambda: left.append(now), clock=lambda: now):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        now = 105.0
+        signal.raise_signal(signal.SIGHUP)
+        assert (stopped, left) == ([100.0], [])
+        signal.raise_signal(signal.SIGTERM)
+        assert (stopped, left) == ([100.0], [105.0])
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+
+
+def test_outside_of_the_main_thread_nothing_changes() -> None:
+    """A program of somebody else's keeps its own handlers."""
+    found: list[object] = []
+
+    def look() -> None:
+        with on_stop():
+            found.extend(signal.getsignal(number) for number in SIGNALS)
+
+    before = [signal.getsignal(number) for number in SIGNALS]
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == before
+
+
+@pytest.mark.parametrize("ignored", [None, signal.SIGHUP])
+def test_a_part_ends_in_order_when_its_parent_is_killed(ignored: int | None) -> None:
+    """Nothing tells it but the end of the pipe that the parent held."""
+    part = waiting("end_with_parent()")
+    with started(PARENT, part, ignored=ignored) as parent:
+        parent.kill()
+        assert parent.stdout is not None
+        assert parent.stdout.read() == "ended in order\n"  # to the end: the part is gone
+
+
+def test_a_part_that_does_not_listen_is_ended_all_the_same() -> None:
+    """When its time is over."""
+    part = waiting("end_with_parent(lambda: None, seconds=0.01)")
+    with started(PARENT, part) as parent:
+        parent.kill()
+        assert parent.stdout is not None
+        assert parent.stdout.read() == ""
+
+
+def test_a_process_that_cannot_end_in_order_is_ended_by_its_limit() -> None:
+    """A cleanup that hangs holds nobody up for ever."""
+    hangs = waiting("import pipelines.stopping as s; s.END_SECONDS = 0.01", "lambda: None")
+    with started(hangs) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        said, _ = process.communicate(timeout=GUARD_SECONDS)
+    assert (said, process.returncode) == ("", 130)
