@@ -106,12 +106,13 @@ def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any
     """The newest online row of the first view that has rows, and a point-in-time training set."""
     import duckdb
 
+    from pipelines.batch.verification import verified
     from pipelines.batch.workspace import read_files
     from pipelines.data_layer import DataLayerOrchestrator
     from pipelines.features.views import VIEWS
 
     layer = DataLayerOrchestrator(processor.data, processor.config)
-    published = ((view, processor.state.files("view", view.name)) for view in VIEWS)
+    published = ((view, verified(processor.state, "view", view.name)) for view in VIEWS)
     view, files = next(((view, files) for view, files in published if files), (None, []))
     if view is None:
         raise SynchroChainError("no feature view has rows: nothing has happened in this shop yet")

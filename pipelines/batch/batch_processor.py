@@ -16,12 +16,13 @@ import stamina
 
 from pipelines.batch.cleanup import Cleanup, trim_change_logs
 from pipelines.batch.extract import Span, plan
-from pipelines.batch.files import check_contents, check_sizes, full_disk_reported
+from pipelines.batch.files import full_disk_reported
 from pipelines.batch.processor import DataProcessor, Produced, Progress
-from pipelines.batch.publish import publish, remove_leftovers
+from pipelines.batch.publish import publish, remove_everything, remove_leftovers
 from pipelines.batch.state import PipelineState
 from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.update import apply, fill_if_emptied, materialize, open_store
+from pipelines.batch.verification import check_contents, check_strangers, verified
 from pipelines.batch.workspace import attach_history, workspace
 from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
@@ -33,6 +34,7 @@ from pipelines.errors import (
     RedisUnavailableError,
     SynchroChainError,
 )
+from pipelines.features.views import VIEWS
 from pipelines.process_lock import only_one
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
@@ -159,19 +161,13 @@ class BatchProcessor:
 
     def get_feature_summary(self) -> dict[str, ViewSummary]:
         """Per view: rows, keys, newest event, its age in seconds, and the share of nulls."""
-        return summarize(self.state, self._clock())
+        return summarize(self.state, self.config.offline_path, self._clock())
 
     def rebuild(self) -> None:
         """Forget every position and published file, so that the next cycle starts from the
         beginning of the change logs. Offline sources and processed logs are removed."""
         with self._only_cycle():
-            for kind in ("log", "view", "quarantine"):
-                for status in ("live", "pending", "superseded"):
-                    paths = [file.path for file in self.state.files(kind, status=status)]
-                    for path in paths:
-                        path.unlink(missing_ok=True)
-                    self.state.forget_files(paths)
-            self.state.forget_positions(READER)
+            remove_everything(self.state, self.config, READER)
 
     def _run(self, report: CycleReport, update: bool) -> None:
         folders = [
@@ -205,8 +201,8 @@ class BatchProcessor:
             name: ChangeLogReader(name, self.data.database_url(name), self.data.busy_timeout)
             for name in DATABASE_NAMES
         }
+        self._check_published()
         history = {log.name: self.state.files("log", log.name) for log in LOGS}
-        check_sizes(file for files in history.values() for file in files)
         with self._workspace(f"cycle-{report.cycle}") as connection:
             for attempt in self._retrying(LiveDatabaseBusyError):
                 with attempt:
@@ -220,7 +216,8 @@ class BatchProcessor:
                         processor.extract(readers, spans)
             produced = processor.produced
             if produced.extracted:
-                check_contents(file for files in history.values() for file in files)
+                published = [file for files in history.values() for file in files]
+                check_contents(self.state, published, afresh=True)
                 attach_history(connection, history)
                 with self._timed("check", report):
                     processor.check(spans, report.cycle)
@@ -236,6 +233,12 @@ class BatchProcessor:
             for unknown in readers[name].unknown_rows():
                 report.unknown_rows[unknown.table] = unknown.rows
                 logger.warning("%s: %s", name, unknown)
+
+    def _check_published(self) -> None:
+        check_strangers(self.state, self.config.processed_data_path)
+        verified(self.state, "log")
+        for view in VIEWS:
+            verified(self.state, "view", view.name, folder=self.config.offline_path / view.name)
 
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
         moved = {name: span.upto for name, span in spans.items() if span.upto > span.after}

@@ -20,11 +20,12 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines.batch.files import Draft, check_contents, condensed, write_parquet
+from pipelines.batch.files import Draft, condensed, write_parquet
 from pipelines.batch.processor import log_schema
 from pipelines.batch.publish import publish
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.transform import ROWS_PER_BATCH
+from pipelines.batch.verification import check_contents
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import LOGS, Log, logs_of
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, VIEWS_BY_NAME
@@ -145,7 +146,7 @@ class Cleanup:
         time: str | None,
         kept: bool = False,
     ) -> None:
-        check_contents(files)
+        check_contents(self._state, files, afresh=True)
         rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
         draft = write_parquet(target, kind, name, schema, rows, time)
         drafts: list[Draft] = []

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pipelines.batch.files import PARTIAL_PREFIX, PARTIAL_SUFFIX, Draft, discard, move_into_place
+from pipelines.batch.files import (
+    PARTIAL_PREFIX,
+    PARTIAL_SUFFIX,
+    Draft,
+    discard,
+    identities_of,
+    move_into_place,
+)
 from pipelines.batch.state import PipelineState
+from pipelines.change_log.logs import LOGS
+from pipelines.features.views import VIEWS
+from pipelines.settings import BatchConfig
 
 
 def publish(
@@ -36,6 +47,7 @@ def publish(
             positions=positions,
             waiting=waiting,
             superseded=superseded,
+            identities=identities_of(drafts),
         )
     except BaseException:
         discard(drafts)
@@ -64,3 +76,34 @@ def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
         path.unlink(missing_ok=True)
     state.forget_files(pending)
     return len(pending) + len(partial)
+
+
+def remove_everything(state: PipelineState, config: BatchConfig, reader: str) -> None:
+    """Remove all that was published and put `reader` back to the beginning of every change log.
+
+    Also what a state that is gone had published: files in our folders with names such as ours. If
+    the process dies, the next cycle goes on with it.
+    """
+    paths = state.forget_everything(reader)
+    for path in (*paths, *_unknown(config)):
+        path.unlink(missing_ok=True)
+    state.forget_files(paths)
+
+
+def _unknown(config: BatchConfig) -> Iterator[Path]:
+    """Files that look as if the batch flow had published them."""
+    logs = "|".join(re.escape(log.name) for log in LOGS)
+    span = r"\d{12,}-\d{12,}(_m\d{9,})?|kept_\d{8,}"
+    yield from _named(config.processed_data_path, rf"({logs})_({span})\.parquet")
+    for view in VIEWS:
+        yield from _named(
+            config.offline_path / view.name, rf"{re.escape(view.name)}_(m\d)?\d{{8,}}\.parquet"
+        )
+    for log in LOGS:
+        yield from _named(config.quarantine_path / log.table, r"\d{8,}\.jsonl")
+
+
+def _named(folder: Path, pattern: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]

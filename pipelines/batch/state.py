@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +42,9 @@ class PublishedFile:
     max_time: datetime | None = None
     condensed: bool = False
     """Holds only the newest row per key of an expired stretch of time."""
+    format: int = 1
+    identity: str | None = field(default=None, compare=False)
+    """What it looked like when it was last known to be whole; see `verification`."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,11 @@ class PipelineState:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connected("rwc") as connection:
             upgrade(connection, path)
+
+    @property
+    def path(self) -> Path:
+        """The state file."""
+        return self._path
 
     def positions(self, reader: str) -> dict[str, int]:
         """The last `seq` that `reader` has dealt with, by database; absent means none."""
@@ -185,7 +193,9 @@ class PipelineState:
         """Write down which files are about to appear."""
         with self._transaction() as connection:
             connection.executemany(
-                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
+                "INSERT INTO files (path, kind, name, cycle, rows, bytes, sha256, min_time, "
+                "max_time, condensed, format, status, changed_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
                 [
                     (
                         self._stored(file.path),
@@ -198,6 +208,7 @@ class PipelineState:
                         _text(file.min_time) if file.min_time else None,
                         _text(file.max_time) if file.max_time else None,
                         int(file.condensed),
+                        file.format,
                         _text(now),
                     )
                     for file in files
@@ -213,10 +224,12 @@ class PipelineState:
         positions: Mapping[str, int] | None = None,
         waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
         superseded: Sequence[Path] = (),
+        identities: Mapping[Path, str] | None = None,
     ) -> None:
         """Make a cycle's files live, move the positions and supersede old files: all or nothing.
 
         Args:
+            identities: of those files that are known to be whole.
             waiting: per view, the oldest and newest event time that still has to be materialized;
                 it widens what already waits.
         """
@@ -225,6 +238,10 @@ class PipelineState:
                 "UPDATE files SET status = 'live', changed_at = ? "
                 "WHERE cycle = ? AND status = 'pending'",
                 (_text(now), cycle),
+            )
+            connection.executemany(
+                "UPDATE files SET identity = ? WHERE path = ?",
+                [(identity, self._stored(path)) for path, identity in (identities or {}).items()],
             )
             connection.executemany(
                 "UPDATE files SET status = 'superseded', changed_at = ? WHERE path = ?",
@@ -240,6 +257,30 @@ class PipelineState:
                 "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
                 [(view, _text(a), _text(b)) for view, (a, b) in (waiting or {}).items()],
             )
+
+    def known_paths(self) -> set[Path]:
+        """Every file that is published, about to be, or was until it was replaced."""
+        return {self._path.parent / row["path"] for row in self._query("SELECT path FROM files")}
+
+    def remember_identities(self, identities: Mapping[Path, str]) -> None:
+        """Note what files looked like when they were known to be whole."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE files SET identity = ? WHERE path = ?",
+                [(identity, self._stored(path)) for path, identity in identities.items()],
+            )
+
+    def forget_everything(self, reader: str) -> list[Path]:
+        """Let no file be published any more, and put `reader` back to the beginning of every log.
+
+        Returns:
+            The files, which are pending now: to be removed, and forgotten afterwards.
+        """
+        with self._transaction() as connection:
+            connection.execute("UPDATE files SET status = 'pending'")
+            connection.execute("DELETE FROM positions WHERE reader = ?", (reader,))
+            rows = connection.execute("SELECT path FROM files").fetchall()
+        return [self._path.parent / row["path"] for row in rows]
 
     def forget_files(self, paths: Sequence[Path]) -> None:
         """Drop the records of files that are gone."""
@@ -312,6 +353,8 @@ class PipelineState:
             _time(row["min_time"]) if row["min_time"] else None,
             _time(row["max_time"]) if row["max_time"] else None,
             bool(row["condensed"]),
+            row["format"],
+            row["identity"],
         )
 
     def _query(self, statement: str, *values: object) -> list[sqlite3.Row]:

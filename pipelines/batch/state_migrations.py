@@ -33,7 +33,13 @@ _FORMAT_1: Final = (
 )
 """What was there before files had a number."""
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (_FORMAT_1,)
+_FILES_KNOWN: Final = (
+    "ALTER TABLE files ADD COLUMN format INTEGER NOT NULL DEFAULT 1",
+    "ALTER TABLE files ADD COLUMN identity TEXT",
+)
+"""Of which format a file is, and what it looked like when it was last read through."""
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (_FORMAT_1, _FILES_KNOWN)
 """Statements by step; the first makes a new file, each later one takes the next format's."""
 
 FORMAT: Final = len(STEPS)

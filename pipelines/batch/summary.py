@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import duckdb
 
 from pipelines.batch.state import PipelineState
+from pipelines.batch.verification import verified
 from pipelines.batch.workspace import read_files
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
 
@@ -25,16 +27,24 @@ class ViewSummary:
     """By feature, 0–1."""
 
 
-def summarize(state: PipelineState, now: datetime) -> dict[str, ViewSummary]:
-    """A summary of every view, from its published files."""
+def summarize(state: PipelineState, offline: Path, now: datetime) -> dict[str, ViewSummary]:
+    """A summary of every view, from its published files in `offline`.
+
+    Raises:
+        CorruptFileError: one of them is not what was published.
+    """
     with duckdb.connect() as connection:
-        return {view.name: _summarize(connection, state, view, now) for view in VIEWS}
+        return {view.name: _summarize(connection, state, offline, view, now) for view in VIEWS}
 
 
 def _summarize(
-    connection: duckdb.DuckDBPyConnection, state: PipelineState, view: View, now: datetime
+    connection: duckdb.DuckDBPyConnection,
+    state: PipelineState,
+    offline: Path,
+    view: View,
+    now: datetime,
 ) -> ViewSummary:
-    files = state.files("view", view.name)
+    files = verified(state, "view", view.name, folder=offline / view.name)
     if not files:
         return ViewSummary(0, 0, 0, None, None, {})
     keys = ", ".join(f'"{key}"' for key in view.keys)

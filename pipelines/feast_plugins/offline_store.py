@@ -40,7 +40,9 @@ from pipelines.errors import UsageError
 from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewRead
 from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
+from pipelines.feast_plugins.published_files import published_files
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.paths import duckdb_pattern
 
 _ROW: Final = "synchrochain_row"
 
@@ -348,8 +350,11 @@ def _reading(config: RepoConfig) -> dict[str, Any]:
 def _read(source: DataSource, repo_path: str) -> ir.Table:
     if not isinstance(source, FileSource) or "://" in source.path:
         return feast_duckdb._read_data_source(source, repo_path)
+    files = published_files(source)
+    if files:
+        return ibis.read_parquet([duckdb_pattern(f) for f in files], hive_partitioning=False)
     path = pattern_of(source, Path(repo_path))
-    if source.name in VIEWS_BY_NAME and not glob.glob(path):
+    if source.name in VIEWS_BY_NAME and (files == [] or not glob.glob(path)):
         return ibis.memtable(VIEWS_BY_NAME[source.name].schema.empty_table())
     if source.name in VIEWS_BY_NAME:
         return ibis.read_parquet(path, hive_partitioning=False)

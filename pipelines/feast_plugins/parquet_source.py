@@ -6,6 +6,7 @@ import glob
 import os
 import tempfile
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
 from pipelines.errors import UsageError
+from pipelines.feast_plugins.published_files import published_files
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.paths import duckdb_pattern, read_parquet
 
@@ -55,10 +57,14 @@ def relation(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_pat
     yet is empty.
 
     Raises:
+        CorruptFileError: a published file of ours is not what was published.
         duckdb.IOException: on running the query, when there are no files of another source.
     """
+    files = published_files(source)
+    if files:
+        return read_parquet(files)
     path = pattern_of(source, repo_path)
-    if source.name in VIEWS_BY_NAME and not glob.glob(path):
+    if source.name in VIEWS_BY_NAME and (files == [] or not glob.glob(path)):
         name = f"empty_{uuid.uuid4().hex}"
         connection.register(name, VIEWS_BY_NAME[source.name].schema.empty_table())
         return name
@@ -105,25 +111,29 @@ def placed_rows(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_
     """A source's rows with their places, as `relation` finds them.
 
     Raises:
+        CorruptFileError: a published file of ours is not what was published.
         duckdb.IOException: there are no files, unless the view is one of ours.
         UsageError: the source has a column with one of the names that places need.
     """
-    path = pattern_of(source, repo_path)
-    found = connection.execute("SELECT file FROM glob(?) ORDER BY file", [path]).fetchall()
-    if not found:
+    files: Sequence[Path | str] | None = published_files(source)
+    if files is None:
+        path = pattern_of(source, repo_path)
+        found = connection.execute("SELECT file FROM glob(?) ORDER BY file", [path]).fetchall()
+        files = [str(file) for (file,) in found]
+    if not files:
         name = f"rows_{uuid.uuid4().hex}"
         given = relation(connection, source, repo_path)
         connection.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM {given}")
         return Rows(name, None)
     theirs = source.name not in VIEWS_BY_NAME
-    sql = read_parquet((str(file) for (file,) in found), folders_are_columns=theirs)
+    sql = read_parquet(files, folders_are_columns=theirs)
     columns = {row[0].lower() for row in connection.execute(f"DESCRIBE FROM {sql}").fetchall()}
     if taken := columns & {"file_index", "file_row_number"}:
         raise UsageError(
             f"the source {source.name!r} has a column {min(taken)!r}: rename it, for DuckDB "
             "numbers the rows of Parquet files by that name"
         )
-    return Rows(sql, len(found))
+    return Rows(sql, len(files))
 
 
 def identifier(name: str) -> str:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState
 from pipelines.batch.update import open_store
+from pipelines.batch.verification import verified
 from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
@@ -184,7 +185,8 @@ class _Audit:
         """Choose the keys."""
         with offline_side(self._data, self._config, self._state, self._progress) as offline:
             for view in VIEWS:
-                files = self._state.files("view", view.name)
+                folder = self._config.offline_path / view.name
+                files = verified(self._state, "view", view.name, folder=folder, afresh=True)
                 self._pending[view.name] = offline.sample(view, files, sample)
 
     def run(self, now: Callable[[], datetime], pause: Callable[[], Any]) -> None:

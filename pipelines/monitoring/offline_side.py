@@ -18,9 +18,9 @@ import pyarrow as pa
 from pipelines.batch.batch_processor import READER
 from pipelines.batch.check import check
 from pipelines.batch.extract import extract, plan
-from pipelines.batch.files import check_contents
 from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState, PublishedFile
+from pipelines.batch.verification import check_contents
 from pipelines.batch.workspace import attach_history, columns, read_files, workspace
 from pipelines.change_log.logs import BY_NAME, LOGS
 from pipelines.change_log.reader import ChangeLogReader
@@ -110,7 +110,7 @@ def offline_side(
     """The logs as they stand now; its only files are in a staging folder that is removed.
 
     Raises:
-        CorruptFileError: a published log is not what was published.
+        CorruptFileError: a published log is not what was published; each is read through.
         LiveDatabaseError: a change log cannot be read, or does not follow on from those logs.
     """
     readers = {
@@ -119,7 +119,8 @@ def offline_side(
     }
     positions, files = _published(state)
     spans = plan(readers, positions)  # first of all: what is committed from here on is too late
-    check_contents(file for published in files.values() for file in published)
+    published = [file for of_log in files.values() for file in of_log]
+    check_contents(state, published, afresh=True)
     with workspace(config.data_dir / "staging" / f"audit-{uuid.uuid4().hex}") as connection:
         attach_history(connection, files)
         extract(

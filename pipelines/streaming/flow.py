@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.batch.files import check_sizes
 from pipelines.batch.state import PipelineState
+from pipelines.batch.verification import check_contents
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
 from pipelines.created_clock import CREATED_NOTE, CreatedClock
@@ -25,7 +25,7 @@ from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
 from pipelines.streaming.stream import DATA_TYPES, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
-from pipelines.streaming.warming import BATCH, published, warm
+from pipelines.streaming.warming import BATCH, Published, published, warm
 
 READER: Final = "stream"
 STATUS: Final = "stream"
@@ -78,10 +78,9 @@ class StreamingFlow:
         self.online = OnlineSink(config, project_of(batch.feature_repo_path))
         self.cache = CacheSink(cache)
         self.window = HotWindow(timedelta(seconds=config.allowed_lateness))
-        known = published(self._state)
+        known = self._published()
         done = self._state.positions(READER)
         self._begun = bool(done)
-        check_sizes(file for files in known.files.values() for file in files)
         with self.window.cursor() as cursor:
             self._missed = warm(self.window, cursor, known, done)
         self.views = {
@@ -130,10 +129,15 @@ class StreamingFlow:
         stream = self.streams[name]
         if not stream.left:
             return 0
-        taken = stream.reconsider(published(self._state))
+        taken = stream.reconsider(self._published())
         self._touch(taken.touched)
         self._refresh(set(taken.touched))
         return taken.changes
+
+    def _published(self) -> Published:
+        known = published(self._state)
+        check_contents(self._state, [f for files in known.files.values() for f in files])
+        return known
 
     def tidy(self) -> None:
         """Forget what no window needs; nothing while rows are owed that may need it."""

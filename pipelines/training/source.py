@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.update import open_store
+from pipelines.batch.verification import verified
 from pipelines.batch.workspace import empty, read_files
 from pipelines.change_log.logs import LOGS
 from pipelines.errors import SynchroChainError, UnknownNameError
@@ -62,8 +63,12 @@ class TrainingSource:
         return self._store
 
     def files(self, kind: str, name: str | None = None) -> list[PublishedFile]:
-        """Published files of a kind ("log" or "view")."""
-        return PipelineState(self.config.state_path).files(kind, name)
+        """Published files of a kind ("log" or "view").
+
+        Raises:
+            CorruptFileError: one of them is not what was published.
+        """
+        return verified(PipelineState(self.config.state_path), kind, name)
 
     @contextmanager
     def logs(self, *names: str) -> Iterator[duckdb.DuckDBPyConnection]:

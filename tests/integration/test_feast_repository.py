@@ -28,6 +28,7 @@ from reference import FEATURES, KEYS, VIEWS, compute, decision_context
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.update import open_store
 from pipelines.clock import utc_now
+from pipelines.errors import CorruptFileError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.redis import connect, ensure_server, stop_server
 from pipelines.settings import DataConfig
@@ -397,18 +398,16 @@ def test_the_entities_may_be_a_query(shop: Shop) -> None:
     assert not differences({n: found[n] for n in names}, {n: row[n] for n in names})
 
 
-def test_a_view_without_files_is_empty(shop: Shop) -> None:
-    """Before the first cycle there is nothing to know, which is no error."""
+def test_a_view_whose_files_are_gone_is_not_empty(shop: Shop) -> None:
+    """It has rows, which cannot be read."""
     folder = shop.processor.config.offline_path / "route_conditions"
     hidden = folder.with_name("hidden")
     folder.rename(hidden)
     try:
-        entities = moments(shop, "route_conditions")[:3]
-        found = historical(shop, "route_conditions", entities)
+        with pytest.raises(CorruptFileError, match=r"route_conditions_\d+.parquet is missing"):
+            historical(shop, "route_conditions", moments(shop, "route_conditions")[:3])
     finally:
         hidden.rename(folder)
-    assert len(found) == 3
-    assert all(row[name] is None for row in found for name in FEATURES["route_conditions"])
 
 
 # Keeping the online store right
