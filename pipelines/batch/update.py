@@ -98,8 +98,8 @@ def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
     """
     if not _is_ours(config):
         return 0
-    from pipelines.feast_plugins.writing.online_keys import forget_project
     from pipelines.redis import connect, ensure_server, translate_redis_errors
+    from pipelines.redis.online_keys import forget_project
 
     endpoint = ensure_server(data)
     with translate_redis_errors(endpoint), connect(endpoint) as client:

@@ -39,7 +39,6 @@ from pipelines.feast_plugins.reading.plan import plan as make_plan
 from pipelines.feast_plugins.reading.request import ReadRequest, read_request
 from pipelines.feast_plugins.reading.response import ColumnarResponse
 from pipelines.feast_plugins.writing.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
-from pipelines.feast_plugins.writing.online_keys import project_keys
 from pipelines.redis import (
     RedisEndpoint,
     connect,
@@ -47,6 +46,7 @@ from pipelines.redis import (
     ensure_server,
     translate_redis_errors,
 )
+from pipelines.redis.online_keys import project_keys
 from pipelines.settings import DataConfig
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
