@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import ByteString, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -33,11 +33,13 @@ from redis.exceptions import RedisError
 
 from pipelines.clock import aware_now
 from pipelines.feast_plugins.last_seen import Block, LastSeen, ReadMode
-from pipelines.feast_plugins.reading.connections import ReadConnections, Reply
+from pipelines.feast_plugins.reading.connections import ReadConnections, Reply, is_wrong_type
+from pipelines.feast_plugins.reading.decoding import event_time, event_times, value_message
 from pipelines.feast_plugins.reading.plan import Plans, ReadPlan
 from pipelines.feast_plugins.reading.plan import plan as make_plan
 from pipelines.feast_plugins.reading.request import ReadRequest, read_request
 from pipelines.feast_plugins.reading.response import ColumnarResponse
+from pipelines.feast_plugins.writing.damage import Damage
 from pipelines.feast_plugins.writing.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
 from pipelines.redis import (
     RedisEndpoint,
@@ -53,6 +55,7 @@ Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 ReadRow = tuple[datetime | None, dict[str, Value] | None]
 
 ROWS_PER_ROUND_TRIP: Final = 500
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 _WITHOUT_EFFECT: Final = frozenset(
@@ -94,6 +97,8 @@ class SharedRedisOnlineStore(RedisOnlineStore):
       atomic step, whoever else writes at the same time;
     - a value older than its view's time to live is null with status OUTSIDE_MAX_AGE, one that is
       not there NOT_FOUND;
+    - damage of any kind is null too: of a row with a broken event time NOT_FOUND, of a single value
+      NULL_VALUE; the next writer replaces such a row;
     - when Redis is away, a read answers from what this process saw last: the response's
       `read_mode` says so, and `errors_instead_of_last_seen()` asks for an error instead.
 
@@ -112,6 +117,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         self._connections: ReadConnections | None = None
         self._plans = Plans()
         self.last_seen = LastSeen()
+        self.damage = Damage()
 
     def online_write_batch(
         self,
@@ -139,7 +145,8 @@ class SharedRedisOnlineStore(RedisOnlineStore):
                     for name, value in values.items():
                         arguments += (fields[name], value.SerializeToString())
                     put(keys=[key], args=arguments, client=pipe)
-                pipe.execute()
+                replaced = sum(damaged for _, damaged in pipe.execute())
+            self.damage.found(replaced, f"rows of {view}: they were replaced")
             if progress:
                 progress(len(chunk))
 
@@ -178,14 +185,12 @@ class SharedRedisOnlineStore(RedisOnlineStore):
             )
             response.read_mode = self.read_mode  # type: ignore[attr-defined]  # no such field
             return response
-        replies = self.last_seen.read(
-            [
-                Block(group.fields, read.keys)
-                for group, read in zip(plan.groups, request.groups, strict=True)
-            ],
-            lambda: self._ask(plan, request),
-        )
-        return ColumnarResponse(
+        blocks = [
+            Block(group.fields, read.keys)
+            for group, read in zip(plan.groups, request.groups, strict=True)
+        ]
+        replies = self.last_seen.read(blocks, lambda: self._ask(plan, request, blocks))
+        answer = ColumnarResponse(
             plan,
             request,
             replies,
@@ -193,6 +198,9 @@ class SharedRedisOnlineStore(RedisOnlineStore):
             self.read_mode,
             with_versions=include_feature_view_version_metadata,
         )
+        for view, rows in answer.damaged().items():
+            self.damage.found(rows, f"rows of {view} whose event time is none")
+        return answer
 
     async def get_online_features_async(self, *args: Any, **kwargs: Any) -> OnlineResponse:
         """The same answer; a read from Redis takes less than handing it to another task."""
@@ -266,10 +274,19 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         feature_view: str,
         requested_features: list[str],
     ) -> ReadRow:
-        if values[requested_features.index(f"_ts:{feature_view}")] is None:
-            return None, None  # Feast would call it present, with nulls
-        found: ReadRow = super()._get_features_for_entity(values, feature_view, requested_features)
-        return found
+        cells = {
+            name: None if cell is None else bytes(cell)
+            for name, cell in zip(requested_features, values, strict=True)
+        }
+        times = event_times([cells.pop(f"_ts:{feature_view}")])
+        if times.absent:  # Feast would call it present, with nulls
+            if times.damaged:
+                self.damage.found(1, f"rows of {feature_view} whose event time is none")
+            return None, None
+        stamp = event_time(times.stamps[0])
+        moment = _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
+        found = {name: value_message(cell) for name, cell in cells.items()}
+        return moment, {n: Value() if value is None else value for n, value in found.items()}
 
     def _read_hash_fields(
         self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
@@ -279,12 +296,27 @@ class SharedRedisOnlineStore(RedisOnlineStore):
             for key, fields in commands
         ]
 
-        def ask() -> Any:
-            with self._reported():
-                return super(SharedRedisOnlineStore, self)._read_hash_fields(config, commands)
+        def ask() -> list[Reply]:
+            client: Any = self._get_client(config.online_store)
+            with self._reported(), client.pipeline(transaction=False) as pipe:
+                for key, fields in commands:
+                    pipe.hmget(key, fields)
+                replies = pipe.execute(raise_on_error=False)
+                for error in replies:
+                    if isinstance(error, Exception) and not is_wrong_type(error):
+                        raise error
+            return self._whole(blocks, [[] if isinstance(r, Exception) else r for r in replies])
 
         found: Any = self.last_seen.read(blocks, ask)
         return [reply for (reply,) in found]
+
+    def _whole(self, blocks: Sequence[Block], replies: list[Reply]) -> list[Reply]:
+        """The replies, with nothing in each field where something else than a hash is stored."""
+        if all(replies):
+            return replies
+        self.damage.found(sum(not reply for reply in replies), "keys that hold no hash")
+        widths = [len(block.fields) for block in blocks for _ in block.keys]
+        return [reply or [None] * width for reply, width in zip(replies, widths, strict=True)]
 
     def _plan(
         self,
@@ -305,14 +337,14 @@ class SharedRedisOnlineStore(RedisOnlineStore):
 
         return self._plans.get(registry, (name, project, full_feature_names), make)
 
-    def _ask(self, plan: ReadPlan, request: ReadRequest) -> list[Reply]:
+    def _ask(self, plan: ReadPlan, request: ReadRequest, blocks: Sequence[Block]) -> list[Reply]:
         connections = self._connections
         if connections is None:
             client = self._get_client(None)
             connections = self._connections = ReadConnections(client)
         keys = sum([len(read.keys) for read in request.groups])
         try:
-            return connections.ask(request.packed(plan), keys)
+            return self._whole(blocks, connections.ask(request.packed(plan), keys))
         except RedisError:
             with self._reported():
                 raise

@@ -16,6 +16,7 @@ from pipelines.settings import DATABASE_NAMES
 
 STREAM: Final = "stream"
 KEYS_PER_READ: Final = 1_000
+_NOT_FOUND: Final = 3  # of Feast's FieldStatus
 _FIELDS: Final[Mapping[pa.DataType, str]] = {
     pa.int64(): "int64_val",
     pa.float64(): "double_val",
@@ -72,7 +73,7 @@ class OnlineSide:
     def oldest(self, view: View, moment: datetime) -> datetime:
         """The event time before which a row of the view has expired at `moment`."""
         ttl = self._ttl[view.name]
-        return moment - ttl if ttl else datetime(1970, 1, 1)
+        return moment - ttl if ttl else datetime.min
 
     def read(self, view: View, keys: pa.Table, moment: datetime) -> pa.Table:
         """The rows of `keys` that are there and have not expired at `moment` (UTC, naive).
@@ -109,7 +110,12 @@ class OnlineSide:
             stamp.seconds * 1_000_000 + stamp.nanos // 1_000
             for stamp in vectors[view.features[0]].event_timestamps
         ]
-        there = [row for row, stamp in enumerate(stamps) if stamp and stamp >= edge]
+        statuses = vectors[view.features[0]].statuses
+        there = [
+            row
+            for row, (stamp, status) in enumerate(zip(stamps, statuses, strict=True))
+            if status != _NOT_FOUND and stamp >= edge
+        ]
         columns: dict[str, list[Any]] = {
             name: [values[row] for row in there] for name, values in asked.items()
         }

@@ -21,14 +21,15 @@ logger = logging.getLogger(__name__)
 SERVICES: Final[Mapping[str, str]] = {name: c.service for name, c in CONTRACTS.items()}
 """What each model reads."""
 State = Literal["present", "missing", "stale"]
-_OUTSIDE_MAX_AGE: Final = 4  # of Feast's FieldStatus, which would take seconds to import
+# Of Feast's FieldStatus, which would take seconds to import.
+_PRESENT, _NOT_FOUND, _OUTSIDE_MAX_AGE = 1, 3, 4
 
 
 @dataclass(frozen=True)
 class ViewRead:
     """How one view answered, row by row.
 
-    `stamps` are event times as seconds since 1970 (0: nothing known), `states` whether a row
+    `stamps` are event times as seconds since 1970 (0 of a missing row), `states` whether a row
     counts. What is stale by its time to live is null in the columns.
     """
 
@@ -159,12 +160,17 @@ def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRead]:
         view = view_of.get(name, "")
         if view in VIEWS_BY_NAME and view not in views:
             stamps = [s.seconds + s.nanos / 1e9 for s in vector.event_timestamps]
-            views[view] = _view(stamps, vector.statuses)
+            # Stock Feast calls a row present, with nulls, that is not there.
+            statuses = [
+                status if stamp else _NOT_FOUND
+                for status, stamp in zip(vector.statuses, stamps, strict=True)
+            ]
+            views[view] = _view(stamps, statuses)
     return views
 
 
 def _view(stamps: list[float], statuses: Sequence[int]) -> ViewRead:
-    return ViewRead(stamps, list(map(_state, statuses, stamps)))
+    return ViewRead(stamps, list(map(_state, statuses)))
 
 
 def _mode_of(response: Any) -> tuple[str, float]:
@@ -172,10 +178,10 @@ def _mode_of(response: Any) -> tuple[str, float]:
     return (mode.mode, mode.age_seconds) if mode is not None else ("redis", 0.0)
 
 
-def _state(status: int, stamp: float) -> State:
+def _state(status: int) -> State:
     if status == _OUTSIDE_MAX_AGE:
         return "stale"
-    return "present" if stamp > 0 else "missing"
+    return "present" if status == _PRESENT else "missing"
 
 
 def _first(error: BaseException) -> str:

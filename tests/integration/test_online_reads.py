@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from redis.exceptions import ResponseError
 
 from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
+from pipelines.errors import RedisRefusedError
 from pipelines.feast_plugins import last_seen, online_store
 from pipelines.feast_plugins.last_seen import Block, LastSeen
 from pipelines.feast_plugins.reading.plan import Plans
@@ -162,16 +162,36 @@ def test_a_connection_that_was_dropped_is_opened_again(store: Any) -> None:
     assert (answer.read_mode.mode, answer.read_mode.outages) == ("redis", 0)
 
 
-def test_after_an_error_the_next_answer_is_its_own(store: Any) -> None:
-    """What else the server had answered is not taken for the next request's."""
+def test_a_key_that_is_no_hash_has_no_row(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither this request's other rows nor the next request are changed by it."""
     route = "R-not-a-hash"
     read(store, [route])
     key = _key(store, route)
     with connect(ensure_server(DataConfig())) as client:
         client.set(key, "text")
-        with pytest.raises(ResponseError, match="WRONGTYPE"):
-            read(store, [route, "R1", "R2"])
+        before = online(store).damage.count
+        usual = read(store, ["R1", route, "R2"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(online(store), "_plan", lambda *_: None)  # Feast's own way of reading
+            by_feast = read(store, ["R1", route, "R2"])
         client.delete(key)
+    for answer in (usual, by_feast):
+        assert answer.to_dict()["deliveries_24h"] == [1, None, 2]
+        assert [*answer.proto.results[1].statuses] == [1, 3, 1]  # NOT_FOUND
+    assert online(store).damage.count == before + 2
+    assert read(store, ["R3", "R1"]).to_dict()["deliveries_24h"] == [3, 1]
+
+
+def test_after_an_error_the_next_answer_is_its_own(store: Any) -> None:
+    """What else the server had answered is not taken for the next request's."""
+    read(store, ["R1"])
+    with connect(ensure_server(DataConfig())) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-hmget")
+        try:
+            with pytest.raises(RedisRefusedError):
+                read(store, ["R1", "R2"])
+        finally:
+            client.execute_command("ACL", "SETUSER", "default", "+hmget")
     assert read(store, ["R3", "R1"]).to_dict()["deliveries_24h"] == [3, 1]
 
 

@@ -294,18 +294,18 @@ def test_a_dropped_connection_is_opened_again(client: redis.Redis) -> None:
     assert run(command(b"ECHO", b"x")) == [b"x"]
 
 
-def test_a_key_that_is_no_hash_is_an_error(
+def test_a_key_that_is_no_hash_is_replaced(
     client: redis.Redis, writer: OnlineWriter, route: str
 ) -> None:
-    """Rows of other calls of the script are written, and the connection stays in order."""
+    """It is counted, and every other row is written too."""
     routes = [f"{route}-{n}" for n in range(3 * ROWS_PER_SCRIPT)]
     keys = entity_keys({"route_id": pa.array(routes)}, PROJECT)
     client.set(keys[0].as_py(), "no hash")
+    client.rpush(keys[1].as_py(), "no", "hash")
     rows = congestions([(name, 1.0, T, T) for name in routes])
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        writer.write({"route_conditions": rows}, KEYS)
-    assert client.get(keys[0].as_py()) == b"no hash"
-    assert client.exists(*(key.as_py() for key in keys[ROWS_PER_SCRIPT:])) == 2 * ROWS_PER_SCRIPT
+    assert writer.write({"route_conditions": rows}, KEYS) == len(routes)
+    assert writer.damaged == 2
+    assert {client.type(key.as_py()) for key in keys} == {b"hash"}
 
 
 def test_a_server_that_has_lost_the_script_is_given_it_again(

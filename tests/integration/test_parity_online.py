@@ -273,6 +273,8 @@ def test_values_of_another_type_than_the_declared_are_answered_alike(world: Worl
     random = Random(0)
     for key, other in enumerate([*kinds, "list_int64", "json", "decimal"]):
         values = {kind: KINDS[other].proto(KINDS[other].value(random)) for kind in kinds}
+        if other in ("string", "json", "decimal"):  # a text that is no UUID is an error to stock
+            values["uuid"] = KINDS["uuid"].proto(KINDS["uuid"].value(random))
         write(stock, "v", [(_made_row(key)[0], values, NOW, None)])
     served = dict.fromkeys(kinds, ("v", None))
     for count in (1, 2, 12):
@@ -281,6 +283,22 @@ def test_values_of_another_type_than_the_declared_are_answered_alike(world: Worl
             request = Request([f"v:{kind}" for kind in kinds], keys * 25)
             expected, found = (outcome(request.send, store) for store in (stock, ours))
             agree(online_differences(expected, found, served, NOW), f"from {first}, {count}")
+
+
+def test_a_text_that_is_no_uuid_is_null(world: World) -> None:
+    """Where stock cannot answer at all, for this value or any other of the request."""
+    objects = view_over(world.folder / "no_uuid.parquet", rows(pa.array([1])))
+    fields = [Field(name=name, dtype=KINDS[name].dtype) for name in ("uuid", "int64")]
+    fields.append(Field(name="k", dtype=Int64))
+    source = objects[1].batch_source
+    objects[1] = FeatureView(name="v", entities=objects[:1], schema=fields, source=source)
+    stock, ours = world.stock("no_uuid", objects), world.ours("no_uuid", objects)
+    values = {"uuid": KINDS["string"].proto("no uuid"), "int64": KINDS["int64"].proto(7)}
+    write(stock, "v", [(_made_row(1)[0], values, NOW, None)])
+    request = Request(["v:uuid", "v:int64"], [{"k": 1}])
+    assert request.send(ours).to_dict() == {"k": [1], "uuid": [None], "int64": [7]}
+    with pytest.raises(ValueError, match="hexadecimal"):
+        request.send(stock).to_dict()
 
 
 @pytest.mark.parametrize("name", BAD)

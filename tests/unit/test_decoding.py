@@ -16,7 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.feast_plugins.reading import decoding
-from pipelines.feast_plugins.reading.decoding import decoder, event_seconds, event_time
+from pipelines.feast_plugins.reading.decoding import (
+    decoder,
+    event_time,
+    event_times,
+    value_message,
+)
 
 VALUES: dict[ValueType, Any] = {
     ValueType.DOUBLE: st.floats(allow_nan=False),
@@ -89,7 +94,11 @@ def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rows", [1, 5, 100])
 @pytest.mark.parametrize(
     ("earliest", "latest"),
-    [(datetime(1970, 1, 1), datetime(1980, 1, 1)), (datetime(1979, 1, 1), datetime(2200, 1, 1))],
+    [
+        (datetime(1, 1, 1), datetime.max),
+        (datetime(1969, 12, 31, 23), datetime(1980, 1, 1)),
+        (datetime(1979, 1, 1), datetime(2200, 1, 1)),
+    ],
 )
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
@@ -104,7 +113,99 @@ def test_seconds_of_event_times(
         if moment is not None:
             stamp.FromDatetime(moment)
         stamps.append(None if moment is None else stamp.SerializeToString())
-    assert event_seconds(stamps) == [event_time(stamp).seconds for stamp in stamps]
+    found = event_times(stamps)
+    assert found.seconds == [event_time(stamp).seconds for stamp in stamps]
+    assert [*found.absent] == [row for row, stamp in enumerate(stamps) if stamp is None]
+    assert (found.stamps, found.damaged) == (stamps, 0)
+
+
+NO_TIMES = [
+    b"\x08",  # cut off
+    b"\x08\x80\x80\x80\x80",
+    b"\x08\xa0\xd5\xf8\xcb\x06\x10",
+    b"\x08\xa0\xd5\xf8\xcb\x06\x10\x80\x94",
+    b"\x08\x80\x00",  # not as short as it could be
+    b"\x08\x00",
+    b"\x08\xa0\xd5\xf8\xcb\x06\x10\x00",
+    b"\x08\xa0\xd5\xf8\xcb\x06\x08\x01",  # twice, or the wrong way round
+    b"\x10\x01\x08\xa0\xd5\xf8\xcb\x06",
+    b"\x08\xa0\xd5\xf8\xcb\x06\x10\x80\x94\xeb\xdc\x03",  # a billion nanoseconds
+    b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\x7f",  # long after the year 9999, long before 1
+    Timestamp(seconds=-62_135_596_801).SerializeToString(),
+    Timestamp(seconds=253_402_300_800).SerializeToString(),
+    b"\x18\x01",  # another message
+    b"garbage",
+    b"\xff" * 30,
+]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 100])
+@pytest.mark.parametrize("broken", NO_TIMES)
+def test_what_is_no_time_is_absent(broken: bytes, rows: int) -> None:
+    """And no other row of the column is changed by it."""
+    good = Timestamp(seconds=1_769_860_800, nanos=999_999_000).SerializeToString()
+    found = event_times([good] * rows + [broken, good, None])
+    assert found.seconds == [1_769_860_800] * rows + [0, 1_769_860_800, 0]
+    assert [*found.absent] == [rows, rows + 2]
+    assert found.damaged == 1
+    assert found.stamps[rows] is None
+    assert event_times([good] * rows + [broken]).damaged == 1
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), rows=st.sampled_from([0, 30]))
+def test_any_bytes_are_a_time_or_none(data: st.DataObject, rows: int) -> None:
+    """Whichever way a column is decoded, a row's time depends on its own bytes alone."""
+    moment = data.draw(st.datetimes())
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    sound = stamp.SerializeToString()
+    place = data.draw(st.integers(0, len(sound)))
+    other = data.draw(st.binary(max_size=4))
+    broken = sound[:place] + other + sound[place + data.draw(st.integers(0, 2)) :]
+    good = Timestamp(seconds=1_769_860_800).SerializeToString()
+    alone, among = event_times([broken]), event_times([good] * rows + [broken])
+    assert among.seconds[-1] == alone.seconds[0]
+    assert among.damaged == alone.damaged
+    if not alone.damaged:
+        read = Timestamp.FromString(broken)
+        assert read.SerializeToString() == broken
+        assert alone.seconds == [read.seconds]
+        assert read.ToDatetime()  # within the years that there are
+
+
+@pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.name)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), rows=st.sampled_from([1, 3, 20, 300]))
+def test_a_damaged_value_is_null_and_its_neighbours_are_as_before(
+    kind: ValueType, data: st.DataObject, rows: int
+) -> None:
+    """Cut off anywhere, or any bytes at all: never an error."""
+    few = data.draw(st.lists(VALUES[kind], min_size=1, max_size=4))
+    column = (cells(few, kind) * rows)[:rows]
+    victim = column[0] or b""
+    cut = victim[: data.draw(st.integers(1, max(1, len(victim) - 1)))]
+    broken = data.draw(
+        st.sampled_from(
+            [cut, b"\x20", b"\xff\xff", b"\x12\x05ab", b"\xe8\x07\x01", b"\x12\x01\xff"]
+        )
+        | st.binary(min_size=1, max_size=12)
+    )
+    place = data.draw(st.integers(0, rows))
+    found = decoder(kind)([*column[:place], broken, *column[place:]])
+    intact = found[:place] + found[place + 1 :]
+    assert intact == decoder(kind)(column) == by_feast(column, kind)
+    message = value_message(broken)
+    if message is None:
+        assert found[place] is None
+        return
+    as_float = kind in (ValueType.DOUBLE, ValueType.FLOAT)  # which take other types as stored
+    try:
+        expected = feast_value_type_to_python_type(message, ValueType.UNKNOWN if as_float else kind)
+    except (ValueError, ArithmeticError, OSError):
+        expected = None
+    assert repr(found[place]) == repr(expected)
 
 
 def test_immutable_kinds_are_shared() -> None:

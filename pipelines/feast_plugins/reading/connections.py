@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, ResponseError
 
 from pipelines.feast_plugins.writing.resp import argument
 
@@ -28,7 +28,7 @@ class ReadConnections:
         self._process = os.getpid()
 
     def ask(self, packed: bytes, replies: int) -> list[Reply]:
-        """Send packed commands, read that many replies.
+        """Send packed commands, read that many replies; an empty one of a key that is no hash.
 
         Raises:
             redis.RedisError: as it comes; the connection is closed then.
@@ -79,4 +79,19 @@ def hmget(fields: Sequence[bytes]) -> tuple[bytes, bytes]:
 def _exchange(connection: Any, packed: bytes, replies: int) -> list[Reply]:
     connection.send_packed_command([packed], check_health=False)
     read = connection.read_response
-    return [read(disable_decoding=True) for _ in range(replies)]
+    found: list[Reply] = []
+    add = found.append
+    while len(found) < replies:
+        try:
+            for _ in range(replies - len(found)):
+                add(read(disable_decoding=True))
+        except ResponseError as error:  # the rest is read too, so that it is nobody else's
+            if not is_wrong_type(error):
+                raise
+            add([])
+    return found
+
+
+def is_wrong_type(error: Exception) -> bool:
+    """Whether something else than a hash is stored under a key."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")

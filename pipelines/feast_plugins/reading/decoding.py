@@ -1,20 +1,24 @@
 """Feast's bytes in Redis back into Python values, a column at once.
 
 The values are those that `OnlineResponse.to_dict` of Feast gives for them. A cell is the bytes of
-a `feast.types.Value`; an empty one is null, None stands for a field that is not there.
+a `feast.types.Value`; an empty one is null, None stands for a field that is not there. Bytes that
+are no value, or no time, are damaged: they count as null and as no time, and change nothing about
+their neighbours.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
 from feast.value_type import ValueType
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 Cells = Sequence[bytes | None]
@@ -68,29 +72,71 @@ def decoder(kind: ValueType) -> Decoder:
     return each
 
 
-def event_seconds(stamps: Cells) -> list[int]:
-    """The whole seconds since 1970 of serialized `Timestamp`s; 0 for None."""
-    if len(stamps) <= 16 or None in stamps:
-        return [_seconds(stamp) for stamp in stamps]
-    # From 1978 to 3058 the seconds are a varint of five bytes behind a tag.
-    heads = np.frombuffer(
-        b"".join([stamp[:6].ljust(6, b"\xff") for stamp in stamps if stamp]), "u1"
-    )
-    if heads.size != 6 * len(stamps):
-        return [_seconds(stamp) for stamp in stamps]
-    cells = heads.reshape(-1, 6)
-    if (cells[:, 0] != 8).any() or (cells[:, 1:5] < 128).any() or (cells[:, 5] > 127).any():
-        return [_seconds(stamp) for stamp in stamps]
-    seconds: list[int] = ((cells[:, 1:] & 127) @ _WEIGHTS).tolist()
-    return seconds
+def value_message(cell: bytes | None) -> Value | None:
+    """The value as a message, the empty one for null; None for a damaged one."""
+    try:
+        found = Value.FromString(cell or b"")
+    except DecodeError:
+        return None
+    return None if cell and found.WhichOneof("val") is None else found
+
+
+class EventTimes(NamedTuple):
+    """The event times of a column of serialized `Timestamp`s.
+
+    Attributes:
+        stamps: as they are stored; None where there is none, or a damaged one.
+        seconds: whole seconds since 1970; 0 where there is none.
+        absent: the rows without one; `damaged` are those among them whose bytes are no time.
+    """
+
+    stamps: Cells
+    seconds: list[int]
+    absent: Sequence[int]
+    damaged: int
+
+
+def event_times(stamps: Cells) -> EventTimes:
+    """Decode and check a column of event times."""
+    if len(stamps) > 16 and None not in stamps:
+        usual = _usual_seconds(stamps)
+        if usual is not None:
+            return EventTimes(stamps, usual, (), 0)
+    found = [None if stamp is None else _seconds(stamp) for stamp in stamps]
+    if None not in found:
+        return EventTimes(stamps, found, (), 0)  # type: ignore[arg-type]  # there is no None
+    absent = [row for row, second in enumerate(found) if second is None]
+    damaged = sum(stamps[row] is not None for row in absent)
+    kept = [None if second is None else stamp for stamp, second in zip(stamps, found, strict=True)]
+    return EventTimes(kept, [second or 0 for second in found], absent, damaged)
 
 
 def event_time(stamp: bytes | None) -> Timestamp:
-    """A serialized `Timestamp` as a message; the empty one for None."""
+    """A sound serialized `Timestamp` as a message; the empty one for None."""
     return Timestamp.FromString(stamp or b"")
 
 
-_WEIGHTS: Final = 128 ** np.arange(5, dtype=np.int64)
+# Canonical, and from 1978 to 3058: the seconds are a varint of five bytes behind a tag. Nanoseconds
+# of less than 805,306,368, beyond which a look at the number is needed.
+_USUAL: Final = re.compile(
+    rb"\x08[\x80-\xff]{4}[\x01-\x7f]"
+    rb"(?:\x10(?:[\x80-\xff]{0,3}[\x01-\x7f]|[\x80-\xff]{4}[\x01\x02]))?",
+    re.DOTALL,
+).fullmatch
+_FIRST, _LAST = -62_135_596_800, 253_402_300_799  # seconds of the years 1 to 9999
+
+# Of a usual time by its length: which bytes have their highest bit set, and the byte in front of
+# the nanoseconds, where there may be one.
+_LONGEST: Final = 12
+_MORE: Final = np.array(
+    [
+        [1 <= place <= 4 or 7 <= place < length - 1 for place in range(_LONGEST)]
+        for length in range(_LONGEST + 1)
+    ]
+)
+_TAG: Final = np.array([0] * 7 + [255] + [16] * (_LONGEST - 7), np.uint8)
+_WEIGHTS: Final = np.zeros((_LONGEST, 2), np.int64)
+_WEIGHTS[1:6, 0] = _WEIGHTS[7:12, 1] = 128 ** np.arange(5, dtype=np.int64)
 
 
 class _Memo(dict[bytes | None, Any]):
@@ -111,8 +157,14 @@ class _Memo(dict[bytes | None, Any]):
         return value
 
 
+_NOT_A_VALUE: Final = (DecodeError, ValueError, TypeError, ArithmeticError, OSError)
+
+
 def _value(kind: ValueType, cell: bytes | None) -> Any:
-    return feast_value_type_to_python_type(Value.FromString(cell), kind) if cell else None
+    try:
+        return feast_value_type_to_python_type(Value.FromString(cell), kind) if cell else None
+    except _NOT_A_VALUE:
+        return None
 
 
 def _floats(tag: bytes, number: str, cells: Cells) -> list[Any]:
@@ -132,10 +184,10 @@ def _floats(tag: bytes, number: str, cells: Cells) -> list[Any]:
 
 
 def _sparse(tag: bytes, number: str, cells: Cells) -> list[Any]:
-    present = [cell for cell in cells if cell]
-    if len(present) == len(cells):  # of differing lengths: stored as another type
+    size = _RECORDS[number].itemsize
+    if any(len(cell) != size for cell in cells if cell):  # stored as another type, or damaged
         return [_value(ValueType.UNKNOWN, cell) for cell in cells]
-    values = iter(_floats(tag, number, present))
+    values = iter(_floats(tag, number, [cell for cell in cells if cell]))
     return [next(values) if cell else None for cell in cells]
 
 
@@ -144,6 +196,38 @@ def _struct(number: str, rows: int) -> Struct:
     return Struct("<" + ("x" + number) * rows)
 
 
-def _seconds(stamp: bytes | None) -> int:
-    seconds: int = Timestamp.FromString(stamp).seconds if stamp else 0
+def _usual_seconds(stamps: Cells) -> list[int] | None:
+    """The seconds of times that are all usual ones; None if one of them is not."""
+    lengths = np.fromiter(map(len, stamps), np.intp, len(stamps))  # type: ignore[arg-type]
+    if lengths.max() > _LONGEST or lengths.min() < 6:
+        return None
+    padded = b"".join([stamp.ljust(_LONGEST, b"\0") for stamp in stamps if stamp])
+    cells = np.frombuffer(padded, np.uint8).reshape(-1, _LONGEST)
+    last = cells[np.arange(len(stamps)), lengths - 1]
+    sound = (
+        ((cells > 127) == _MORE[lengths]).all()
+        and (cells[:, 0] == 8).all()
+        and (cells[:, 6] == _TAG[lengths]).all()
+        and last.all()
+    )
+    if not sound:
+        return None
+    numbers = (cells & 127) @ _WEIGHTS
+    if numbers[:, 1].max() > 999_999_999:
+        return None
+    seconds: list[int] = numbers[:, 0].tolist()
     return seconds
+
+
+def _seconds(stamp: bytes) -> int | None:
+    """The seconds of a time; None if it is damaged: whatever no writer of Feast's would write."""
+    try:
+        time = Timestamp.FromString(stamp)
+    except DecodeError:
+        return None
+    seconds: int = time.seconds
+    if _USUAL(stamp):
+        return seconds
+    sound = _FIRST <= seconds <= _LAST and 0 <= time.nanos < 1_000_000_000
+    canonical = sound and Timestamp(seconds=seconds, nanos=time.nanos).SerializeToString() == stamp
+    return seconds if canonical else None

@@ -15,7 +15,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from pipelines.feast_plugins.last_seen import ReadMode
 from pipelines.feast_plugins.reading.connections import Reply
-from pipelines.feast_plugins.reading.decoding import Cells, event_seconds, event_time
+from pipelines.feast_plugins.reading.decoding import (
+    Cells,
+    EventTimes,
+    event_time,
+    event_times,
+    value_message,
+)
 from pipelines.feast_plugins.reading.on_demand import Columns, Made
 from pipelines.feast_plugins.reading.plan import ReadPlan, ViewRead
 from pipelines.feast_plugins.reading.request import GroupRead, ReadRequest
@@ -25,6 +31,7 @@ FEW_ROWS: Final = 8
 _NONE: Final[list[Any]] = []
 
 _PRESENT: Final[int] = FieldStatus.PRESENT
+_NULL_VALUE: Final[int] = FieldStatus.NULL_VALUE  # of a damaged value
 _NOT_FOUND: Final[int] = FieldStatus.NOT_FOUND
 _OUTSIDE_MAX_AGE: Final[int] = FieldStatus.OUTSIDE_MAX_AGE
 
@@ -32,7 +39,8 @@ _OUTSIDE_MAX_AGE: Final[int] = FieldStatus.OUTSIDE_MAX_AGE
 class ViewRows(NamedTuple):
     """Of each row: the event time of a view's values (s since 1970, 0 for none) and its status.
 
-    Statuses are Feast's: PRESENT, NOT_FOUND, or OUTSIDE_MAX_AGE past the view's time to live.
+    Statuses are Feast's: PRESENT, NOT_FOUND (also of a row whose event time is damaged), or
+    OUTSIDE_MAX_AGE past the view's time to live.
     """
 
     event_times: list[float]
@@ -66,7 +74,14 @@ class ColumnarResponse(OnlineResponse):
         self._replies = [
             _rows(found, read) for found, read in zip(replies, request.groups, strict=True)
         ]
-        self._gone = [self._without_value(view) for view in plan.views]
+        self._times = [
+            event_times([reply[view.stamp] for reply in self._replies[view.group]])
+            for view in plan.views
+        ]
+        self._gone = [
+            self._without_value(view, times)
+            for view, times in zip(plan.views, self._times, strict=True)
+        ]
         self._columns: Columns = {}
         self._computed: dict[str, Made] = {}
         if plan.on_demand:
@@ -96,9 +111,14 @@ class ColumnarResponse(OnlineResponse):
     def view_rows(self) -> dict[str, ViewRows]:
         """The event times and statuses of each view that was read, by its name."""
         return {
-            view.name: ViewRows(_seconds(self._stamps(view)), self._statuses(gone))
-            for view, gone in zip(self._plan.views, self._gone, strict=True)
+            view.name: ViewRows(_seconds(times.stamps), self._statuses(gone))
+            for view, times, gone in zip(self._plan.views, self._times, self._gone, strict=True)
         }
+
+    def damaged(self) -> dict[str, int]:
+        """By view, the rows that are taken for missing because their event time is damaged."""
+        times = zip(self._plan.views, self._times, strict=True)
+        return {view.name: found.damaged for view, found in times if found.damaged}
 
     def _given(self) -> list[str]:
         plan = self._plan
@@ -138,14 +158,10 @@ class ColumnarResponse(OnlineResponse):
                         found[name][row] = None
         return found
 
-    def _stamps(self, view: ViewRead) -> Cells:
-        return [reply[view.stamp] for reply in self._replies[view.group]]
-
     def _with_times(self, answer: Columns) -> Columns:
         times = {
-            name: seconds
-            for view in self._plan.views
-            for seconds in [event_seconds(self._stamps(view))]
+            name: found.seconds
+            for view, found in zip(self._plan.views, self._times, strict=True)
             for name in view.features
         }
         none, interleaved = [0] * self._request.rows, {}
@@ -154,22 +170,19 @@ class ColumnarResponse(OnlineResponse):
             interleaved[name + TIMESTAMP_POSTFIX] = list(times.get(name, none))
         return interleaved
 
-    def _without_value(self, view: ViewRead) -> dict[int, int]:
+    def _without_value(self, view: ViewRead, times: EventTimes) -> dict[int, int]:
         """The rows that have no value in a view, with the status that says why."""
-        stamps = self._stamps(view)
-        gone = {}
-        if None in stamps:
-            gone = {row: _NOT_FOUND for row, stamp in enumerate(stamps) if stamp is None}
+        gone = dict.fromkeys(times.absent, _NOT_FOUND)
         if view.ttl is None:
             return gone
         oldest = self._now - view.ttl - _EPOCH
         limit = oldest.days * 86_400 + oldest.seconds
-        seconds = event_seconds(stamps)
+        seconds = times.seconds
         if min(seconds) > limit:
             return gone
         for row, second in enumerate(seconds):
             if second <= limit and row not in gone:
-                nanos = event_time(stamps[row]).nanos
+                nanos = event_time(times.stamps[row]).nanos
                 if second < limit or nanos < oldest.microseconds * 1000:
                     gone[row] = _OUTSIDE_MAX_AGE
         return gone
@@ -192,14 +205,19 @@ class ColumnarResponse(OnlineResponse):
             column, kind = self._request.given[name], self._request.kinds[name]
             put(name, python_values_to_proto_values(column, kind), present, never)
         cells = self._cells_by_name()
-        for view, gone in zip(self._plan.views, self._gone, strict=True):
-            times, statuses = [*map(event_time, self._stamps(view))], self._statuses(gone)
+        for view, found, gone in zip(self._plan.views, self._times, self._gone, strict=True):
+            times, statuses = [*map(event_time, found.stamps)], self._statuses(gone)
             for name in view.features:
                 if name not in self._plan.inputs:
-                    values = [Value.FromString(cell or b"") for cell in cells[name]]
+                    values = [value_message(cell) for cell in cells[name]]
+                    own = list(statuses)
+                    for row, value in enumerate(values):
+                        if value is None:
+                            own[row] = gone.get(row, _NULL_VALUE)
+                    values = [Value() if value is None else value for value in values]
                     for row in gone:
                         values[row] = Value()
-                    put(name, values, statuses, times)
+                    put(name, values, own, times)
         for name, made in self._computed.items():
             rows = len(made.values)
             put(name, made.as_messages(), [_PRESENT] * rows, [Timestamp()] * rows)

@@ -14,46 +14,77 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-# Whether the hash `key` holds a newer row: fields of the event and the created time, new values.
+# Whether the hash `key` holds a newer row, and whether what it holds is damaged: fields of the
+# event and the created time, new values. Whatever bytes are stored, it raises nothing on their
+# account: an event time that is none is replaced by any row, a created time that is none by any of
+# the same event time, and a key that holds no hash is removed.
 _HOLDS_NEWER: Final = """
-local call, unpack = redis.call, unpack
+local call, pcall, unpack = redis.call, redis.pcall, unpack
+local function varint(text, at)
+  local value, weight = 0, 1
+  for place = at, at + 6 do
+    local byte = text:byte(place)
+    if not byte then return end
+    if byte < 128 then
+      if byte == 0 then return end  -- zero is left out, and no number ends in one
+      return value + byte * weight, place + 1
+    end
+    value = value + (byte - 128) * weight
+    weight = weight * 128
+  end
+  local a, b, c = text:byte(at + 7, at + 9)  -- of a negative number all bits from here on are set
+  if a == 255 and b == 255 and c == 1 then return value - weight, at + 10 end
+end
 local function read(text)
   local seconds, nanos, at = 0, 0, 1
-  while at <= #text do
-    local field, value, weight, byte = text:byte(at), 0, 1, 0
-    repeat
-      at = at + 1
-      byte = text:byte(at)
-      value = value + (byte % 128) * weight
-      weight = weight * 128
-    until byte < 128
-    at = at + 1
-    if field == 8 then seconds = value else nanos = value end
+  if text:byte(1) == 8 then
+    seconds, at = varint(text, 2)
+    if not seconds or seconds < -62135596800 or seconds > 253402300799 then return end
   end
-  return seconds, nanos
+  if text:byte(at) == 16 then
+    nanos, at = varint(text, at + 1)
+    if not nanos or nanos < 0 or nanos > 999999999 then return end
+  end
+  if at > #text then return seconds, nanos end
+end
+local function later(made, than)
+  made, than = made:sub(-20), than:sub(-20)
+  local minus = made:byte() == 45
+  if minus ~= (than:byte() == 45) then return not minus end
+  if minus then return made < than end
+  return made > than
 end
 local function holds_newer(key, event_field, created_field, event, created)
-  local stored = call('HMGET', key, event_field, created_field)
-  local old = stored[1]
-  if not old then return false end
+  local stored = pcall('HMGET', key, event_field, created_field)
+  if stored.err then
+    if not stored.err:find('WRONGTYPE', 1, true) then call('HMGET', key, event_field) end
+    call('DEL', key)
+    return false, true
+  end
+  local old, made = stored[1], stored[2]
+  if not old or (old == event and made == created) then return false end
   if old == event then
-    local made = stored[2]
-    return made and made:sub(1, -21) == event and made:sub(-20) > created:sub(-20)
+    if not made then return false end
+    if not made:find('^[-%d]%d+$', -20) then return false, true end
+    return made:sub(1, -21) == event and later(made, created)
   end
   local old_seconds, old_nanos = read(old)
+  if not old_seconds then return false, true end
   local seconds, nanos = read(event)
   return old_seconds > seconds or (old_seconds == seconds and old_nanos > nanos)
 end
 """
 
 # KEYS[1] the entity's hash; ARGV: the field of the event time and its value, the field of the
-# created time and its value, then the features' fields and values. Returns rows written.
+# created time and its value, then the features' fields and values. Returns how many rows were
+# written, and how many of them over a damaged one.
 PUT_UNLESS_OLDER: Final = (
     _HOLDS_NEWER
     + """
-if holds_newer(KEYS[1], ARGV[1], ARGV[3], ARGV[2], ARGV[4]) then return 0 end
+local newer, damaged = holds_newer(KEYS[1], ARGV[1], ARGV[3], ARGV[2], ARGV[4])
+if newer then return {0, 0} end
 call('HSET', KEYS[1], unpack(ARGV))
-return 1
+return {1, damaged and 1 or 0}
 """
 )
 
@@ -63,26 +94,28 @@ return 1
 # but should that script fail, the writes behind it are done all the same.
 #
 # Several rows of one view. KEYS the entities' hashes; ARGV: the number of fields, the fields in
-# the order above, then each row's values in that order. Returns rows written.
+# the order above, then each row's values in that order. Returns the same.
 PUT_ROWS_UNLESS_OLDER: Final = (
     _HOLDS_NEWER
     + """
-local width, at, written = tonumber(ARGV[1]), 1, 0
+local width, at, written, repaired = tonumber(ARGV[1]), 1, 0, 0
 local row = {}
 for place = 1, width do row[2 * place - 1] = ARGV[at + place] end
 at = at + width
 for number = 1, #KEYS do
   local key = KEYS[number]
-  if not holds_newer(key, row[1], row[3], ARGV[at + 1], ARGV[at + 2]) then
+  local newer, damaged = holds_newer(key, row[1], row[3], ARGV[at + 1], ARGV[at + 2])
+  if not newer then
     for place = 1, width do row[2 * place] = ARGV[at + place] end
     for first = 1, 2 * width, 4000 do  -- Lua cannot pass more than some 8,000 at once
       call('HSET', key, unpack(row, first, math.min(first + 3999, 2 * width)))
     end
     written = written + 1
+    if damaged then repaired = repaired + 1 end
   end
   at = at + width
 end
-return written
+return {written, repaired}
 """
 )
 

@@ -70,12 +70,16 @@ class OnlineWriter:
 
     Args:
         project: the Feast project; its name ends every key.
+
+    Attributes:
+        damaged: how many damaged rows were replaced.
     """
 
     def __init__(self, client: redis.Redis, project: str) -> None:
         self._client = client
         self._project = project
         self._loaded = False
+        self.damaged = 0
 
     def write(self, rows: Mapping[str, pa.Table], keys: Mapping[str, Sequence[str]]) -> int:
         """Write rows of several views; how many of them replaced what was stored.
@@ -116,7 +120,8 @@ class OnlineWriter:
             replies = exchange(self._client, commands)
             errors = [reply for reply in replies if isinstance(reply, Exception)]
             if not errors:
-                return sum(replies)
+                self.damaged += sum([damaged for _, damaged in replies])
+                return sum([written for written, _ in replies])
             for error in errors:
                 if not isinstance(error, NoScriptError):
                     raise error
