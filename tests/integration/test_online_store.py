@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from feast import metrics
 
 from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
@@ -23,6 +24,7 @@ from pipelines.settings import DataConfig
 
 T = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+MICROSECOND = timedelta(microseconds=1)
 FEATURES = ["route_conditions:congestion", "route_conditions:risk_category"]
 _numbers = itertools.count()
 
@@ -67,6 +69,17 @@ def read(store: Any, route: str) -> Any:
 def congestion(store: Any, route: str) -> float | None:
     value: float | None = read(store, route).to_dict()["congestion"][0]
     return value
+
+
+def direct(store: Any, route: str) -> tuple[Any, Any]:
+    """What `online_read`, which other parts of Feast use, says of a route."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    key = EntityKey(join_keys=["route_id"], entity_values=[Value(string_val=route)])
+    view = store.get_feature_view("route_conditions")
+    ((event_time, values),) = online_store(store).online_read(store.config, view, [key])
+    return event_time, values
 
 
 def statuses(store: Any, route: str) -> set[str]:
@@ -139,15 +152,24 @@ def test_a_row_of_stock_feast_makes_the_created_time_void(
     assert congestion(store, route) == 3.0
 
 
-def test_what_has_expired_is_null(store: Any, route: str) -> None:
-    """A route's conditions live for two days, to the second."""
-    put(store, route, 1.0)
-    online_store(store).now = lambda: T + timedelta(days=2)
-    assert congestion(store, route) == 1.0
-    assert statuses(store, route) == {"PRESENT"}
-    online_store(store).now = lambda: T + timedelta(days=2) + SECOND
-    assert congestion(store, route) is None
-    assert statuses(store, route) == {"OUTSIDE_MAX_AGE"}
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=3, microseconds=7)])
+@pytest.mark.parametrize("reader", ["columns", "feast", "direct"])
+def test_a_value_lives_to_the_microsecond_whichever_way_it_is_read(
+    store: Any, route: str, reader: str, age: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of its two days it is there, a microsecond later it is null; on no path sooner."""
+    if reader == "feast":  # its own metrics of features are wanted, so it reads by its own code
+        monkeypatch.setattr(metrics._config, "online_features", True)
+    put(store, route, 1.0, T - age)
+    end = T - age + timedelta(days=2)
+    moments = [(end - MICROSECOND, True), (end, True), (end + MICROSECOND, False)]
+    for now, there in [*moments, (end + timedelta(seconds=4), False)]:
+        monkeypatch.setattr(online_store(store), "now", lambda now=now: now)
+        if reader == "direct":
+            assert (direct(store, route) == (None, None)) is not there
+            continue
+        assert congestion(store, route) == (1.0 if there else None)
+        assert statuses(store, route) == {"PRESENT" if there else "OUTSIDE_MAX_AGE"}
 
 
 def test_what_was_never_written_is_not_found(store: Any, route: str) -> None:
@@ -167,14 +189,9 @@ def test_expired_rows_leave_other_rows_alone(store: Any, route: str) -> None:
 
 
 def test_a_direct_read_expires_too(store: Any, route: str) -> None:
-    """`online_read` is what other parts of Feast use."""
+    """As every answer does."""
     put(store, route, 1.0, T - timedelta(days=3))
-    view = store.get_feature_view("route_conditions")
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    key = EntityKey(join_keys=["route_id"], entity_values=[Value(string_val=route)])
-    assert online_store(store).online_read(store.config, view, [key]) == [(None, None)]
+    assert direct(store, route) == (None, None)
 
 
 def test_reads_survive_a_dead_server(
