@@ -49,14 +49,14 @@ class FulfilmentGame:
     def reset(self) -> None:
         """Back to the first order of the same episodes."""
         e = self.episodes
-        batch, places = len(e), self.shop.demand.shape
+        batch, shelves = e.stock.shape
         self.turn = 0
         self.stock = e.stock.copy()
         self.arriving = e.arriving.copy()
-        self.used = np.zeros((batch, *places), dtype=np.int64)
-        self.recent = np.zeros((batch, *places), dtype=np.int64)
-        self.packed = np.zeros((batch, places[0]), dtype=np.int64)
-        self.chosen = np.full((batch, self.length), NONE)  # warehouse of each order
+        self.used = np.zeros((batch, shelves), dtype=np.int64)
+        self.recent = np.zeros((batch, shelves), dtype=np.int64)
+        self.packed = np.zeros((batch, self.shop.demand.shape[0]), dtype=np.int64)
+        self.sold = np.full((batch, self.length), NONE)  # shelf of each order
         self.taken = np.full((batch, self.length), NONE)  # option of each order
         self._today = np.zeros(batch, dtype=np.int64)
         self._oldest = np.zeros(batch, dtype=np.int64)
@@ -86,12 +86,11 @@ class FulfilmentGame:
         now, methods = self.turn, len(self.shop.methods)
         product, quantity = self.episodes.product[:, now], self.quantity[:, now]
         rows, place = self._rows[:, None], np.maximum(self.candidates[:, now], 0)
-        there = self.candidates[:, now] != NONE
-        level = np.where(there, self.stock[rows, place, product[:, None]], 0)
-        demand = np.where(there, self.recent[rows, place, product[:, None]], 0)
-        reorder = np.maximum(self.episodes.reorder_point[place, product[:, None]], 1)
-        capacity = self.episodes.capacity[place]
-        left = 1 - self.packed[rows, place] / capacity
+        there, shelf = self.candidates[:, now] != NONE, self.episodes.shelf[:, now]
+        level = np.where(there, self.stock[rows, shelf], 0)
+        demand = np.where(there, self.recent[rows, shelf], 0)
+        reorder = np.maximum(self.episodes.reorder_point[rows, shelf], 1)
+        left = self.packing_left()[rows, place]
         with np.errstate(divide="ignore", invalid="ignore"):
             cover = np.where(demand > 0, level / demand, np.nan)
         columns = {
@@ -101,12 +100,17 @@ class FulfilmentGame:
             "is_low_stock": level < LOW_STOCK,
             "demand_24h": demand,
             "days_of_cover": cover,
-            "capacity_left": np.maximum(left, 0.0),
+            "capacity_left": left,
             "stock_after_order": level - quantity[:, None],
         }
         wide = {name: np.repeat(column, methods, axis=1) for name, column in columns.items()}
         same = {name: self.fixed[name][:, now] for name in ("quantity", "hour_of_day")}
         return {**wide, **same, "feasible": self.feasible()}
+
+    def packing_left(self) -> Floats:
+        """(B, W) share of the day's packing that is left; none where nothing can be packed."""
+        capacity = self.episodes.capacity
+        return np.asarray(np.maximum(1 - self.packed / np.maximum(capacity, 1), 0) * (capacity > 0))
 
     def warehouse_region(self) -> NDArray[Any]:
         """(B, T, O) region in which each option's warehouse stands, as text."""
@@ -118,7 +122,7 @@ class FulfilmentGame:
         """(B, W + 4) how the day stands: packing left by warehouse, time of day and of episode."""
         hours = self.episodes.time[:, self.turn, None]
         angle = 2 * np.pi * hours / DAY_HOURS
-        left = 1 - self.packed / self.episodes.capacity
+        left = self.packing_left()
         share = hours / (self.config.days * DAY_HOURS)
         day = hours % DAY_HOURS / DAY_HOURS
         return np.concatenate([left, day, share, np.sin(angle), np.cos(angle)], axis=1)
@@ -156,12 +160,13 @@ class FulfilmentGame:
         rewards = np.where(able, -self.cost[rows, now, actions], -self.loss[:, now])
         warehouse = self.candidates[rows, now, actions // len(self.shop.methods)]
         served, place = rows[able], warehouse[able]
-        product, quantity = self.episodes.product[served, now], self.quantity[served, now]
-        self.stock[served, place, product] -= quantity
-        self.used[served, place, product] += quantity
-        self.recent[served, place, product] += quantity
+        column = (actions // len(self.shop.methods))[able]
+        shelf, quantity = self.episodes.shelf[served, now, column], self.quantity[served, now]
+        self.stock[served, shelf] -= quantity
+        self.used[served, shelf] += quantity
+        self.recent[served, shelf] += quantity
+        self.sold[served, now] = shelf
         self.packed[served, place] += 1
-        self.chosen[served, now] = place
         self.taken[served, now] = actions[able]
         self.turn += 1
         if not self.done:
@@ -175,9 +180,9 @@ class FulfilmentGame:
             self._today[late] += 1
             day = self._today[late]
             self.stock[late] += self.arriving[late, day]
-            due = day[:, None, None] + e.leads[late, day]
-            r, w, p = np.nonzero((self.used[late] > 0) & (due < self.config.days))
-            self.arriving[late[r], due[r, w, p], w, p] += self.used[late[r], w, p].astype(np.int32)
+            due = day[:, None] + e.leads[late, day]
+            r, s = np.nonzero((self.used[late] > 0) & (due < self.config.days))
+            self.arriving[late[r], due[r, s], s] += self.used[late[r], s].astype(np.int32)
             self.used[late] = 0
             self.packed[late] = 0
         while True:
@@ -187,14 +192,14 @@ class FulfilmentGame:
             if not gone.size:
                 break
             which = self._oldest[gone]
-            served = self.chosen[gone, which] != NONE
+            served = self.sold[gone, which] != NONE
             b, t = gone[served], which[served]
-            self.recent[b, self.chosen[b, t], e.product[b, t]] -= self.quantity[b, t]
+            self.recent[b, self.sold[b, t]] -= self.quantity[b, t]
             self._oldest[gone] += 1
         place = self.candidates[:, now]
         there = np.maximum(place, 0)
         rows = self._rows[:, None]
-        enough = self.stock[rows, there, e.product[:, now, None]] >= self.quantity[:, now, None]
+        enough = self.stock[rows, e.shelf[:, now]] >= self.quantity[:, now, None]
         room = self.packed[rows, there] < e.capacity[there]
         self._can: Bools = (place != NONE) & enough & room
 
@@ -215,14 +220,14 @@ class FulfilmentGame:
         price = shop.price[e.product][..., None]
         weight = (shop.weight[e.product] * self.quantity)[..., None]
         quantity = self.quantity[..., None]
-        hour = e.hour[..., None]
+        look = e.look[..., None]
         urgency = lines.urgency[e.line][..., None]
         promised = shop.base_hours[route] * shop.promise_factor[method]
         wished = lines.method[e.line]
         nearest = np.maximum(shop.route_of[place[..., 0], region, wished], 0)
         wanted = (shop.base_hours[nearest] * shop.promise_factor[wished])[..., None]
         ship_cost = shop.fixed_cost + weight * shop.base_cost[route] * shop.cost_factor[method]
-        seen = {name: table[hour, route] for name, table in shop.conditions.items()}
+        seen = {name: table[look, route] for name, table in shop.conditions.items()}
         whole = np.broadcast_shapes(route.shape)
         user = {name: column[e.line][..., None] for name, column in lines.features.items()}
         columns = {
@@ -234,15 +239,15 @@ class FulfilmentGame:
             "ship_cost": ship_cost,
             "promised_hours": promised,
             "wanted_hours": wanted,
-            "expected_delay_hours": shop.forecast_delay[hour, route],
-            "late_probability": shop.forecast_late[hour, route],
+            "expected_delay_hours": shop.forecast_delay[look, route],
+            "late_probability": shop.forecast_late[look, route],
             "urgency": urgency,
             "order_carbon_kg": seen["carbon_cost"] * weight / 1000,
             "urgency_weighted_delay": user["urgency_score"] * seen["mean_delay_hours_24h"],
             "value_at_risk": quantity * price * seen["late_rate_24h"],
         }
         self.fixed: Columns = {n: np.broadcast_to(c, whole) for n, c in columns.items()}
-        late = np.maximum(promised - wanted, 0) + shop.true_delay[hour, route]
+        late = np.maximum(promised - wanted, 0) + shop.true_delay[look, route]
         hourly = config.value_of_hour * config.urgency_weight(urgency)
         carbon = shop.carbon[route] * weight / 1000
         self.late_hours: Floats = late

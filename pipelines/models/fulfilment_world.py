@@ -1,7 +1,8 @@
 """What a fulfilment episode is made of: prices, the shop, recorded orders, and drawn demand.
 
 Arrays only. Sizes: W warehouses, R regions, P products, Q routes, K candidate warehouses of an
-order, M shipping methods, O = K·M options, H hours of history, B episodes, T orders, D days.
+order, M shipping methods, O = K·M options, L looks at the routes in the history, B episodes, T
+orders, D days, S shelves that an episode's orders can reach: at most T·K, however many there are.
 """
 
 from __future__ import annotations
@@ -85,11 +86,12 @@ class Shop:
         demand: (W, P) expected units per order of the shop that the warehouse is nearest for.
         lead_days: (W, P) of the supplier.
         capacity: (W,) share of all packing that a warehouse can do.
-        conditions: feature of route_conditions → (H, Q).
-        forecast_delay, forecast_late: (H, Q) what a policy is told.
-        true_delay: (H, Q) mean hours of delay that a shipment met; hidden from policies.
+        conditions: feature of route_conditions → (L, Q); what was seen holds until the next look.
+        forecast_delay, forecast_late: (L, Q) what a policy is told.
+        true_delay: (L, Q) mean hours of delay that a shipment met; hidden from policies.
         carbon: (Q,) kgCO2e per tonne, by which the reward counts.
         carbon_intensity: (W, P) kgCO2e held in a unit.
+        look_hours: hours from one look at the routes to the next.
     """
 
     warehouses: list[str]
@@ -116,6 +118,7 @@ class Shop:
     true_delay: Floats
     carbon_intensity: Floats
     warehouse_regions: NDArray[Any]
+    look_hours: int = 1
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,13 @@ class Episodes:
         line: (B, T) index into the lines: who orders, when, how.
         product, quantity: (B, T), of another line.
         day: (B, T) of the episode, never falling; `time`: (B, T) hours since the episode's start.
-        hour: (B, T) index into the shop's history.
-        target: (W, P) units that a shelf is filled up to; `reorder_point` likewise.
-        stock: (B, W, P) at the start.
-        arriving: (B, D, W, P) units that come in before each day, ordered before the start.
-        leads: (B, D, W, P) days until what is ordered before a day arrives.
+        look: (B, T) index into the shop's history of routes.
+        shelf: (B, T, K) the shelf of each candidate warehouse, an index into the next ones.
+        code: (B, S) warehouse · P + product of a shelf, increasing; −1 beyond an episode's last.
+        target: (B, S) units that a shelf is filled up to; `reorder_point` likewise.
+        stock: (B, S) at the start.
+        arriving: (B, D, S) units that come in before each day, ordered before the start.
+        leads: (B, D, S) days until what is ordered before a day arrives.
         capacity: (W,) orders that a warehouse can pack in a day.
     """
 
@@ -170,7 +175,9 @@ class Episodes:
     quantity: Ints
     day: Ints
     time: Floats
-    hour: Ints
+    look: Ints
+    shelf: NDArray[np.int32]
+    code: Ints
     target: Ints
     reorder_point: Ints
     stock: Ints
@@ -183,7 +190,7 @@ class Episodes:
 
     def take(self, which: Ints) -> Episodes:
         """Some of them, by index."""
-        shared = {"lines", "target", "reorder_point", "capacity"}
+        shared = {"lines", "capacity"}
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Episodes(**{n: v if n in shared else v[which] for n, v in values.items()})
 
@@ -233,30 +240,48 @@ def draw_episodes(
         on = (day[e] >= since) & (day[e] < since + config.promotion_days)
         product[e][on & (rng.random(size) < config.promotion)] = promoted
     time = day * DAY_HOURS + lines.time[line]
-    hours = len(shop.true_delay)
-    hour = np.minimum(start[:, None] * DAY_HOURS + time.astype(np.int64), hours - 1)
+    hour = start[:, None] * DAY_HOURS + time.astype(np.int64)
+    look = np.minimum(hour // shop.look_hours, len(shop.true_delay) - 1)
     quantity = lines.quantity[goods]
-    return Episodes(
-        lines, line, product, quantity, day, time, hour, *_supply(shop, config, rng, count)
-    )
+    shelf, code = _shelves(shop.candidates[lines.region[line], product], product, shop)
+    supply = _supply(shop, config, rng, code)
+    return Episodes(lines, line, product, quantity, day, time, look, shelf, code, *supply)
 
 
-def _supply(shop: Shop, config: FulfilmentConfig, rng: Rng, count: int) -> tuple[Any, ...]:
-    """Targets, first stock, what is on its way, lead times and capacity."""
-    shape = shop.demand.shape
-    per_day = shop.demand * config.orders / config.days
-    lead = shop.lead_days * config.lead_scale
+def _shelves(candidates: Ints, product: Ints, shop: Shop) -> tuple[NDArray[np.int32], Ints]:
+    """The shelves that an episode's orders can reach: `shelf` and `code` of Episodes."""
+    there = candidates != NONE
+    code = candidates * shop.demand.shape[1] + product[..., None]
+    shelf = np.zeros(candidates.shape, dtype=np.int32)
+    found = []
+    for e in range(len(product)):
+        known, index = np.unique(code[e][there[e]], return_inverse=True)
+        shelf[e][there[e]] = index
+        found.append(known)
+    codes = np.full((len(found), max(1, *map(len, found))), NONE, dtype=np.int64)
+    for e, known in enumerate(found):
+        codes[e, : len(known)] = known
+    return shelf, codes
+
+
+def _supply(shop: Shop, config: FulfilmentConfig, rng: Rng, code: Ints) -> tuple[Any, ...]:
+    """Targets, first stock, what is on its way, lead times and capacity, of each shelf."""
+    count, shelves = code.shape
+    place, goods = np.divmod(code, shop.demand.shape[1])
+    demand = np.where(code != NONE, shop.demand[place, goods], NONE)
+    per_day = demand * config.orders / config.days
+    lead = shop.lead_days[place, goods] * config.lead_scale
     over_lead = np.maximum(per_day, 0) * (lead + 1)
     target = np.ceil(config.cover * (over_lead + np.sqrt(over_lead))) + config.least
-    target = np.where(shop.demand < 0, 0, target).astype(np.int64)
+    target = np.where(demand < 0, 0, target).astype(np.int64)
     reorder = np.maximum(np.ceil(per_day * lead), 1).astype(np.int64)
-    spread = np.exp(config.lead_sd * rng.standard_normal((count, config.days, *shape)))
-    leads = np.clip(np.rint(lead * spread), 1, 100).astype(np.int8)
-    stock = np.rint(target * rng.uniform(0.2, 1.0, (count, *shape))).astype(np.int64)
-    arriving = np.zeros((count, config.days, *shape), dtype=np.int32)
+    spread = np.exp(config.lead_sd * rng.standard_normal((count, config.days, shelves)))
+    leads = np.clip(np.rint(lead[:, None] * spread), 1, 100).astype(np.int8)
+    stock = np.rint(target * rng.uniform(0.2, 1.0, (count, shelves))).astype(np.int64)
+    arriving = np.zeros((count, config.days, shelves), dtype=np.int32)
     due = np.minimum(leads[:, 0], config.days).astype(np.int64)
     within = due < config.days
-    e, w, p = np.nonzero(within)
-    arriving[e, due[within], w, p] = (target - stock)[within]
+    e, s = np.nonzero(within)
+    arriving[e, due[within], s] = (target - stock)[within]
     packed = np.ceil(config.capacity_slack * config.orders / config.days * shop.capacity)
     return target, reorder, stock, arriving, leads, packed.astype(np.int64)

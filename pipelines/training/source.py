@@ -23,6 +23,7 @@ from pipelines.batch.workspace import empty, read_files
 from pipelines.change_log.logs import LOGS
 from pipelines.errors import SynchroChainError, UnknownNameError
 from pipelines.settings import BatchConfig
+from pipelines.training.memory import room
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -49,10 +50,18 @@ class Retrieval:
 
 @dataclass
 class TrainingSource:
-    """Reads one data directory for training; features come from Feast alone."""
+    """Reads one data directory for training; features come from Feast alone.
+
+    Attributes:
+        retrievals: what was asked of Feast so far.
+        notes: what was left out or thinned out of the data set, a line each, for the report.
+        memory: bytes that a data set may take; by default a share of what is free.
+    """
 
     config: BatchConfig
     retrievals: list[Retrieval] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    memory: int = field(default_factory=room)
     _store: FeatureStore | None = None
 
     @property

@@ -53,9 +53,8 @@ def test_what_is_not_feasible_is_masked_by_stock_and_by_packing() -> None:
     game = little_game(episodes=2)
     before = game.feasible()
     assert before.any()
-    place, product = int(game.candidates[0, 0, 0]), int(game.episodes.product[0, 0])
     episodes = replace(game.episodes, stock=game.episodes.stock.copy())
-    episodes.stock[0, place, product] = 0
+    episodes.stock[0, game.episodes.shelf[0, 0, 0]] = 0
     emptied = FulfilmentGame(game.shop, game.config, episodes)
     methods = len(game.shop.methods)
     assert not emptied.feasible()[0, :methods].any()
@@ -88,9 +87,9 @@ def test_demand_of_the_last_day_is_counted_by_warehouse_and_product() -> None:
     for episode in range(3):
         counted = np.zeros_like(game.recent[episode])
         for turn in range(game.turn):
-            w = game.chosen[episode, turn]
-            if w >= 0 and game.episodes.time[episode, turn] > now[episode] - 24:
-                counted[w, game.episodes.product[episode, turn]] += game.quantity[episode, turn]
+            shelf = game.sold[episode, turn]
+            if shelf >= 0 and game.episodes.time[episode, turn] > now[episode] - 24:
+                counted[shelf] += game.quantity[episode, turn]
         assert (counted == game.recent[episode]).all()
 
 

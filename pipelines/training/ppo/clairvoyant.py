@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 class Plan:
     """The value of a plan in $, and what one more unit or slot would have been worth.
 
-    `stock` is (D, W, P), `packing` (D, W); both at least 0.
+    `stock` is (D, S) of the episode's shelves, `packing` (D, W); both at least 0.
     """
 
     value: float
@@ -34,13 +34,13 @@ class Plan:
 def best_plan(game: FulfilmentGame, episode: int) -> Plan:
     """Solve one episode of the game for its whole length, as it was drawn."""
     e, shop, days = game.episodes, game.shop, game.config.days
-    warehouses, products = shop.demand.shape
+    warehouses = len(shop.demand)
     # Methods take the same stock and slot, so only the best one of each warehouse matters.
     costs = np.where(game.has_route[episode], game.cost[episode], np.inf)
     costs = costs.reshape(game.length, -1, len(shop.methods)).min(axis=2)
     order, column = np.nonzero((game.candidates[episode] != NONE) & np.isfinite(costs))
     place = game.candidates[episode][order, column]
-    day, product = e.day[episode][order], e.product[episode][order]
+    day, shelf = e.day[episode][order], e.shelf[episode][order, column]
     units = game.quantity[episode][order]
     gain = game.loss[episode][order] - costs[order, column]
     size = len(order)
@@ -55,11 +55,10 @@ def best_plan(game: FulfilmentGame, episode: int) -> Plan:
     values.append(np.ones(size))
     limits.append(np.tile(e.capacity, days).astype(float))
     # Until the end of day k: used up to k − arrived again up to k ≤ first stock + arrivals by k.
-    shelf = place * products + product
     wanted, shelf_number = np.unique(shelf, return_inverse=True)
-    w, p = np.divmod(wanted, products)
-    supply = e.stock[episode][w, p] + np.cumsum(e.arriving[episode][:, w, p], axis=0)  # (D, S)
-    back = day + 1 + e.leads[episode][np.minimum(day + 1, days - 1), place, product]
+    arrived = np.cumsum(e.arriving[episode][:, wanted], axis=0)  # (D, shelves wanted)
+    supply = e.stock[episode][wanted] + arrived
+    back = day + 1 + e.leads[episode][np.minimum(day + 1, days - 1), shelf]
     back = np.where(day + 1 < days, back, days)
     k = np.arange(days)[:, None]
     held = ((k >= day) & (k < back)).nonzero()  # (day, variable) in which its units are away
@@ -79,7 +78,7 @@ def best_plan(game: FulfilmentGame, episode: int) -> Plan:
     if not solved.success:
         raise RuntimeError(f"the clairvoyant programme was not solved: {solved.message}")
     prices = -solved.ineqlin.marginals
-    stock = np.zeros((days, warehouses, products))
-    stock[:, w, p] = prices[first:].reshape(days, -1)
+    stock = np.zeros((days, e.stock.shape[1]))
+    stock[:, wanted] = prices[first:].reshape(days, -1)
     packing = prices[game.length : first].reshape(days, warehouses)
     return Plan(float(-solved.fun - game.loss[episode].sum()), stock, packing)

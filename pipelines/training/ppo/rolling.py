@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.fulfilment_game import FulfilmentGame
+from pipelines.models.fulfilment_world import NONE
 from pipelines.training.ppo.clairvoyant import best_plan
 from pipelines.training.ppo.policies import weighed
 
 Floats = NDArray[np.float64]
 
 _SCENARIOS: Final = 2
+_USUAL_SHARE: Final = 0.6  # of its target that a shelf holds when an episode starts, on average
 
 
 class RollingProgramme:
@@ -42,26 +44,42 @@ class RollingProgramme:
         if now == 0:
             self._days = np.full(batch, -1)
             self._packing = np.zeros((batch, game.shop.demand.shape[0]))
-            self._stock = np.zeros((batch, *game.shop.demand.shape))
+            self._stock = np.zeros(game.stock.shape)
         today = game.episodes.day[:, now]
         late = np.flatnonzero(self._days < today)
         if late.size:
             self._days[late] = today[late]
             self._solve(game, late)
         rows, place = np.arange(batch)[:, None], np.maximum(game.candidates[:, now], 0)
-        product = game.episodes.product[:, now, None]
-        held = self._stock[rows, place, product] * game.quantity[:, now, None]
+        held = self._stock[rows, game.episodes.shelf[:, now]] * game.quantity[:, now, None]
         prices = self._packing[rows, place] + held
         return self._rule(game) - np.repeat(prices, len(game.shop.methods), axis=1)
 
     def _solve(self, game: FulfilmentGame, which: NDArray[np.int64]) -> None:
         imagined = self._imagine(_SCENARIOS * len(which))
-        stock = np.repeat(game.stock[which], _SCENARIOS, axis=0)
+        places = [
+            _places(game.episodes.code[episode], imagined.episodes.code[number])
+            for number, episode in enumerate(np.repeat(which, _SCENARIOS).tolist())
+        ]
+        # What no order of the game can reach is taken to be as full as shelves are at the start.
+        stock = np.rint(imagined.episodes.target * _USUAL_SHARE).astype(np.int64)
+        for number, (mine, theirs) in enumerate(places):
+            stock[number, theirs] = game.stock[which[number // _SCENARIOS], mine]
         nothing = np.zeros_like(imagined.episodes.arriving)
         episodes = replace(imagined.episodes, stock=stock, arriving=nothing)
         day = FulfilmentGame(game.shop, imagined.config, episodes)
-        plans = [best_plan(day, e) for e in range(len(episodes))]
-        for place, episode in enumerate(which.tolist()):
-            mine = plans[_SCENARIOS * place : _SCENARIOS * (place + 1)]
-            self._packing[episode] = np.mean([plan.packing[0] for plan in mine], axis=0)
-            self._stock[episode] = np.mean([plan.stock[0] for plan in mine], axis=0)
+        self._packing[which], self._stock[which] = 0.0, 0.0
+        for number, (mine, theirs) in enumerate(places):
+            plan, episode = best_plan(day, number), which[number // _SCENARIOS]
+            self._packing[episode] += plan.packing[0] / _SCENARIOS
+            self._stock[episode, mine] += plan.stock[0][theirs] / _SCENARIOS
+
+
+def _places(
+    game: NDArray[np.int64], imagined: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the shelves that both have stand in each."""
+    _, mine, theirs = np.intersect1d(
+        game[game != NONE], imagined[imagined != NONE], assume_unique=True, return_indices=True
+    )
+    return mine, theirs

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-_STRIDE_HOURS: Final = 3  # between two looks at the routes
 _TUNING: Final = 16  # episodes
 _LONGEST_WINDOW_DAYS: Final = 7  # of user_intent; a shop that just opened has half-filled ones
 # What a stream of random numbers is for; the first number of its seed is the training seed.
@@ -75,9 +74,7 @@ class PpoTask:
         self, source: TrainingSource, *, quick: bool, since: datetime | None = None
     ) -> Dataset:
         """The shop's history; `quick` changes nothing, as the logs are read whole."""
-        history = read_history(
-            source, stride=_STRIDE_HOURS, since=since, intent=self.intent, delay=self.delay
-        )
+        history = read_history(source, since=since, intent=self.intent, delay=self.delay)
         lines = history.lines
         columns = {
             **lines.features,
@@ -217,12 +214,12 @@ def _bounds(game: FulfilmentGame) -> Floats:
 
 
 def _shuffled(shop: Shop, seed: int) -> dict[str, Any]:
-    """What is seen of routes, from another hour; how they really are stays as it is."""
-    hours = np.random.default_rng((seed, _SHUFFLE)).permutation(len(shop.true_delay))
+    """What is seen of routes, from another look; how they really are stays as it is."""
+    looks = np.random.default_rng((seed, _SHUFFLE)).permutation(len(shop.true_delay))
     return {
-        "conditions": {name: table[hours] for name, table in shop.conditions.items()},
-        "forecast_delay": shop.forecast_delay[hours],
-        "forecast_late": shop.forecast_late[hours],
+        "conditions": {name: table[looks] for name, table in shop.conditions.items()},
+        "forecast_delay": shop.forecast_delay[looks],
+        "forecast_late": shop.forecast_late[looks],
     }
 
 
@@ -237,9 +234,9 @@ def _example(game: FulfilmentGame) -> Columns:
 
 def _reference(history: History, train: Period) -> dict[str, Floats]:
     """Training values for the drift check, without the days whose windows were filling."""
-    first, last = (24 * day for day in train.days)
+    first, last = (24 * day // history.shop.look_hours for day in train.days)
     routes = {
-        name: table[first:last:_STRIDE_HOURS].ravel().astype(np.float64)
+        name: table[first:last].ravel().astype(np.float64)
         for name, table in history.shop.conditions.items()
     }
     settled = train.lines.where(train.lines.day >= _LONGEST_WINDOW_DAYS)

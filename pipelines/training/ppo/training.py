@@ -131,12 +131,11 @@ def option_prices(game: FulfilmentGame, plans: list[Plan]) -> Floats:
     e, days = game.episodes, game.config.days
     b = np.arange(len(e))[:, None, None]
     day, place = e.day[..., None], np.maximum(game.candidates, 0)
-    product = e.product[..., None]
     packing = np.stack([plan.packing for plan in plans])[b, day, place]
     stock = np.stack([plan.stock for plan in plans])
     until = np.concatenate([np.zeros_like(stock[:, :1]), np.cumsum(stock, axis=1)], axis=1)
     review = np.minimum(day + 1, days - 1)
-    back = np.where(day + 1 < days, day + 1 + e.leads[b, review, place, product], days)
-    held = until[b, np.minimum(back, days), place, product] - until[b, day, place, product]
+    back = np.where(day + 1 < days, day + 1 + e.leads[b, review, e.shelf], days)
+    held = until[b, np.minimum(back, days), e.shelf] - until[b, day, e.shelf]
     prices = packing + held * game.quantity[..., None]
     return np.repeat(prices, len(game.shop.methods), axis=2)
