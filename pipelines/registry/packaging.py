@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.registry.kinds.ignoring import as_trained
 
 DESCRIPTION: Final = "model.json"
 KINDS: Final[Mapping[str, str]] = {
@@ -81,7 +82,7 @@ def read_package(folder: Path) -> Any:
     kind = kind_of(folder)
     module, _, name = KINDS[kind].partition(":")
     try:
-        return getattr(importlib.import_module(module), name).load(folder)
+        return as_trained(getattr(importlib.import_module(module), name).load(folder), folder)
     except _FAILURES_OF_LOADING as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BrokenModelError(f"the {kind} model in {folder} does not load: {problem}") from None

@@ -118,6 +118,7 @@ class Trained:
         outcome: the outputs that belong to `example`.
         reference: by feature name, values of the training set for the drift check.
         chance: for the report of a world without signal, in place of the claims.
+        unknown: features that were null throughout training, and that no model is shown.
     """
 
     model: Candidate
@@ -130,6 +131,7 @@ class Trained:
     outcome: Mapping[str, NDArray[Any]]
     reference: dict[str, Floats] = field(default_factory=dict)
     chance: list[Claim] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Task(Protocol):
                 champion is scored on as labels arrive.
 
         Raises:
-            TrainingDataError: there are too few rows.
+            TrainingDataError: there are too few rows, or more than memory holds.
         """
 
     def train(

@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 
 from pipelines.models.intent_sequences import USER_FEATURES, WINDOW
-from pipelines.training.intent.dataset import Events, events_of, is_sampled, split
+from pipelines.training.intent.dataset import (
+    Events,
+    check_split,
+    events_of,
+    is_sampled,
+    split,
+    thinned,
+)
 from pipelines.training.intent.evaluation import (
     chance_claim,
     expected_calibration_error,
@@ -20,6 +27,7 @@ from pipelines.training.intent.evaluation import (
 from pipelines.training.intent.leaks import LeakError, check_for_leaks
 from pipelines.training.intent.training import calibrate
 from pipelines.training.intent.windows import make_windows
+from pipelines.training.source import TrainingDataError
 from pipelines.training.task import Dataset
 
 START = np.datetime64("2026-01-05T08:00:00", "us")
@@ -144,14 +152,64 @@ def test_no_prefix_ends_at_or_after_a_purchase_or_within_a_shared_moment() -> No
     assert events_of(frame).usable.tolist() == [True, False, True, False, False, False]
 
 
-def test_an_outcome_is_known_at_the_purchase_or_after_half_an_hour_of_silence() -> None:
-    """Until then a session is no training row."""
-    frame = log(30)
-    events = events_of(frame)
+def test_an_outcome_is_known_after_half_an_hour_of_silence_bought_or_not() -> None:
+    """Were buyers taken sooner, the newest rows would be of buyers alone."""
+    events = events_of(log(30))
     last = events.time[events.first + events.size - 1]
-    bought = events.action[events.first + events.size - 1] == "purchase"
-    assert (events.known[bought] == last[bought]).all()
-    assert (events.known[~bought] == last[~bought] + np.timedelta64(30, "m")).all()
+    assert len(set(events.action[events.first + events.size - 1])) > 1
+    assert (events.known == last + np.timedelta64(30, "m")).all()
+
+
+def test_a_sample_of_sessions_covers_the_whole_time_evenly() -> None:
+    """The first and the last session are in it, and none of those that were not to be taken."""
+    events = events_of(log(300))
+    taken = np.arange(300) < 290
+    found = thinned(events.known, taken, 30)
+    assert found.sum() == 30
+    assert not (found & ~taken).any()
+    assert found[0]
+    assert found[289]
+    gaps = np.diff(np.flatnonzero(found))
+    assert gaps.max() - gaps.min() <= 1
+    assert thinned(events.known, taken, 290) is taken
+    assert thinned(events.known, taken, None) is taken
+
+
+def test_the_newest_sessions_of_a_busy_hour_leave_no_part_of_the_split_empty() -> None:
+    """Parts follow the sessions, not the calendar: one old event does not make all of it new."""
+    frame = log(400)
+    late = START + np.timedelta64(900, "D")
+    frame.loc[frame.session_id != "s00000", "event_timestamp"] += late - START
+    for seed in range(5):
+        parts = check_split(dataset_of(frame), seed)
+        rows = [int(part.sum()) for part in vars(parts).values()]
+        assert min(rows) > 50
+
+
+@pytest.mark.parametrize("users", [3, 4, 7])
+@pytest.mark.parametrize("seed", range(6))
+def test_few_users_are_split_all_the_same(users: int, seed: int) -> None:
+    """Every part has somebody, nobody is in two of them, and the hold-out is later."""
+    frame = log(120)
+    frame["user_id"] = frame.user_id % users
+    data = dataset_of(frame)
+    parts = check_split(data, seed)
+    groups = [set(data.groups[part]) for part in vars(parts).values()]
+    assert all(groups)
+    assert len(set.union(*groups)) == sum(map(len, groups))
+    assert data.moments[parts.train].max() < data.moments[parts.hold_out].min()
+
+
+@pytest.mark.parametrize(
+    ("users", "sessions", "line"),
+    [(1, 120, "120 sessions of 1 users"), (2, 120, "120 sessions of 2 users"), (90, 2, "2 sess")],
+)
+def test_what_cannot_be_split_is_said_with_its_size(users: int, sessions: int, line: str) -> None:
+    """One line that names sessions, users and hours."""
+    frame = log(sessions)
+    frame["user_id"] = frame.user_id % users
+    with pytest.raises(TrainingDataError, match=f"{line}.* hours cannot be split by time and"):
+        check_split(dataset_of(frame), 0)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 
+from pipelines.models.columns import no_column_of_nulls
 from pipelines.models.intent_sequences import ACTIONS, PADDING, Sequences, read_sequences
 from pipelines.registry.kinds.intent import (
     BaseRate,
@@ -36,6 +37,7 @@ _TREES: Final = (
 """Settings to choose from by log loss in validation. Without drawing features for each split the
 trees learn sessions by heart from values that stay the same within one, as intent_score does;
 more leaves did worse."""
+_LEAST_SPREAD: Final = 1e-6  # below it an aggregate is constant, and weighs nothing
 _PRIOR: Final = 20.0  # sessions' worth of the base rate in a rare action's frequency
 
 
@@ -68,16 +70,19 @@ def base_rate(train: Rows) -> BaseRate:
 def gradient_boosting(train: Rows, validation: Rows, seed: int) -> GradientBoosting:
     """The best of a few settings in validation, calibrated there."""
     label, weight = validation.purchase.astype(float), validation.weight
+    seen = no_column_of_nulls(train.features)
     tried = []
     for setting in _TREES:
         trees = _trees(setting, seed)
-        trees.fit(train.features, _both(train.purchase), sample_weight=train.weight)
+        trees.fit(seen, _both(train.purchase), sample_weight=train.weight)
         found = logit(trees.predict_proba(validation.features)[:, 1])
         tried.append((weighted_log_loss(sigmoid(found), label, weight), trees, found))
     _, trees, found = min(tried, key=lambda one: one[0])
-    buyers = train.where(_both(train.purchase))
+    buyers = train.where(_buyers(train))
     small = {**_TREES[1], "max_iter": 60}
-    soon = _trees(small, seed).fit(buyers.features, _both(buyers.soon), sample_weight=buyers.weight)
+    soon = _trees(small, seed).fit(
+        no_column_of_nulls(buyers.features), _both(buyers.soon), sample_weight=buyers.weight
+    )
     return GradientBoosting(trees, soon, calibrate(found, label, weight))
 
 
@@ -99,12 +104,19 @@ def _both(labels: Bools) -> Bools:
     return labels
 
 
+def _buyers(train: Rows) -> Bools:
+    """Rows before a purchase; all where there is no more than one to tell soon from late by."""
+    return train.purchase if train.purchase.sum() > 1 else np.ones(len(train.purchase), dtype=bool)
+
+
 def logistic_regression(train: Rows, validation: Rows) -> LogisticRegression:
     """On standardised, damped aggregates."""
     values = linear_features(train.features)
-    centre, scale = values.mean(0), np.maximum(values.std(0), 1e-6)
-    values = (values - centre) / scale
-    buyers = _both(train.purchase)
+    centre, spread = values.mean(0), values.std(0)
+    varies = spread > _LEAST_SPREAD
+    scale = np.where(varies, spread, 1.0)
+    values = (values - centre) / scale * varies
+    buyers = _buyers(train)
     models = [
         ScikitLogisticRegression(C=0.1, max_iter=400).fit(part, label, sample_weight=weight)
         for part, label, weight in (
@@ -112,7 +124,7 @@ def logistic_regression(train: Rows, validation: Rows) -> LogisticRegression:
             (values[buyers], _both(train.soon[buyers]), train.weight[buyers]),
         )
     ]
-    weights = np.stack([np.append(model.coef_[0], model.intercept_) for model in models])
+    weights = np.stack([np.append(model.coef_[0] * varies, model.intercept_) for model in models])
     scaled = (linear_features(validation.features) - centre) / scale
     found = scaled @ weights[0, :-1] + weights[0, -1]
     label = validation.purchase.astype(float)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipelines.models.intent_sequences import LIST_FEATURES, USER_FEATURES
 from pipelines.models.intent_transformer import SOON_S
 from pipelines.training.intent.leaks import check_for_leaks
+from pipelines.training.memory import too_large
 from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
 from pipelines.training.task import Dataset
 
@@ -27,17 +28,24 @@ SERVICE: Final = "intent_transformer_v1"
 FIXED_PREFIXES: Final = (3, 5, 10)
 """Lengths at which models are compared (FACTS.md)."""
 SESSION_ENDS_AFTER: Final = timedelta(minutes=30)
-"""Silence that ends a session; before it passed, no purchase is not yet known."""
+"""Silence that ends a session. Before it passed nothing of the session is a label, bought or not:
+were buyers taken at once, the newest rows would be of buyers alone."""
 HOLD_OUT_TIME: Final = 0.3
 HOLD_OUT_USERS: Final = 0.4
 VALIDATION_USERS: Final = 0.12
 _LEAST_PURCHASES: Final = 10
+_LEAST_SESSIONS: Final = 1000  # to which memory may thin a data set out
+# Bytes, see `memory`: of an event of the log; of a row with its lists, aggregates and windows.
+_AN_EVENT, _A_ROW = 500, 9000
 
 _EVENTS: Final = """
 SELECT session_id, user_id, action, event_timestamp,
        ln(greatest(time_on_page, 0.5)) AS log_dwell, coalesce(scroll_depth, 0.5) AS scroll
-FROM clickstream WHERE op = 'I'
+FROM clickstream WHERE op = 'I' AND md5_number_lower(session_id) % {one_in} = 0
 ORDER BY session_id, event_timestamp, event_id
+"""
+_DELETED: Final = """
+SELECT session_id, min(committed_at) AS at FROM sessions WHERE op = 'D' GROUP BY session_id
 """
 
 
@@ -45,9 +53,10 @@ ORDER BY session_id, event_timestamp, event_id
 class Events:
     """Every event of the log, session after session, in order of time.
 
-    All arrays are (events,), except `first`, `size` and `known`: (sessions,).
+    All arrays are (events,), except `ids`, `first`, `size` and `known`: (sessions,).
     """
 
+    ids: NDArray[Any]
     session: Ints
     user: Ints
     action: NDArray[Any]
@@ -58,7 +67,7 @@ class Events:
     bought_at: NDArray[np.datetime64]  # the session's first purchase, NaT if none
     first: Ints  # index of the session's first event
     size: Ints
-    known: NDArray[np.datetime64]  # when the session's outcome was known
+    known: NDArray[np.datetime64]  # when the session had ended, so that its outcome was known
 
     @property
     def usable(self) -> Bools:
@@ -71,9 +80,17 @@ class Events:
 
 
 def read_events(source: TrainingSource) -> Events:
-    """All events as they were inserted."""
+    """All events as they were inserted; of every so many sessions one, where memory is short."""
     with source.logs("clickstream") as connection:
-        frame = connection.execute(_EVENTS).df()
+        row = connection.execute("SELECT count(*) FROM clickstream WHERE op = 'I'").fetchone()
+        count = row[0] if row else 0
+        one_in = max(1, -(-count * _AN_EVENT // max(source.memory // 2, 1)))
+        if one_in > 1:
+            source.notes.append(
+                f"{count:,} events would take more memory than there is: one of {one_in:,} "
+                "sessions is read"
+            )
+        frame = connection.execute(_EVENTS.format(one_in=one_in)).df()
     return events_of(frame)
 
 
@@ -87,7 +104,8 @@ def events_of(frame: pd.DataFrame) -> Events:
         raise TrainingDataError(
             "the clickstream log is empty: let the shop run, e.g. `synchrochain run --days 30`"
         )
-    session = pd.factorize(frame.session_id)[0].astype(np.int64)
+    codes, ids = pd.factorize(frame.session_id.to_numpy(dtype=object))
+    session = codes.astype(np.int64)
     size = np.bincount(session)
     first = np.concatenate([[0], np.cumsum(size)[:-1]])
     action = frame.action.to_numpy(dtype=object)
@@ -95,8 +113,10 @@ def events_of(frame: pd.DataFrame) -> Events:
     bought = np.full(len(size), np.datetime64("NaT", "us"))
     purchases = np.flatnonzero(action == "purchase")[::-1]  # the first one is written last
     bought[session[purchases]] = time[purchases]
-    ended = time[first + size - 1] + np.timedelta64(SESSION_ENDS_AFTER)
+    silence = np.timedelta64(SESSION_ENDS_AFTER)
+    ended = np.asarray(time[first + size - 1] + silence, dtype="datetime64[us]")
     return Events(
+        ids=ids,
         session=session,
         user=frame.user_id.to_numpy(dtype=np.int64),
         action=action,
@@ -107,7 +127,7 @@ def events_of(frame: pd.DataFrame) -> Events:
         bought_at=bought[session],
         first=first,
         size=size,
-        known=np.where(np.isnat(bought), ended, bought),
+        known=ended,
     )
 
 
@@ -127,14 +147,16 @@ def make_dataset(
 ) -> Dataset:
     """Rows at sampled prefixes of finished sessions.
 
+    A row whose features are null is left out: its session was deleted.
+
     Args:
         source: where log and features come from.
         since: only sessions whose outcome became known after this moment (UTC, naive), and of
             them only the fixed prefixes.
-        most_sessions: take the latest so many.
+        most_sessions: take so many, evenly over time, so that no part of a split goes without.
 
     Raises:
-        TrainingDataError: there are too few sessions or purchases.
+        TrainingDataError: there are too few sessions or purchases, or too many for the memory.
         LeakError: a row knows what came after its moment.
     """
     events = read_events(source)
@@ -142,52 +164,100 @@ def make_dataset(
     taken = events.known <= now
     if since is not None:
         taken &= events.known > np.datetime64(since, "us")
-    if most_sessions is not None and taken.sum() > most_sessions:
-        taken &= events.known >= np.sort(events.known[taken])[-most_sessions]
     places = is_sampled(events.place) if since is None else np.isin(events.place, FIXED_PREFIXES)
-    at = np.flatnonzero(events.usable & places & taken[events.session])
-    ids = _session_ids(source)[events.session[at]]
+    wanted = events.usable & places & (events.time < _deleted_at(source, events))
+    taken = thinned(events.known, taken, _most_that_fit(source, events, taken, wanted))
+    taken = thinned(events.known, taken, most_sessions)
+    at = np.flatnonzero(wanted & taken[events.session])
+    _check_enough(events, at, since)
     entities = pd.DataFrame(
-        {"session_id": ids, "user_id": events.user[at], EVENT_TIMESTAMP: events.time[at]}
+        {
+            "session_id": events.ids[events.session[at]],
+            "user_id": events.user[at],
+            EVENT_TIMESTAMP: events.time[at],
+        }
     )
-    buys = ~np.isnat(events.bought_at[at])
-    if since is None and len(np.unique(events.session[at][buys])) < _LEAST_PURCHASES:
-        raise TrainingDataError(
-            f"fewer than {_LEAST_PURCHASES} sessions with a purchase to learn from: let the shop "
-            "run for longer, e.g. `synchrochain run --days 30`"
-        )
-    if not len(at):
-        raise TrainingDataError(f"no session of 3 events or more has ended since {since}")
     name = "intent" if since is None else f"intent since {since.isoformat()}"
     table = source.historical(entities, SERVICE, name)
-    columns: dict[str, Any] = {}
     frame = table.select([*LIST_FEATURES, "event_count", *USER_FEATURES]).to_pandas()
-    for feature in LIST_FEATURES:
-        columns[feature] = frame[feature].to_numpy()
+    there = frame[["event_count", *LIST_FEATURES]].notna().all(axis=1).to_numpy()
+    if not there.all():
+        source.notes.append(f"{int((~there).sum()):,} rows left out: their session is deleted")
+        frame, at = frame[there], at[there]
+        _check_enough(events, at, since)
+    columns: dict[str, Any] = {feature: frame[feature].to_numpy() for feature in LIST_FEATURES}
     for feature in ("event_count", *USER_FEATURES):
-        columns[feature] = frame[feature].to_numpy(dtype=np.float64)
+        columns[feature] = frame[feature].to_numpy(dtype=np.float64, na_value=np.nan)
     left = (events.bought_at[at] - events.time[at]) / np.timedelta64(1, "s")
     data = Dataset(
         columns=columns,
         labels={
-            "purchase": buys,
+            "purchase": ~np.isnat(events.bought_at[at]),
             "soon": np.nan_to_num(left, nan=np.inf) <= SOON_S,
         },
         moments=events.time[at],
         groups=events.user[at],
-        extra={"events": events, "at": at, "since": since},
+        extra={"events": events, "at": at, "since": since, "until": now},
     )
     check_for_leaks(data)
     return data
 
 
-def _session_ids(source: TrainingSource) -> NDArray[Any]:
-    """(sessions,) in the order in which `Events` numbers them."""
-    with source.logs("clickstream") as connection:
-        rows = connection.execute(
-            "SELECT DISTINCT session_id FROM clickstream WHERE op = 'I' ORDER BY session_id"
-        ).fetchnumpy()
-    return np.asarray(rows["session_id"], dtype=object)
+def thinned(known: NDArray[np.datetime64], taken: Bools, most: int | None) -> Bools:
+    """At most so many of the sessions taken, evenly over the times at which they were known."""
+    if most is None or taken.sum() <= most:
+        return taken
+    chosen = np.flatnonzero(taken)
+    chosen = chosen[np.argsort(known[chosen], kind="stable")]
+    found = np.zeros_like(taken)
+    found[chosen[np.linspace(0, len(chosen) - 1, most).round().astype(np.int64)]] = True
+    return found
+
+
+def _most_that_fit(
+    source: TrainingSource, events: Events, taken: Bools, wanted: Bools
+) -> int | None:
+    """Sessions for which there is memory; None if that is all of them.
+
+    Raises:
+        TrainingDataError: too few.
+    """
+    rows, sessions = int((wanted & taken[events.session]).sum()), int(taken.sum())
+    needed, free = rows * _A_ROW, source.memory - len(events.session) * _AN_EVENT
+    if needed <= free:
+        return None
+    most = max(0, free) * sessions // needed
+    if most < min(sessions, _LEAST_SESSIONS):
+        what = f"{rows:,} prefixes of {sessions:,} sessions"
+        raise TrainingDataError(too_large(what, needed, source.memory))
+    source.notes.append(
+        f"{rows:,} prefixes of {sessions:,} sessions would take more memory than there is: "
+        f"{most:,} sessions are taken, evenly over time"
+    )
+    return most
+
+
+def _deleted_at(source: TrainingSource, events: Events) -> NDArray[np.datetime64]:
+    """(events,) when the event's session was deleted, far ahead if it was not."""
+    with source.logs("sessions") as connection:
+        deleted = connection.execute(_DELETED).df()
+    never = np.datetime64("9999-01-01", "us")
+    times = deleted["at"].to_numpy().astype("datetime64[us]")
+    number = pd.Index(deleted.session_id).get_indexer(pd.Index(events.ids))
+    found = np.full(len(events.ids), never)
+    found[number >= 0] = times[number[number >= 0]]
+    return found[events.session]
+
+
+def _check_enough(events: Events, at: Ints, since: datetime | None) -> None:
+    if since is not None and not len(at):
+        raise TrainingDataError(f"no session of 3 events or more has ended since {since}")
+    bought = len(np.unique(events.session[at][~np.isnat(events.bought_at[at])]))
+    if since is None and bought < _LEAST_PURCHASES:
+        raise TrainingDataError(
+            f"{bought} sessions with a purchase are too few to learn from, {_LEAST_PURCHASES} are "
+            "needed: let the shop run for longer, e.g. `synchrochain run --days 30`"
+        )
 
 
 @dataclass(frozen=True)
@@ -200,23 +270,61 @@ class Split:
 
 
 def split(data: Dataset, seed: int) -> Split:
-    """By time and by user: the hold-out is the last 30 % of time and 40 % of the users.
+    """By time and by user: the hold-out is the last 30 % of the sessions and 40 % of the users.
 
     A training row's outcome was known before the hold-out begins. A data set made with `since` is
-    hold-out as a whole.
+    hold-out as a whole. A part may be empty; `check_split` says so.
     """
     rows = len(data)
     if data.extra["since"] is not None:
         none = np.zeros(rows, dtype=bool)
         return Split(none, none, ~none)
     events: Events = data.extra["events"]
-    start, end = events.time.min(), events.time.max()
-    cut = start + (end - start) * (1 - HOLD_OUT_TIME)
-    known = events.known[events.session[data.extra["at"]]] < cut
+    session = events.session[data.extra["at"]]
+    ends = np.sort(events.known[np.unique(session)])
+    cut = ends[int(len(ends) * (1 - HOLD_OUT_TIME))]
+    early, late = events.known[session] < cut, data.moments >= cut
     luck = shares(data.groups, seed)
-    tested = luck < HOLD_OUT_USERS
-    watched = luck >= 1 - VALIDATION_USERS
-    return Split(known & ~tested & ~watched, known & watched, tested & (data.moments >= cut))
+    tested, watched = luck < HOLD_OUT_USERS, luck >= 1 - VALIDATION_USERS
+    found = Split(early & ~tested & ~watched, early & watched, tested & late)
+    if all(part.any() for part in vars(found).values()):
+        return found
+    return _split_of_few(data.groups, luck, early, late)
+
+
+def _split_of_few(users: Ints, luck: NDArray[np.float64], early: Bools, late: Bools) -> Split:
+    """The same shares of the users there are, at least one for each part: luck missed one."""
+
+    def by_luck(rows: Bools) -> Ints:
+        names, first = np.unique(users[rows], return_index=True)
+        return names[np.argsort(luck[rows][first], kind="stable")]
+
+    held = by_luck(late)
+    held = held[: max(1, round(len(held) * HOLD_OUT_USERS))]
+    seen = by_luck(early & ~np.isin(users, held))
+    watched = seen[len(seen) - max(1, round(len(seen) * VALIDATION_USERS)) :]
+    tested, checked = np.isin(users, held), np.isin(users, watched)
+    return Split(early & ~tested & ~checked, early & checked, tested & late)
+
+
+def check_split(data: Dataset, seed: int) -> Split:
+    """The split, unless there is nothing to learn from or to judge by.
+
+    Raises:
+        TrainingDataError: a part is empty.
+    """
+    parts = split(data, seed)
+    if parts.train.sum() < 2 or not parts.validation.any() or not parts.hold_out.any():
+        events: Events = data.extra["events"]
+        sessions = len(np.unique(events.session[data.extra["at"]]))
+        span = data.moments.max() - data.moments.min()
+        hours = span / np.timedelta64(1, "h")
+        raise TrainingDataError(
+            f"{sessions:,} sessions of {len(np.unique(data.groups)):,} users within {hours:.1f} "
+            "hours cannot be split by time and by user into training, validation and hold-out: "
+            "let the shop run for longer, e.g. `synchrochain run --days 30`"
+        )
+    return parts
 
 
 def shares(users: Ints, seed: int) -> NDArray[np.float64]:

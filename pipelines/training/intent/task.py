@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.models.columns import never_known, without
 from pipelines.models.intent_gru import IntentGru
 from pipelines.models.intent_sequences import USER_FEATURES, aggregates, read_sequences
 from pipelines.models.intent_transformer import IntentConfig, IntentTransformer
+from pipelines.registry.kinds.ignoring import ignoring
 from pipelines.registry.kinds.intent import Transformer
 from pipelines.training.intent import baselines, figures
 from pipelines.training.intent.dataset import (
     FIXED_PREFIXES,
     SERVICE,
     Events,
+    check_split,
     make_dataset,
     split,
 )
@@ -62,13 +65,17 @@ _REFERENCE_ROWS: Final = 20_000
 
 @dataclass(frozen=True)
 class _Fitted:
-    """One seed's models, their forecasts on its hold-out, and what became of them."""
+    """One seed's models, their forecasts on its hold-out, and what became of them.
+
+    `unknown` names the features that were null in all its training rows, which no model sees.
+    """
 
     models: dict[str, Predictor]
     forecasts: dict[str, Floats]
     evaluations: dict[str, Evaluation]
     truth: NDArray[np.bool_]
     history: History
+    unknown: list[str]
     train_rows: NDArray[np.int64]
     example_rows: NDArray[np.int64]
 
@@ -85,10 +92,10 @@ class IntentTask:
     def dataset(
         self, source: TrainingSource, *, quick: bool, since: datetime | None = None
     ) -> Dataset:
-        """Prefixes of finished sessions; `quick` takes the latest 20,000 sessions.
+        """Prefixes of finished sessions; `quick` takes 20,000 sessions, evenly over time.
 
         Raises:
-            TrainingDataError: there are too few sessions or purchases.
+            TrainingDataError: there are too few sessions or purchases, or too many.
             LeakError: a row knows what came after its moment.
         """
         return make_dataset(source, since=since, most_sessions=QUICK_SESSIONS if quick else None)
@@ -96,18 +103,23 @@ class IntentTask:
     def train(
         self, data: Dataset, *, seeds: Sequence[int], quick: bool, progress: Progress
     ) -> Trained:
-        """Fit everything once per seed; a seed draws the hold-out's users and the weights."""
+        """Fit everything once per seed; a seed draws the hold-out's users and the weights.
+
+        Raises:
+            TrainingDataError: a part of a split is empty.
+        """
         config = self.config
         if quick:
             config = replace(config, members=min(config.members, 2), epochs=min(config.epochs, 4))
-        features = aggregates(data.columns)
+        for seed in seeds:
+            check_split(data, seed)
         fitted = []
         for number, seed in enumerate(seeds):
 
             def tell(what: str, share: float, number: int = number) -> None:
                 progress(what, (number + share) / len(seeds))
 
-            fitted.append(_fit(data, features, seed, config, tell))
+            fitted.append(_fit(data, seed, config, tell))
         return _outcome(data, fitted, config)
 
     def evaluate(self, predictor: Predictor, data: Dataset) -> Evaluation:
@@ -122,10 +134,11 @@ class IntentTask:
         return score(forecast(predictor, rows), rows)
 
 
-def _fit(
-    data: Dataset, features: Floats, seed: int, config: IntentConfig, progress: Progress
-) -> _Fitted:
+def _fit(data: Dataset, seed: int, config: IntentConfig, progress: Progress) -> _Fitted:
     parts = split(data, seed)
+    unknown = never_known(data.columns, USER_FEATURES, parts.train)
+    data = replace(data, columns=without(data.columns, unknown))
+    features = aggregates(data.columns)
     events: Events = data.extra["events"]
     weight = 1 / (1 + events.place[data.extra["at"]] / EARLY_COUNTS_MORE)
     rows = baselines.Rows(features, data.labels["purchase"], data.labels["soon"], weight)
@@ -159,6 +172,7 @@ def _fit(
         evaluations={name: score(probability, held) for name, probability in found.items()},
         truth=held.purchase,
         history=histories[TRANSFORMER],
+        unknown=unknown,
         train_rows=np.flatnonzero(parts.train),
         example_rows=np.flatnonzero(parts.hold_out)[-_EXAMPLE_ROWS:],
     )
@@ -166,8 +180,9 @@ def _fit(
 
 def _outcome(data: Dataset, fitted: list[_Fitted], config: IntentConfig) -> Trained:
     first = fitted[0]
+    served = {name: ignoring(model, first.unknown) for name, model in first.models.items()}
     candidates = {
-        name: Candidate(name, kind, first.models[name], _metrics(fitted, name), name != TRANSFORMER)
+        name: Candidate(name, kind, served[name], _metrics(fitted, name), name != TRANSFORMER)
         for name, kind in KINDS.items()
     }
     example = {
@@ -179,7 +194,6 @@ def _outcome(data: Dataset, fitted: list[_Fitted], config: IntentConfig) -> Trai
         "training_loss": first.history.train,
         "validation_log_loss": first.history.validation,
     }
-    served = first.models[TRANSFORMER]
     return Trained(
         model=candidates[TRANSFORMER],
         baselines=[candidates[name] for name in KINDS if name != TRANSFORMER],
@@ -192,11 +206,13 @@ def _outcome(data: Dataset, fitted: list[_Fitted], config: IntentConfig) -> Trai
             "learning_curve": lambda: figures.learning(curves),
         },
         example=example,
-        outcome=served.predict(example),
+        outcome=served[TRANSFORMER].predict(example),
         reference={
             name: np.asarray(data.columns[name][train], dtype=np.float64)
             for name in ("event_count", *USER_FEATURES)
+            if name not in first.unknown
         },
+        unknown=first.unknown,
         chance=[
             chance_claim(name, _values(fitted, name, "roc_auc"), *_sessions(fitted))
             for name in (TRANSFORMER, "GRU", "gradient boosting", "logistic regression")
