@@ -39,7 +39,8 @@ def train(
 ) -> None:
     """Train models and their baselines on features from Feast, and let the gate choose champions.
 
-    Everything is tracked in MLflow: data set, settings, metrics over seeds, plots, versions.
+    Everything is tracked in MLflow: data set, settings, metrics over seeds, plots, versions. When
+    one model cannot be trained, the others are; the exit status is 1 then.
 
     Example: `synchrochain train intent --quick`
     """
@@ -68,24 +69,32 @@ def _names(given: list[str]) -> list[str]:
 def _train(config: BatchConfig, names: list[str], quick: bool, report: bool, as_json: bool) -> None:
     from pipelines.console import messages, print_json, progress_of_training
     from pipelines.control_world import train_control
+    from pipelines.training_job import TrainingFailedError
     from pipelines.training_job import train as run
     from pipelines.training_view import print_report, print_training, report_as_dict
 
-    with progress_of_training() as told:
-        reports = run(config, names, quick=quick, told=told)
+    failed: TrainingFailedError | None = None
+    try:
+        with progress_of_training() as told:
+            reports = run(config, names, quick=quick, told=told)
+    except TrainingFailedError as error:
+        failed, reports = error, error.reports
+        names = [report.task for report in reports]
     control = []
-    if report:
+    if report and names:
         with messages.status("a world without signal") as line:
             control = train_control(
                 names, lambda step: line.update(f"a world without signal: {step}")
             )
     found = report_as_dict(reports, control)
     if as_json:
-        print_json(found)
-        return
-    print_training(reports)
-    if report:
-        print_report(found)
+        print_json(found | {"failed": failed.failures if failed else {}})
+    else:
+        print_training(reports)
+        if report:
+            print_report(found)
+    if failed:
+        raise failed
 
 
 def _rebuild(config: BatchConfig, run_id: str, as_json: bool) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from typing import Any, Final
 
-from pipelines.errors import UsageError
+from pipelines.errors import SynchroChainError, UsageError
 from pipelines.monitoring.champions import collect, consider
 from pipelines.registry.store import ModelRegistry, ModelVersion
 from pipelines.settings import BatchConfig
@@ -25,6 +26,7 @@ from pipelines.training.task import (
 from pipelines.training.tasks import MODELS, task_named
 from pipelines.training.tracking import TrackedRun, flat, tracked_run
 
+logger = logging.getLogger(__name__)
 TASKS: Final = tuple(MODELS)
 Told = Callable[[str, str, float], None]
 """Progress: the task, what is being done, the fraction of the task that is done."""
@@ -42,6 +44,7 @@ class TaskReport:
         version: the registered version of the model, `baseline` that of its best baseline.
         champion: the version that serves now.
         accepted: whether the gate made the model champion; `reasons` are its checks.
+        notes: what was left out or thinned out, and features that no model could learn from.
     """
 
     task: str
@@ -58,10 +61,25 @@ class TaskReport:
     champion: int | None
     accepted: bool
     reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+class TrainingFailedError(SynchroChainError):
+    """Some of several models were not trained.
+
+    Attributes:
+        reports: of the others, which are trained and registered.
+        failures: by task, the line that says why not.
+    """
+
+    def __init__(self, reports: list[TaskReport], failures: dict[str, str]) -> None:
+        self.reports, self.failures = reports, failures
+        lines = [f"{name} was not trained: {why}" for name, why in failures.items()]
+        super().__init__("\n".join(lines))
 
 
 def train(
@@ -81,18 +99,30 @@ def train(
 
     Raises:
         UsageError: a name is not a task.
-        TrainingDataError: there is too little data.
+        TrainingDataError: there is too little data, or more than memory holds.
         RegistryUnavailableError: MLflow's store is locked, gone or damaged.
+        TrainingFailedError: several were named and some failed, for these or other reasons.
     """
     for name in names:
         if name not in TASKS:
             raise UsageError(f"there is nothing to train called {name!r}: {', '.join(TASKS)}, all")
     registry = ModelRegistry(config)
-    return [
-        _train(config, registry, task_named(name, registry), quick, told)
-        for name in TASKS
-        if name in names
-    ]
+    wanted = [name for name in TASKS if name in names]
+    if len(wanted) == 1:
+        return [_train(config, registry, task_named(wanted[0], registry), quick, told)]
+    reports: list[TaskReport] = []
+    failures: dict[str, str] = {}
+    for name in wanted:
+        try:
+            reports.append(_train(config, registry, task_named(name, registry), quick, told))
+        except SynchroChainError as error:
+            failures[name] = str(error)
+        except Exception as error:  # a defect of ours; the other models are not to suffer for it
+            logger.exception("training %s failed", name)
+            failures[name] = f"{type(error).__name__}: {error}"
+    if failures:
+        raise TrainingFailedError(reports, failures)
+    return reports
 
 
 def _train(
@@ -129,6 +159,7 @@ def _train(
             champion=None if champion is None else champion.version,
             accepted=verdict.accepted,
             reasons=[str(reason) for reason in verdict.reasons],
+            notes=[*source.notes, *_unknown(trained)],
         )
         run.log_report(report.as_dict())
     told(task.name, "done", 1.0)
@@ -165,6 +196,13 @@ def _register(
     version = register(trained.model)
     verdict = consider(registry, task, data, version, reference=trained.reference, health=health)
     return version, baseline, verdict
+
+
+def _unknown(trained: Trained) -> list[str]:
+    if not trained.unknown:
+        return []
+    names = ", ".join(trained.unknown)
+    return [f"null in every training row, so the models do without: {names}"]
 
 
 def _loss(task: Task, one: Candidate, data: Dataset) -> float:

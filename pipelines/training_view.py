@@ -22,6 +22,8 @@ def print_training(reports: Sequence[TaskReport]) -> None:
         answers.print(f"{report.model} version {report.version} {verdict}", style="bold")
         for reason in report.reasons:
             answers.print(f"  {reason}")
+        for note in report.notes:
+            answers.print(f"  {note}")
         answers.print()
 
 

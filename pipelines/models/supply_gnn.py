@@ -8,7 +8,7 @@ further. Nothing is learned about a place or a route by name, so new ones are an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,29 +46,12 @@ STOCK: Final[Mapping[str, str]] = {
 }
 """Column of the model → the feature that it is the mean of, over the warehouse's probes."""
 PROBES: Final = 12
+"""Products of a warehouse, spread evenly over the ids of those that it carries, whose mean stands
+for its stock. The choice needs no sales figures, so it is the same in training and serving."""
 USUAL_LATE_RATE: Final = 0.12
 _PRIOR_DELIVERIES: Final = 4.0
 _SMALL_DELAY: Final = 0.05  # of base_hours; keeps the logarithm of no delay finite
 _SQUEEZE: Final = 1e-3  # shares are kept so far from 0 and 1 before taking log-odds
-
-
-def probes(carried: Iterable[tuple[str, str]], per_warehouse: int = PROBES) -> dict[str, list[str]]:
-    """By warehouse some products that it carries, spread evenly over their ids.
-
-    Their mean stands for the warehouse's stock. The choice needs no sales figures, so it is the
-    same in training and serving.
-
-    Args:
-        carried: (warehouse_id, product_id) of every position.
-        per_warehouse: how many at most.
-    """
-    held: dict[str, list[str]] = {}
-    for warehouse, product in sorted(set(carried)):
-        held.setdefault(warehouse, []).append(product)
-    return {
-        warehouse: products[:: max(1, len(products) // per_warehouse)][:per_warehouse]
-        for warehouse, products in held.items()
-    }
 
 
 def probe_of_each(
@@ -78,7 +61,7 @@ def probe_of_each(
 
     Args:
         warehouses: the warehouse at each route's end, "" where there is none.
-        chosen: what `probes` gave.
+        chosen: the probes of each warehouse.
     """
     turn: dict[str, int] = {}
     pairs = []

@@ -237,7 +237,10 @@ def _score(
             **{f"champion.{name}": f"{value:.6g}" for name, value in metrics.items()},
         },
     )
-    _Noted(upto, upto).write(state, task.model)
+    # Labels of what had not ended yet when the log did are scored once they are known.
+    until = data.extra.get("until")
+    ended = upto if until is None else min(upto, until.astype("datetime64[us]").astype(object))
+    _Noted(ended, upto).write(state, task.model)
     return {"version": champion.version, "labels": len(data), **metrics}
 
 

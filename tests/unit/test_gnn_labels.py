@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ from pipelines.training.gnn.evaluation import (
     judge,
     r2,
 )
-from pipelines.training.gnn.labels import Logs, delays, labels, tails
+from pipelines.training.gnn.labels import Logs, delays, labels, probes_of, tails
 from pipelines.training.gnn.training import FitConfig, fit, graph
 from pipelines.training.task import Dataset
 
@@ -63,7 +64,7 @@ def logs_of(shipments: list[Shipment], end: float) -> Logs:
         [(r, at(h), h / 100, 0.5) for h in range(30) for r in ("a", "b")],
         columns=["route_id", "updated_at", "delay_risk", "congestion"],
     )
-    return Logs(routes, frame, published, [("W1", "p")], at(end))
+    return Logs(routes, frame, published, {"W1": ["p"]}, at(end))
 
 
 def test_the_delay_index_is_known_without_a_delivery() -> None:
@@ -94,6 +95,31 @@ def test_a_row_is_not_used_before_all_of_it_is_known() -> None:
     sent: list[Shipment] = [("a", 1, 11, 11), ("a", 2, 30, None)]
     assert labels(logs_of(sent, 39), np.array([at(0)]))[0]["shipments"].tolist() == [0, 0]
     assert labels(logs_of(sent, 40), np.array([at(0)]))[0]["shipments"].tolist() == [2, 0]
+
+
+def test_a_route_without_hours_is_late_or_not_and_an_unknown_one_counts_nowhere() -> None:
+    """Neither divides by nothing, nor are its shipments taken for another route's."""
+    sent: list[Shipment] = [("a", 1, 1, 3), ("a", 2, 2, 2), ("gone", 3, 4, 9)]
+    logs = logs_of(sent, 40)
+    logs.routes["base_hours"] = [0.0, 20.0]
+    found = delays(logs)
+    assert found["index"].tolist() == [1.0, 0.0]
+    assert found["route"].tolist() == [0, 0]
+    assert labels(logs, np.array([at(0)]))[0]["index"].tolist() == [0.5, 0.0]
+    assert tails(logs, at(30)) == {"": 1.0}
+
+
+def test_probes_are_spread_over_what_a_warehouse_carries_now() -> None:
+    """At most a dozen, evenly over the ids; a position that was deleted is none."""
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE inventory AS SELECT 'W1' AS warehouse_id, format('P{:03d}', n) AS "
+            "product_id, 'I' AS op, 100 - n AS seq FROM range(31) t(n) "
+            "UNION ALL VALUES ('W2', 'P1', 'I', 1), ('W3', 'P1', 'I', 2), ('W3', 'P1', 'D', 3), "
+            "('W1', 'P030', 'D', 200), ('W1', 'P000', 'U', 201)"
+        )
+        found = probes_of(connection)
+    assert found == {"W1": [f"P{n:03d}" for n in range(0, 24, 2)], "W2": ["P1"]}
 
 
 def test_tails_allow_for_what_has_not_arrived() -> None:

@@ -22,7 +22,6 @@ from pipelines.models.supply_gnn import (
     loss,
     neighbour_means,
     probe_of_each,
-    probes,
 )
 
 
@@ -65,13 +64,6 @@ def late(network: SupplyGnn, columns: dict[str, Any], graph: Graph | None = None
     values = torch.from_numpy(inputs(columns).astype(np.float32))
     with torch.inference_mode():
         return network(values, graph or Graph.of(columns)).late.numpy()
-
-
-def test_probes_are_spread_over_what_a_warehouse_carries() -> None:
-    """At most so many per warehouse, evenly over the ids, whatever the order given."""
-    carried = [("W1", f"P{n:03d}") for n in range(30)] + [("W2", "P001")]
-    chosen = probes(carried[::-1], per_warehouse=3)
-    assert chosen == {"W1": ["P000", "P010", "P020"], "W2": ["P001"]}
 
 
 def test_a_warehouses_routes_ask_for_its_probes_in_turn() -> None:

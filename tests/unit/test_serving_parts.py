@@ -14,7 +14,7 @@ from serving_shop import open_shop
 from pipelines.errors import ConfigurationError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.live_databases import LiveDatabases
-from pipelines.models.supply_gnn import aggregate_stock, probe_of_each, probes
+from pipelines.models.supply_gnn import aggregate_stock, probe_of_each
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.answers import pack, unpack
 from pipelines.serving.fair_lock import FairLock
@@ -141,8 +141,7 @@ def test_stock_is_judged_as_in_training(databases: LiveDatabases) -> None:
     """The same probes, asked for beside the same routes, with the same means."""
     reference, features = Reference(databases), Fixed()
     snapshot = NetworkOutlook(features, reference, FairLock()).renew()
-    carried = [("W1", "P1"), ("W2", "P1"), ("W2", "P2"), ("W3", "P1")]
-    chosen = probes(carried)
+    chosen = {"W1": ["P1"], "W2": ["P1", "P2"], "W3": ["P1"]}
     assert reference.probes() == chosen
     places = [place or "" for place in snapshot.network.warehouse_of]
     asked = [(row["warehouse_id"], row["product_id"]) for row in features.rows]

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.models.columns import no_column_of_nulls
 from pipelines.models.supply_gnn import MODES, Graph, floats
 from pipelines.registry.kinds.delay import OUTPUTS, GradientBoosting, Usual
 from pipelines.training.task import Dataset
@@ -60,6 +61,7 @@ def boosting(
 
     seen = GradientBoosting.inputs(data.columns, neighbours=neighbours)
     rows = train & (weights > 0)
+    inputs = no_column_of_nulls(seen[rows])
     trees = {}
     for name in OUTPUTS:
         weight = weights[rows]
@@ -69,7 +71,7 @@ def boosting(
             **{**_TREES, "min_samples_leaf": max(5, min(200, int(rows.sum()) // 50))},
             loss="gamma" if name == "carbon" else "squared_error",
             random_state=seed,
-        ).fit(seen[rows], np.maximum(data.labels[name][rows], _LEAST_KG), sample_weight=weight)
+        ).fit(inputs, np.maximum(data.labels[name][rows], _LEAST_KG), sample_weight=weight)
     return GradientBoosting(trees, habits, neighbours=neighbours)
 
 

@@ -12,15 +12,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.models.supply_gnn import STOCK, aggregate_stock, probe_of_each, probes
+from pipelines.models.supply_gnn import STOCK, aggregate_stock, probe_of_each
 from pipelines.training.gnn.labels import HORIZON, Logs, labels, tails
+from pipelines.training.memory import too_large
 from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
 from pipelines.training.task import Dataset
 
 SERVICE: Final = "supply_gnn_v1"
 _STATIC: Final = ("origin_id", "destination_id", "mode", "distance_km", "base_hours", "base_cost")
-_EVERY: Final = np.timedelta64(2, "h")
-_EVERY_QUICK: Final = np.timedelta64(3, "h")
+_EVERY: Final = (2, 3, 4, 6, 8, 12, 24)  # hours between snapshots, as memory allows
+_EVERY_QUICK: Final = 3
+_A_ROW: Final = 4500  # bytes of a route in a snapshot, see `memory`
 _WARM_UP: Final = np.timedelta64(24, "h")
 GAP: Final = HORIZON + np.timedelta64(24, "h")
 """Between training and test: their labels share no shipment, nor do their 24-hour features tell
@@ -52,12 +54,13 @@ def build(source: TrainingSource, *, quick: bool = False, since: datetime | None
         TrainingDataError: there are too few labels.
     """
     logs = Logs.read(source)
-    first = logs.routes["first_known"].max().to_datetime64().astype("datetime64[h]")
-    start = first + np.timedelta64(1, "h") + _WARM_UP
-    every = _EVERY_QUICK if quick or since is not None else _EVERY
-    moments = np.arange(start, logs.end - HORIZON, every).astype("datetime64[us]")
-    found, known_at = labels(logs, moments)
+    # Routes that came later have no features until then, and no shipments.
+    first = max(logs.routes["first_known"].min(), logs.shipments["shipped_at"].min())
+    start = first.to_datetime64().astype("datetime64[h]") + np.timedelta64(1, "h") + _WARM_UP
     size = len(logs.routes)
+    least = _EVERY_QUICK if quick or since is not None else _EVERY[0]
+    moments = _what_fits(source, start, logs.end - HORIZON, size, least)
+    found, known_at = labels(logs, moments)
     if since is not None:
         new = known_at > np.datetime64(since, "us")
         found["shipments"] = np.where(new, found["shipments"], 0.0)
@@ -79,8 +82,33 @@ def build(source: TrainingSource, *, quick: bool = False, since: datetime | None
     else:
         cut, tail = moments[0], tails(logs, moments[0])
     extra: dict[str, Any] = {"cut": cut, "all_test": since is not None, "tails": tail}
-    extra["known_at"] = known_at
+    extra |= {"known_at": known_at, "until": logs.end}
     return Dataset(columns, dict(found), at, columns["route_id"], extra)
+
+
+def _what_fits(
+    source: TrainingSource, start: np.datetime64, end: np.datetime64, routes: int, least: int
+) -> NDArray[np.datetime64]:
+    """Moments of the snapshots: every `least` hours, or fewer and newer ones if memory is short.
+
+    Raises:
+        TrainingDataError: not even the fewest that are needed fit.
+    """
+    most = source.memory // (routes * _A_ROW)
+    for hours in (h for h in _EVERY if h >= least):
+        moments = np.arange(start, end, np.timedelta64(hours, "h")).astype("datetime64[us]")
+        if len(moments) <= most:
+            break
+    if most < min(len(moments), _FEWEST_MOMENTS):
+        what = f"{_FEWEST_MOMENTS} snapshots of {routes:,} routes"
+        needed = _FEWEST_MOMENTS * routes * _A_ROW
+        raise TrainingDataError(too_large(what, needed, source.memory))
+    if hours > least or len(moments) > most:
+        source.notes.append(
+            f"snapshots of {routes:,} routes every {least} hours would take more memory than there "
+            f"is: the newest {min(len(moments), most):,} are taken, {hours} hours apart"
+        )
+    return moments[-most:]
 
 
 def split(data: Dataset) -> Split:
@@ -112,7 +140,7 @@ def _cut(at: NDArray[np.datetime64], shipments: NDArray[np.float64]) -> np.datet
 def _columns(source: TrainingSource, logs: Logs, moments: NDArray[np.datetime64]) -> dict[str, Any]:
     """The model's input for every route at every moment, from one retrieval."""
     routes, size = logs.routes, len(logs.routes)
-    chosen = probes(logs.carried)
+    chosen = logs.probes
     at_origin = routes["origin_id"].isin(list(chosen))
     warehouse = routes["origin_id"].where(at_origin, routes["destination_id"])
     asked = probe_of_each(warehouse.tolist(), chosen)

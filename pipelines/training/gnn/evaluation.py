@@ -95,7 +95,11 @@ def metrics(judged: Judged) -> dict[str, float]:
         ),
         "late_brier": float(np.average(brier, weights=weight)),
         "ece": calibration_error(late, mean_late, weight),
-        "carbon_error": float(np.average(np.abs(expected - kg)[kg > 0] / kg[kg > 0])),
+        "carbon_error": (
+            float(np.average(np.abs(expected - kg)[kg > 0] / kg[kg > 0]))
+            if (kg > 0).any()
+            else float("nan")
+        ),
     }
 
 
@@ -122,7 +126,12 @@ def of_predictor(predictor: Predictor, data: Dataset) -> Evaluation:
 
 
 def r2(truth: Floats, forecast: Floats, weight: Floats) -> float:
-    """1 - weighted squared error over weighted variance about the hold-out's own mean."""
+    """1 - weighted squared error over weighted variance about the hold-out's own mean.
+
+    NaN where nothing weighs anything, or nothing varies.
+    """
+    if not weight.any():
+        return float("nan")
     mean = np.average(truth, weights=weight)
     spread = float((weight * (truth - mean) ** 2).sum())
     left = float((weight * (truth - forecast) ** 2).sum())
@@ -181,5 +190,7 @@ def interval_over_days(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, parts.shape[1], (draws, parts.shape[1]))
     sums = parts[:, drawn].sum(axis=2)
+    if not (sums[1] > 0).all():  # days on which all shipments are alike
+        return float("nan"), float("nan")
     low, high = np.quantile(sums[0] / sums[1], [0.025, 0.975])
     return float(low), float(high)

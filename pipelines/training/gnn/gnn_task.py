@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -11,10 +11,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.models.columns import never_known, without
 from pipelines.registry.kinds.delay import Gnn, Persistence, Usual
+from pipelines.registry.kinds.ignoring import ignoring
 from pipelines.training.gnn import figures
 from pipelines.training.gnn.baselines import GlobalLag, RouteMean, boosting, usual
-from pipelines.training.gnn.dataset import GAP, SERVICE, build, split, take
+from pipelines.training.gnn.dataset import GAP, SERVICE, build, rows_of, split, take
 from pipelines.training.gnn.evaluation import (
     Judged,
     interval_over_days,
@@ -100,7 +102,7 @@ class GnnTask:
         config = config or FitConfig()
         rounds = []
         for number, seed in enumerate(seeds):
-            weights = _days(data, seed) if number else np.ones(len(data))
+            weights = _days(data, parts.train, seed) if number else np.ones(len(data))
             told = partial(_within, progress, number / len(seeds), 1 / len(seeds), seed)
             rounds.append(_Round.of(data, weights, seed, config, told))
         return _outcome(data, rounds, config, quick=quick)
@@ -118,10 +120,12 @@ class _Round:
         predictors: dict[str, Predictor],
         judged: dict[str, Judged],
         curves: dict[str, list[float]],
+        unknown: list[str],
     ) -> None:
         self.predictors = predictors
         self.judged = judged
         self.curves = curves
+        self.unknown = unknown
         self.metrics = {name: metrics(one) for name, one in judged.items()}
 
     @classmethod
@@ -135,6 +139,9 @@ class _Round:
     ) -> _Round:
         """Fit and judge."""
         parts = split(data)
+        numeric = [name for name, values in data.columns.items() if values.dtype.kind == "f"]
+        unknown = never_known(data.columns, numeric, rows_of(data, parts.train))
+        data = replace(data, columns=without(data.columns, unknown))
         habits = usual(data, parts.train, weights)
         judged: dict[str, Judged] = {}
         served: dict[str, Predictor] = {}
@@ -167,7 +174,8 @@ class _Round:
         judged[GLOBAL_LAG] = judge(GlobalLag(habits).predict, data)
         judged[ROUTE_MEAN] = judge(RouteMean(data, parts.train, weights, habits).predict, data)
         told("judged", 1.0)
-        return cls(served, judged, curves)
+        served = {name: ignoring(model, unknown) for name, model in served.items()}
+        return cls(served, judged, curves, unknown)
 
 
 def _forecast(fitted: Fitted, habits: Usual, columns: dict[str, Any]) -> dict[str, NDArray[Any]]:
@@ -237,8 +245,13 @@ def _outcome(data: Dataset, rounds: Sequence[_Round], config: FitConfig, *, quic
         },
         example=example,
         outcome=model.predict(example),
-        reference=dict(_conditions(data, parts.train)),
+        reference={
+            name: values
+            for name, values in _conditions(data, parts.train)
+            if name not in first.unknown
+        },
         chance=_chance(rounds),
+        unknown=first.unknown,
     )
 
 
@@ -294,13 +307,14 @@ def _chance(rounds: Sequence[_Round]) -> list[Claim]:
     ]
 
 
-def _days(data: Dataset, seed: int) -> Floats:
-    """(N,) 1 on the days that this seed learns from, 0 on the others."""
+def _days(data: Dataset, train: NDArray[np.bool_], seed: int) -> Floats:
+    """(N,) 1 on the days that this seed learns from, 0 on the others; all if none would be left."""
     day = data.moments.astype("datetime64[D]")
     days = np.unique(day)
     rng = np.random.default_rng([seed, 2])
     kept = rng.permutation(days)[: max(1, round(_DAYS_KEPT * len(days)))]
-    return np.isin(day, kept).astype(np.float64)
+    drawn = np.isin(day, kept)
+    return (drawn if (drawn & train).any() else np.ones(len(data))).astype(np.float64)
 
 
 def _within(

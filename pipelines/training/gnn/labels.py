@@ -12,10 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.models.supply_gnn import PROBES
+from pipelines.training.memory import too_large
 from pipelines.training.source import TrainingDataError, TrainingSource
 
 Floats = NDArray[np.float64]
@@ -41,7 +44,20 @@ _PUBLISHED: Final = """
     SELECT route_id, updated_at, delay_risk::DOUBLE AS delay_risk, congestion::DOUBLE AS congestion
     FROM routes WHERE op <> 'D' ORDER BY updated_at, seq
 """
-_CARRIED: Final = "SELECT DISTINCT warehouse_id, product_id FROM inventory ORDER BY ALL"
+# Chosen in the database: a shop may have millions of positions.
+_PROBES: Final = f"""
+    SELECT warehouse_id, product_id FROM (
+        SELECT *, row_number() OVER (PARTITION BY warehouse_id ORDER BY product_id) - 1 AS number,
+            greatest(1, count(*) OVER (PARTITION BY warehouse_id) // {PROBES}) AS step
+        FROM (SELECT warehouse_id, product_id FROM inventory
+            GROUP BY ALL HAVING arg_max(op, seq) <> 'D'))
+    WHERE number % step = 0 AND number // step < {PROBES} ORDER BY ALL
+"""
+_SIZES: Final = """
+    SELECT (SELECT count(*) FROM shipments), (SELECT count(*) FROM routes)
+"""
+# Bytes, see `memory`: of a row of the shipments' log, and of the routes'.
+_A_SHIPMENT, _A_CHANGE = 600, 200
 
 
 @dataclass(frozen=True)
@@ -51,14 +67,14 @@ class Logs:
     Attributes:
         routes: reference data, one row per route, in order of route_id.
         shipments, published: in order of time.
-        carried: (warehouse_id, product_id) of every position.
+        probes: by warehouse, the products whose stock stands for all of it.
         end: the last moment that the logs tell of.
     """
 
     routes: pd.DataFrame
     shipments: pd.DataFrame
     published: pd.DataFrame
-    carried: list[tuple[str, str]]
+    probes: dict[str, list[str]]
     end: np.datetime64
 
     @classmethod
@@ -66,21 +82,33 @@ class Logs:
         """From the processed logs.
 
         Raises:
-            TrainingDataError: there are no routes or no shipments.
+            TrainingDataError: there are no routes or no shipments, or more than memory holds.
         """
         with source.logs("shipments", "routes", "inventory") as connection:
-            routes, shipments, published, carried = (
-                connection.execute(query).df()
-                for query in (_ROUTES, _SHIPMENTS, _PUBLISHED, _CARRIED)
+            sizes = connection.execute(_SIZES).fetchone() or (0, 0)
+            needed = sizes[0] * _A_SHIPMENT + sizes[1] * _A_CHANGE
+            if needed > source.memory:
+                what = f"{sizes[0]:,} changes of shipments and {sizes[1]:,} of routes"
+                raise TrainingDataError(too_large(what, needed, source.memory))
+            routes, shipments, published = (
+                connection.execute(query).df() for query in (_ROUTES, _SHIPMENTS, _PUBLISHED)
             )
+            probes = probes_of(connection)
         if routes.empty or shipments.empty:
             raise TrainingDataError(
                 "there are no routes or no shipments to learn delays from: "
                 "fill the shop and run a batch cycle, e.g. `synchrochain run`"
             )
         end = max(shipments["shipped_at"].max(), published["updated_at"].max())
-        pairs = list(carried.itertuples(index=False, name=None))
-        return cls(routes, shipments, published, pairs, end.to_datetime64())
+        return cls(routes, shipments, published, probes, end.to_datetime64())
+
+
+def probes_of(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """By warehouse the probes among the positions of the log `inventory`, see `PROBES`."""
+    found: dict[str, list[str]] = {}
+    for warehouse, product in connection.execute(_PROBES).fetchall():
+        found.setdefault(warehouse, []).append(product)
+    return found
 
 
 def delays(logs: Logs) -> pd.DataFrame:
@@ -91,14 +119,17 @@ def delays(logs: Logs) -> pd.DataFrame:
         late (0 or 1), hours (past the promise; of one under way, so far), index, arrived (bool),
         carbon_kg.
     """
-    shipments, routes = logs.shipments, logs.routes
-    number = pd.Index(routes["route_id"]).get_indexer(shipments["route_id"])
+    routes = logs.routes
+    number = pd.Index(routes["route_id"]).get_indexer(logs.shipments["route_id"])
+    shipments, number = logs.shipments[number >= 0], number[number >= 0]
     base = routes["base_hours"].to_numpy()[number]
     promised = shipments["promised_at"].to_numpy()
     arrived = shipments["delivered_at"].notna().to_numpy()
     until = np.where(arrived, shipments["delivered_at"].to_numpy(), logs.end)
     hours = np.maximum((until - promised) / HOUR, 0.0)
     seconds = np.round(base * 3600).astype(np.int64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a route of no hours: late or not
+        index = np.where(base > 0, np.minimum(hours / base, 1.0), hours > 0)
     return pd.DataFrame(
         {
             "route": number,
@@ -106,7 +137,7 @@ def delays(logs: Logs) -> pd.DataFrame:
             "known_at": promised + seconds * _SECOND,
             "late": (hours > 0).astype(np.float64),
             "hours": hours,
-            "index": np.minimum(hours / base, 1.0),
+            "index": index,
             "arrived": arrived,
             "carbon_kg": shipments["carbon_kg"].to_numpy(dtype=np.float64),
         }
@@ -202,9 +233,11 @@ def tails(logs: Logs, until: np.datetime64) -> dict[str, float]:
     (Tobit). The factor is E[x] / E[min(x, 1)].
     """
     sent = delays(logs)
+    base_hours = logs.routes["base_hours"].to_numpy()
     late = (sent["late"].to_numpy() > 0) & (sent["shipped_at"].to_numpy() < until)
+    late &= base_hours[sent["route"].to_numpy()] > 0
     route = sent["route"].to_numpy()[late]
-    base = logs.routes["base_hours"].to_numpy()[route]
+    base = base_hours[route]
     size = np.log(np.maximum(sent["hours"].to_numpy()[late] / base, 1e-3))
     arrived = sent["arrived"].to_numpy()[late]
     mode = logs.routes["mode"].to_numpy()[route]

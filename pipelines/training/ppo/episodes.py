@@ -59,8 +59,9 @@ def _period(
     chosen = then & who
     if int(chosen.sum()) < FEWEST_A_SIDE:
         raise TrainingDataError(
-            f"{int(chosen.sum())} orders on days {days[0]} to {days[1]} are too few, "
-            f"{FEWEST_A_SIDE} are needed: let the shop run for longer, "
+            f"{int(chosen.sum())} orders on days {days[0]} to {days[1]} by a part of "
+            f"{len(np.unique(history.users))} customers are too few, {FEWEST_A_SIDE} are needed: "
+            "let the shop run for longer, "
             "e.g. `synchrochain run --days 30`"
         )
     regions = len(history.shop.regions)

@@ -14,6 +14,7 @@ from pipelines.models.fulfilment_game import FulfilmentGame
 from pipelines.models.fulfilment_options import WEIGHED
 from pipelines.models.fulfilment_world import FulfilmentConfig, Shop
 from pipelines.registry.kinds.fulfilment import Greedy, Ppo
+from pipelines.registry.kinds.ignoring import ignoring
 from pipelines.training.ppo.claims import chance_claim, claims_of
 from pipelines.training.ppo.clairvoyant import best_plan
 from pipelines.training.ppo.episodes import Period, deal, everything, split
@@ -86,6 +87,7 @@ class PpoTask:
             "urgency": lines.urgency,
         }
         extra = {"history": history, "since": since, "quick": quick}
+        extra["until"] = history.moments.max()
         return Dataset(columns, {}, history.moments, history.users, extra)
 
     def train(
@@ -121,7 +123,10 @@ class PpoTask:
             figures=_figures(runs, seeds),
             example=example,
             outcome=first.agent.predict(example),
-            reference=_reference(data.extra["history"], split(data.extra["history"], seeds[0])[0]),
+            reference=_reference(
+                data.extra["history"], split(data.extra["history"], seeds[0])[0], first.unknown
+            ),
+            unknown=first.unknown,
             chance=[chance_claim(metrics[AGENT])],
         )
 
@@ -157,7 +162,9 @@ class PpoTask:
             tell("learning", 0.15 + 0.7 * done)
 
         practice = deal(history, train, self.config, (seed, _TRAIN), settings.priced)
-        agent = train_agent(practice, paced, settings, seed=seed, follow=follow)
+        unknown = [name for name, seen in practice.fixed.items() if np.isnan(seen).all()]
+        learnt = train_agent(practice, paced, settings, seed=seed, follow=follow)
+        agent: Predictor = ignoring(learnt, unknown)
         tell("comparing policies", 0.9)
         game = deal(history, test, self.config, (seed, _TEST), episodes)
         policies = {GREEDY: weighed(greedy), PACED: weighed(paced), AGENT: served(agent)}
@@ -166,7 +173,7 @@ class PpoTask:
         without = play(FulfilmentGame(blind, self.config, game.episodes), served(agent))
         gain = float((comparison.outcomes[AGENT].value - without.value).mean())
         tell("done", 1.0)
-        return _Run(agent, greedy, paced, game, comparison, curve, gain)
+        return _Run(agent, greedy, paced, game, comparison, curve, gain, unknown)
 
     def _settings(self, quick: bool, runs: list[_Run]) -> dict[str, Any]:
         chosen = self.quick_settings if quick else self.settings
@@ -182,15 +189,20 @@ class PpoTask:
 
 @dataclass(frozen=True)
 class _Run:
-    """What one seed came to; `forecast_gain` is $ per order that forecasts of routes are worth."""
+    """What one seed came to.
 
-    agent: Ppo
+    `forecast_gain` is $ per order that forecasts of routes are worth; `unknown` names what was null
+    whenever an order was decided in training.
+    """
+
+    agent: Predictor
     greedy: Floats
     paced: Floats
     game: FulfilmentGame
     comparison: Comparison
     curve: list[float]
     forecast_gain: float
+    unknown: list[str]
 
     def metrics(self, name: str) -> dict[str, float]:
         found = self.comparison.metrics(name)
@@ -232,7 +244,7 @@ def _example(game: FulfilmentGame) -> Columns:
     return {**columns, "order": np.zeros(game.options, dtype=np.int64)}
 
 
-def _reference(history: History, train: Period) -> dict[str, Floats]:
+def _reference(history: History, train: Period, unknown: Sequence[str]) -> dict[str, Floats]:
     """Training values for the drift check, without the days whose windows were filling."""
     first, last = (24 * day // history.shop.look_hours for day in train.days)
     routes = {
@@ -240,7 +252,8 @@ def _reference(history: History, train: Period) -> dict[str, Floats]:
         for name, table in history.shop.conditions.items()
     }
     settled = train.lines.where(train.lines.day >= _LONGEST_WINDOW_DAYS)
-    return {**(settled if len(settled) else train.lines).features, **routes}
+    found = {**(settled if len(settled) else train.lines).features, **routes}
+    return {name: values for name, values in found.items() if name not in unknown}
 
 
 def _figures(runs: list[_Run], seeds: Sequence[int]) -> dict[str, Callable[[], Figure]]:
