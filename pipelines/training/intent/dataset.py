@@ -36,7 +36,7 @@ VALIDATION_USERS: Final = 0.12
 _LEAST_PURCHASES: Final = 10
 _LEAST_SESSIONS: Final = 1000  # to which memory may thin a data set out
 # Bytes, see `memory`: of an event of the log; of a row with its lists, aggregates and windows.
-_AN_EVENT, _A_ROW = 500, 9000
+_AN_EVENT, _A_ROW = 500, 15_000
 
 _EVENTS: Final = """
 SELECT session_id, user_id, action, event_timestamp,

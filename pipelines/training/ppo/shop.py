@@ -46,7 +46,7 @@ USER_FEATURES: Final = (
 )
 _DAY: Final = 24
 # Bytes, see `memory`: of a look at a route, features and all; of a position; of an order.
-_A_LOOK, _A_POSITION, _AN_ORDER = 2000, 120, 6000
+_A_LOOK, _A_POSITION, _AN_ORDER = 3500, 120, 6000
 _LOOK_HOURS: Final = (3, 6, 12, 24)  # between two looks at the routes, as memory allows
 _FEWEST_DAYS: Final = 14  # that must fit, or all that there are
 
@@ -215,7 +215,10 @@ def _forecasts(
         rate, risk = seen["late_rate_24h"], seen["delay_risk"]
         return expected, np.nan_to_num(np.where(np.isnan(rate), risk, rate))
     looks = rows.num_rows // len(routes)
-    columns: dict[str, Any] = {name: rows[name].to_pylist() for name in rows.column_names}
+    text = ("route_id", "risk_category")
+    columns: dict[str, Any] = {name: _numbers(rows, name) for name in ROUTE_FEATURES}
+    columns |= {name: np.array(rows[name].to_pylist(), dtype=object) for name in text}
+    columns[EVENT_TIMESTAMP] = rows[EVENT_TIMESTAMP].to_numpy()
     for name in ("origin_id", "destination_id", "mode", "distance_km", "base_hours", "base_cost"):
         columns[name] = np.tile(routes[name].to_numpy(), looks)
     for name in ("warehouse_stock_ratio", "warehouse_low_stock_share", "warehouse_days_of_cover"):
