@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import new_directory, used_directory
 from typer.testing import CliRunner
 
+from pipelines import training_job
 from pipelines.batch import BatchProcessor
 from pipelines.cli import app
 from pipelines.errors import UnknownNameError, UsageError
@@ -19,7 +22,7 @@ from pipelines.registry.store import ModelRegistry
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.training.source import TrainingDataError
 from pipelines.training.tracking import fetch_manifest
-from pipelines.training_job import TaskReport, train
+from pipelines.training_job import TaskReport, TrainingFailedError, train
 from pipelines.training_view import interval, print_report, print_training, report_as_dict
 
 
@@ -125,3 +128,53 @@ def test_what_cannot_be_trained_is_said(shop: Path) -> None:
         train(BatchConfig(), ["gan"])
     with new_directory() as empty, used_directory(empty), pytest.raises(TrainingDataError):
         train(BatchConfig(), ["gnn"], quick=True)
+
+
+def test_other_models_go_on_when_one_fails(
+    report: TaskReport,
+    shop: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """For want of data or by a defect: others are reported, each failure is a line, rc is 1."""
+    asked: list[str] = []
+
+    def failing(_config: Any, _registry: Any, task: Any, *_: Any) -> TaskReport:
+        asked.append(task.name)
+        if task.name == "intent":
+            raise TrainingDataError("0 sessions with a purchase")
+        if task.name == "ppo":
+            raise KeyError("region")
+        return report
+
+    monkeypatch.setattr(training_job, "_train", failing)
+    with pytest.raises(TrainingFailedError) as caught:
+        train(BatchConfig(), quick=True)
+    assert asked == ["intent", "gnn", "ppo"]
+    assert caught.value.reports == [report]
+    assert str(caught.value).splitlines() == [
+        "intent was not trained: 0 sessions with a purchase",
+        "ppo was not trained: KeyError: 'region'",
+    ]
+    assert [record.message for record in caplog.records if record.exc_info] == [
+        "training ppo failed"
+    ]
+    answer = CliRunner().invoke(app, ["train", "--quick", "--json"])
+    assert isinstance(answer.exception, TrainingFailedError)
+    assert answer.exception.exit_code == 1
+    found = json.loads(answer.stdout)
+    assert [one["task"] for one in found["tasks"]] == ["gnn"]
+    assert set(found["failed"]) == {"intent", "ppo"}
+    with pytest.raises(TrainingDataError, match="0 sessions"):  # alone it is the line itself
+        train(BatchConfig(), ["intent"], quick=True)
+
+
+def test_notes_are_in_the_report_and_shown(
+    report: TaskReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was left out, and what no model could learn from."""
+    assert report.notes == []
+    print_training([replace(report, notes=["3 of 90 orders are left out", "null in every row: a"])])
+    shown = capsys.readouterr().out
+    assert "3 of 90 orders are left out" in shown
+    assert "null in every row: a" in shown

@@ -23,6 +23,7 @@ from pipelines.training.gnn import GnnTask
 from pipelines.training.gnn.training import FitConfig
 from pipelines.training.intent import IntentTask
 from pipelines.training.ppo import PpoTask
+from pipelines.training.ppo.episodes import split
 from pipelines.training.ppo.shop import History
 from pipelines.training.ppo.training import PpoConfig
 from pipelines.training.source import TrainingDataError
@@ -294,6 +295,18 @@ def fulfilment_data(shop: Shop, lines: Lines) -> Dataset:
     history = History(shop, lines, users, moments, np.datetime64("2026-01-05", "us"), DAYS)
     extra: dict[str, Any] = {"history": history, "since": None, "quick": True}
     return Dataset({}, {}, moments, users, extra)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_handful_of_customers_is_split_with_orders_on_both_sides(seed: int) -> None:
+    """A draw that leaves a part without orders is drawn anew."""
+    lines = little_lines(60)
+    history = fulfilment_data(little_shop(), lines).extra["history"]
+    late = lines.day >= DAYS * 2 // 3
+    users = np.where(late, np.arange(60) % 2, np.arange(60) % 7)
+    train, test = split(replace(history, users=users), seed)
+    assert min(len(train.lines), len(test.lines)) >= 2
+    assert train.lines.day.max() < test.lines.day.min()
 
 
 def test_fulfilment_needs_orders_of_several_customers() -> None:

@@ -14,6 +14,7 @@ from pipelines.training.source import TrainingDataError
 TRAIN_SHARE_OF_DAYS = 2 / 3
 TRAIN_SHARE_OF_USERS = 0.7
 FEWEST_A_SIDE = 2
+_DRAWS = 50
 _FIRST_DAY = 2  # routes have no deliveries to show before
 
 
@@ -28,17 +29,21 @@ class Period:
 def split(history: History, seed: int) -> tuple[Period, Period]:
     """Training and hold-out: later days and other users.
 
-    Which users are in which part is drawn by the seed. Lines are weighed such that every part has
+    Which users are in which part is drawn by the seed, anew if a part of few customers went without
+    orders. Lines are weighed such that every part has
     its period's shares of the regions: some forty customers would otherwise move the map.
 
     Raises:
         TrainingDataError: too few lines on one side.
     """
-    users = np.unique(history.users)
-    drawn = np.random.default_rng([seed, 11]).permutation(users)
-    known = np.isin(history.users, drawn[: round(len(users) * TRAIN_SHARE_OF_USERS)])
-    cut = round(history.days * TRAIN_SHARE_OF_DAYS)
+    users, rng = np.unique(history.users), np.random.default_rng([seed, 11])
+    cut = max(1, round(history.days * TRAIN_SHARE_OF_DAYS))
     early = history.lines.day < cut
+    for _ in range(_DRAWS):
+        drawn = rng.permutation(users)[: round(len(users) * TRAIN_SHARE_OF_USERS)]
+        known = np.isin(history.users, drawn)
+        if min((early & known).sum(), (~early & ~known).sum()) >= FEWEST_A_SIDE:
+            break
     first = min(_FIRST_DAY, cut - 1)
     train = _period(history, early, known, (first, cut))
     return train, _period(history, ~early, ~known, (cut, history.days))
