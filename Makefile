@@ -7,7 +7,7 @@ LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-a
 
 WORKERS ?= 2
 
-.PHONY: run test lint types check lock clean help
+.PHONY: run test test-clocks lint types check lock clean help
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -16,6 +16,9 @@ run: $(VENV)/.installed  ## install, simulate a shop, process, serve, show what 
 
 test: $(VENV)/.installed-dev  ## install and run the tests, in WORKERS processes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-clocks: $(VENV)/.installed-dev  ## tests that know the time, at awkward times (faketime)
+	tests/at_awkward_times $(BIN)/python -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## style
 	$(BIN)/ruff check .

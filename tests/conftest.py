@@ -14,9 +14,17 @@ OF_THE_SYSTEM = ("only on Unix: ", "only on Linux: ")
 """How the reason of a skip begins that no package could have prevented."""
 
 
+ELSEWHERE = ("SYNCHROCHAIN_", "MLFLOW_")
+APPEARANCE = ("FORCE_COLOR", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Before any module is imported, for some make their world at once."""
     pinned_clock.pin()
+    for name in list(os.environ):
+        if name.startswith(ELSEWHERE) or name in APPEARANCE:
+            del os.environ[name]
+    os.environ["COLUMNS"] = "100"  # answers are as wide wherever the tests run
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,13 +7,13 @@ A child process finds the same clock by `child_clock/sitecustomize.py`.
 from __future__ import annotations
 
 import os
+import select
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
-
-import pytest
 
 from pipelines import clock
 
@@ -32,6 +32,17 @@ def pin() -> None:
         paths = (str(CHILDREN), os.environ.get("PYTHONPATH", ""))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     clock.source = shifted(float(os.environ[SHIFT]))
+    mend_sleep()
+
+
+def mend_sleep() -> None:
+    """Under libfaketime `time.sleep` fails or never ends, as it goes by an absolute time."""
+    if "faketime" in os.environ.get("LD_PRELOAD", ""):
+        time.sleep = _sleep
+
+
+def _sleep(seconds: float) -> None:
+    select.select([], [], [], seconds)
 
 
 def shifted(seconds: float) -> clock.Source:
@@ -44,6 +55,8 @@ def shifted(seconds: float) -> clock.Source:
 def stopped_clock(at: datetime = START) -> Iterator[datetime]:
     """The clock of this process stands still inside: a world simulated up to now is always the
     same one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "source", lambda: at.replace(tzinfo=UTC))
+    before, clock.source = clock.source, lambda: at.replace(tzinfo=UTC)
+    try:
         yield at
+    finally:
+        clock.source = before

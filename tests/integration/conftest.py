@@ -108,7 +108,7 @@ def small_shop() -> Iterator[Path]:
     """A simulated shop of a week, processed and materialized; tests must leave it as it is."""
     with new_directory() as path:
         with used_directory(path):
-            sizes = {"users": 1500, "products": 60, "days": 7, "seed": 3}
+            sizes = {"users": 1500, "products": 60, "days": 7, "seed": 7}
             with stopped_clock():
                 simulate_until_now(DataConfig(), sizes)
             BatchProcessor(BatchConfig(), DataConfig()).run_cycle()
