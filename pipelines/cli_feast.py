@@ -40,6 +40,7 @@ SETTINGS: Final = (
     ("online_1", "stock_setting", "fastest of stock, 1 key"),
     ("online_100", "stock_setting", "fastest of stock, 100 keys"),
     ("materialize", "limit_setting", "limit, materialize"),
+    ("materialize", "agreement", "the limit beside redis-benchmark"),
 )
 
 
@@ -62,7 +63,7 @@ def register(bench_app: typer.Typer, benchmark: Benchmark) -> None:
     def materialize(
         keys: Keys = 50_000, repeats: Repeats = 5, plot: Plot = None, as_json: AsJson = False
     ) -> None:
-        """How fast rows get into Redis: ours, stock Feast, and redis-benchmark, in turns.
+        """How fast rows get into Redis: ours, stock Feast, and raw HSETs, in turns.
 
         Example: `synchrochain bench materialize --keys 5000 --repeats 1 --json`
         """

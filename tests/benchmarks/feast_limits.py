@@ -1,4 +1,4 @@
-"""What the machine allows: Redis's own benchmark, plain redis-py, one DuckDB statement by hand."""
+"""What the machine allows: raw HSETs, plain redis-py, one DuckDB statement by hand."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 from feast_space import Space
 from feast_world import KEY, View, Views
+from feast_writer import RANDOM
 
 from pipelines.errors import SynchroChainError
 from pipelines.redis import find_programs
 
-RANDOM: Final = "__rand_int__"  # as long as the twelve digits that take its place
 KEYSPACE: Final = 1_000_000_000
 PROGRAMS: Final = {"redis": "redis-benchmark", "valkey": "valkey-benchmark"}
 PIPELINES: Final = ((1, 50), (1, 100), (10, 50), (10, 100), (50, 16))

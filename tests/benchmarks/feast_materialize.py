@@ -1,9 +1,12 @@
-"""Materialization, end to end: stock Feast, ours, and Redis's own benchmark on the same server."""
+"""Materialization, end to end: stock Feast, ours, and raw HSETs on the same server."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +24,7 @@ from feast_world import (
     sized,
     write_views,
 )
+from feast_writer import written_rows_per_s
 
 from pipelines.errors import SynchroChainError
 
@@ -33,12 +37,10 @@ TRIED: Final[tuple[Settings, ...]] = (
 )
 """Stock's settings of materialization; the one that is fastest in a first run is measured."""
 GROWTH_REPEATS: Final = 3
-LIMIT_TIMES: Final = 4  # as many rows by Redis's own benchmark, which a second is enough for
+LIMIT_TIMES: Final = 4  # as many rows by the limit, which a second is enough for
 SAMPLE: Final = 500
-WITHOUT_LIMIT: Final = (
-    "neither redis-benchmark nor valkey-benchmark is to be found: there is no limit to compare "
-    "with; install one (Debian: redis-tools)"
-)
+AGREEMENT: Final = 1.5
+"""Factor within which our own writer and Redis's benchmark, where it is installed, should agree."""
 
 Say = Callable[[str], None]
 
@@ -64,10 +66,10 @@ def measure_materialize(space: Space, keys: int, repeats: int, say: Say) -> Figu
     _check_equal(space, views, tenth)
     setting = _fastest_setting(space, views, view, say)
     stock = open_stock(space, views, materialization=setting)
-    limit = _limit(space, LIMIT_TIMES * keys, len(view.features) + 1, say)
+    limit, other = _limits(space, LIMIT_TIMES * keys, len(view.features) + 1, say)
 
     seconds: dict[str, list[float]] = {"stock": [], "defaults": [], "ours": [], "again": []}
-    rates: list[float] = []
+    rates: dict[str, list[float]] = {"limit": [], "other": []}
 
     def stock_once() -> None:
         seconds["stock"].append(_into_emptied(space, stock, views, view))
@@ -80,21 +82,27 @@ def measure_materialize(space: Space, keys: int, repeats: int, say: Say) -> Figu
         seconds["again"].append(materialize(ours, views, [view]))
 
     def limit_once() -> None:
-        if limit is not None:
+        space.empty()
+        rates["limit"].append(limit.rate())
+
+    def other_once() -> None:
+        if other is not None:
             space.empty()
-            rates.append(limit[1]())
+            rates["other"].append(other.rate())
 
     sides = {
         "stock": stock_once,
         "ours": ours_once,
         "limit": limit_once,
         "stock with its defaults": defaults_once,
+        **({} if other is None else {other.name: other_once}),
     }
     for name, run in in_turns(sides, repeats):
         say(f"materialize: {name}, {keys:,} keys")
         run()
     found = {name: rows_per_s(keys, median(taken)) for name, taken in seconds.items()}
-    limit_rate = median(rates)
+    limit_rate, other_rate = median(rates["limit"]), median(rates["other"])
+    say(f"materialize: {agreement(limit_rate, other_rate)}")
     return {
         "keys": keys,
         "features": len(view.features),
@@ -102,13 +110,15 @@ def measure_materialize(space: Space, keys: int, repeats: int, say: Say) -> Figu
         "stock_rows_per_s": found["stock"],
         "ours_rows_per_s": found["ours"],
         "limit_rows_per_s": None if limit_rate is None else round(limit_rate),
+        "redis_benchmark_rows_per_s": None if other_rate is None else round(other_rate),
+        "agreement": agreement(limit_rate, other_rate),
         "ratio_to_stock": paired_ratio(seconds["stock"], seconds["ours"]),
-        "ratio_to_limit": paired_ratio([keys / rate for rate in rates], seconds["ours"]),
+        "ratio_to_limit": paired_ratio([keys / r for r in rates["limit"]], seconds["ours"]),
         "growth": _growth(space, ours, views, (view, tenfold), say),
         "stock_defaults_rows_per_s": found["defaults"],
         "ours_again_rows_per_s": found["again"],
         "stock_setting": dict(setting),
-        "limit_setting": None if limit is None else limit[0],
+        "limit_setting": limit.setting,
         "seconds": {name: [rounded(s) for s in taken] for name, taken in seconds.items()},
     }
 
@@ -142,27 +152,41 @@ def _fastest_setting(space: Space, views: Views, view: View, say: Say) -> Settin
     return TRIED[taken.index(min(taken))]
 
 
-def _limit(
-    space: Space, rows: int, fields: int, say: Say
-) -> tuple[str, Callable[[], float]] | None:
-    """The fastest way of Redis's own benchmark to write what stock has just stored."""
-    program = benchmark_program(space)
-    if program is None:
-        say(f"materialize: {WITHOUT_LIMIT}")
-        return None
-    arguments = hash_shape(space, fields)
+@dataclass(frozen=True)
+class _Limit:
+    """One way to write what stock stores, at its fastest number of connections and commands."""
 
-    def rate(pipeline: tuple[int, int]) -> float:
-        return hset_rows_per_s(program, space, arguments, rows, pipeline)
+    name: str
+    setting: str
+    rate: Callable[[], float]
 
-    rates = []
-    for pipeline in PIPELINES:
-        space.empty()
-        rates.append(rate(pipeline))
-    best = PIPELINES[rates.index(max(rates))]
-    text = f"redis-benchmark with {best[0]} connections, {best[1]} commands in flight on each"
-    say(f"materialize: limit: {text}")
-    return text, lambda: rate(best)
+
+def _limits(space: Space, rows: int, fields: int, say: Say) -> tuple[_Limit, _Limit | None]:
+    """Our own writer, and Redis's benchmark if it is installed, on what stock has just stored."""
+    arguments, program = hash_shape(space, fields), benchmark_program(space)
+    ways = {"our own writer": partial(written_rows_per_s, space, arguments, rows)}
+    if program is not None:
+        ways[Path(program).name] = partial(hset_rows_per_s, program, space, arguments, rows)
+    found = []
+    for name, way in ways.items():
+        rates = []
+        for pipeline in PIPELINES:
+            space.empty()
+            rates.append(way(pipeline))
+        best = PIPELINES[rates.index(max(rates))]
+        text = f"{name} with {best[0]} connections, {best[1]} commands in flight on each"
+        say(f"materialize: limit: {text}")
+        found.append(_Limit(name, text, partial(way, best)))
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def agreement(limit: float | None, other: float | None) -> str:
+    """Whether the limit is one: Redis's own benchmark writes about as fast, where it is there."""
+    if limit is None or other is None:
+        return "redis-benchmark is not installed: the limit is our own writer's alone"
+    factor = limit / other
+    verdict = "agree" if 1 / AGREEMENT <= factor <= AGREEMENT else "DISAGREE"
+    return f"our own writer and redis-benchmark {verdict}: {factor:.2f} times its rows a second"
 
 
 def _growth(

@@ -42,7 +42,7 @@ PANELS: Final = (
         "{}_rows_per_s",
         "materialize",
         "rows/s, more is better",
-        "redis-benchmark, pipelined HSET",
+        "raw HSETs, pipelined",
         "{keys:,} keys × {features} features",
         more_is_better=True,
     ),

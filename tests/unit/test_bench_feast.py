@@ -21,11 +21,12 @@ import pytest
 import typer
 from feast_figures import TARGETS, compared, in_turns, paired_ratio, quantiles_ms, ratio, rounded
 from feast_history import check_same_rows
-from feast_limits import RANDOM, asof_join, benchmark_program, hash_shape, hset_rows_per_s
-from feast_materialize import compare
+from feast_limits import asof_join, benchmark_program, hash_shape, hset_rows_per_s
+from feast_materialize import agreement, compare
 from feast_plot import PANELS, check_plotting, plot
 from feast_space import Space, private_space
 from feast_world import View, entity_frame, write_views
+from feast_writer import RANDOM, HsetBlocks, written_rows_per_s
 from typer.testing import CliRunner
 
 from pipelines import cli_feast
@@ -51,7 +52,8 @@ def figures() -> dict[str, Any]:
             "ratio_to_limit": 0.4,
             "growth": 11.5,
             "stock_setting": {},
-            "limit_setting": "redis-benchmark",
+            "limit_setting": "our own writer",
+            "agreement": "they agree",
         },
         "online_1": {**online, "ratio_to_stock": 10.0, "ratio_to_limit": 1.25},
         "online_100": {**online, "ratio_to_stock": 10.0, "ratio_to_limit": 1.25},
@@ -222,6 +224,18 @@ def test_a_private_server_is_measured_and_nothing_is_left_behind(
                 hash_shape(space, 3)
             space.empty()
             assert client.dbsize() == 0
+            for pipeline in ((1, 50), (3, 7)):
+                assert written_rows_per_s(space, arguments, 2000, pipeline) > 0
+                assert client.dbsize() == 2000
+                assert client.hgetall(arguments[0].replace(RANDOM, f"{1999:012d}")) == {
+                    name.encode(): value.encode()
+                    for name, value in zip(arguments[1::2], arguments[2::2], strict=True)
+                }
+                space.empty()
+            client.set("x" * 30 + f"{7:012d}", "no hash")
+            with pytest.raises(SynchroChainError, match=r"stopped the writer: -WRONGTYPE"):
+                written_rows_per_s(space, ["x" * 30 + RANDOM, "a", "b"], 100, (2, 5))
+            space.empty()
             if program := benchmark_program(space):
                 assert hset_rows_per_s(program, space, arguments, 2000, (1, 50)) > 0
                 assert client.dbsize() == pytest.approx(2000, abs=5)
@@ -233,6 +247,27 @@ def test_a_private_server_is_measured_and_nothing_is_left_behind(
     assert os.environ["SYNCHROCHAIN_DATA_DIR"] == "kept"
     assert not spaces[0].folder.exists()
     assert is_gone(servers[0])
+
+
+def test_the_writers_commands_are_as_redis_wants_them() -> None:
+    """Number and length of the words, twelve digits in the key, a batch as long as asked for."""
+    blocks = HsetBlocks(["k" + RANDOM, "f", "value"], 5)
+    first = bytes(blocks.take(2))
+    one = b"*4\r\n$4\r\nHSET\r\n$13\r\nk000000000000\r\n$1\r\nf\r\n$5\r\nvalue\r\n"
+    assert first == one + one.replace(b"k000000000000", b"k000000000001")
+    assert len(first) == 2 * blocks.size
+    rest = [bytes(blocks.take(2)) for _ in range(3)]
+    assert [len(part) // blocks.size for part in rest] == [2, 1, 0]
+    assert b"k000000000004" in rest[1]
+
+
+def test_the_limit_says_whether_redis_benchmark_agrees() -> None:
+    """Within a factor of one and a half either way, or that there is nothing to compare with."""
+    assert agreement(150.0, 100.0).startswith("our own writer and redis-benchmark agree: 1.50")
+    assert "agree: 0.67" in agreement(100.0, 150.0)
+    assert "DISAGREE" in agreement(151.0, 100.0)
+    assert "DISAGREE" in agreement(66.0, 100.0)
+    assert "not installed" in agreement(100.0, None)
 
 
 def test_each_request_asks_for_other_keys_and_all_sides_for_the_same() -> None:
