@@ -17,25 +17,37 @@ if TYPE_CHECKING:
 Benchmark = Callable[[str], Any]
 
 
+def _whole_number(text: str) -> int:
+    from pipelines.features.keys import key_number
+
+    return key_number(text)
+
+
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines ask: nobody is asked for a key.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Answer orders over HTTP until Ctrl-C; /docs describes the interface.
 
-    There is no authentication: keep it on this machine, or put a gateway in front of it.
+    There is no authentication: keep it on this machine, or put a gateway in front of it, whose
+    name is set by SYNCHROCHAIN_ALLOWED_HOSTS.
 
     Example: `synchrochain serve --port 8000`
     """
     from pipelines.serving.server import serve_until_interrupted
 
     data, batch = _configured()
-    serve_until_interrupted(data, batch, host, port)
+    serve_until_interrupted(data, batch, host, port, insecure=insecure)
 
 
 def decide(
-    user: Annotated[int | None, typer.Option(help="Who orders.")] = None,
+    user: Annotated[
+        int | None, typer.Option(parser=_whole_number, metavar="INTEGER", help="Who orders.")
+    ] = None,
     product: Annotated[str | None, typer.Option(help="What is ordered.")] = None,
     quantity: Annotated[int, typer.Option(help="Units.")] = 1,
     price: Annotated[float | None, typer.Option(help="$ a unit; default: the product's.")] = None,

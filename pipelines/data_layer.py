@@ -14,6 +14,7 @@ from pipelines.batch.update import open_store
 from pipelines.cache import DATA_TYPES, RealtimeCache
 from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UsageError
+from pipelines.features.keys import key_number
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.running_layer import RunningLayer
 from pipelines.settings import BatchConfig, DataConfig
@@ -29,14 +30,7 @@ VIEW: Final = "view"
 """The column of a cached batch that names each row's view."""
 
 
-def _whole_number(text: str) -> int:
-    number = int(text)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError
-    return number
-
-
-_KEY_TYPES: Final[Mapping[str, Callable[[str], Any]]] = {"user_id": _whole_number}
+_KEY_TYPES: Final[Mapping[str, Callable[[str], Any]]] = {"user_id": key_number}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -42,6 +43,16 @@ AbsolutePath = Annotated[Path, BeforeValidator(_named), AfterValidator(_absolute
 DatabaseUrl = Annotated[str | None, Field(min_length=1)]
 
 
+def _host_names(text: str) -> str:
+    if not all(_HOST_NAME.fullmatch(name.strip()) for name in text.split(",") if name.strip()):
+        raise ValueError("host names without ports, separated by commas")
+    return text
+
+
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9a-fA-F:.]+")
+HostNames = Annotated[str, AfterValidator(_host_names)]
+
+
 class _Settings(BaseSettings):
     """What both configurations share: the data directory, freezing and one-line errors."""
 
@@ -62,7 +73,8 @@ class DataConfig(_Settings):
     """Where the data lies, which Redis serves it, and how the real-time side behaves.
 
     Durations are seconds. `redis_host` unset means a private server for this data directory;
-    set, that server is used or the command stops, never another one.
+    set, that server is used or the command stops, never another one. `allowed_hosts` are names,
+    separated by commas, that HTTP requests may ask for beside the loopback ones.
     """
 
     redis_host: str | None = Field(default=None, min_length=1)
@@ -80,6 +92,8 @@ class DataConfig(_Settings):
     supply_chain_url: DatabaseUrl = None
     busy_timeout: float = Field(default=5.0, ge=0, le=300)
 
+    allowed_hosts: HostNames = ""
+
     cache_ttl: int = Field(default=3600, ge=1)
     batch_size: int = Field(default=5000, ge=1, le=1_000_000)
     processing_interval: int = Field(default=5, ge=1)
@@ -89,6 +103,11 @@ class DataConfig(_Settings):
         """The SQLAlchemy URL of one live database: as configured, else a file in `db_path`."""
         configured: str | None = getattr(self, f"{name}_url")
         return configured or sqlite_url(self.db_path / f"{name}.db")
+
+    @property
+    def names_allowed(self) -> frozenset[str]:
+        """The names beside loopback ones that HTTP requests may ask for: `allowed_hosts`."""
+        return frozenset(name.strip().lower() for name in self.allowed_hosts.split(",")) - {""}
 
     @property
     def redis_dir(self) -> Path:

@@ -10,43 +10,49 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import Body, FastAPI, Path, Response
-from pydantic import BaseModel, Discriminator, Field, Tag
+from fastapi import FastAPI, Path, Request, Response
+from pydantic import BaseModel, Field
 from pydantic_core import to_json
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.features.keys import whole_number
 from pipelines.features.views import view_named
 from pipelines.serving import examples
+from pipelines.serving.bodies import MOST_ORDERS, orders_in
 from pipelines.serving.decisions import Decision
+from pipelines.serving.guards import AllowedHosts, LimitedBody
 from pipelines.serving.loading import MODELS, Absent, said
 from pipelines.serving.orchestrator import TOGETHER, ModelOrchestrator, freeze_garbage
 from pipelines.serving.orders import Order, OrderError
-from pipelines.serving.problems import Problem, documented, handle_problems, problem
+from pipelines.serving.problems import RETRY_AFTER, Problem, documented, handle_problems
 from pipelines.serving.steps import RULE
 
 logger = logging.getLogger(__name__)
 
-MOST_ORDERS: Final = 1000
 MOST_BYTES: Final = 1_000_000
 MOST_WAITING: Final = 256
 """Requests that may wait for their turn; more are told to come back later."""
 RETRY_SECONDS: Final = 3.0
 _WHOLE_NUMBERS: Final = frozenset({"user_id"})
 
-Orders = Annotated[
-    Annotated[Order, Tag("one")]
-    | Annotated[list[Order], Field(min_length=1, max_length=MOST_ORDERS), Tag("many")],
-    Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
-    Body(openapi_examples=examples.ORDERS),
-]
 Result = TypeVar("Result")
+_ORDER: Final = {"$ref": "#/components/schemas/Order"}
+_ORDERS: Final = {"type": "array", "items": _ORDER, "minItems": 1, "maxItems": MOST_ORDERS}
+_REQUEST_BODY: Final = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"title": "Orders", "oneOf": [_ORDER, _ORDERS]},
+            "examples": examples.ORDERS,
+        }
+    },
+}
 
 
 class Features(BaseModel):
@@ -85,10 +91,14 @@ class Ready(BaseModel):
     warnings: list[str]
 
 
-def create_app(orchestrator: ModelOrchestrator) -> FastAPI:
+def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] = ()) -> FastAPI:
     """The application; it starts the orchestrator beside itself and stops it at its end.
 
     Until then `/readyz` says what is being waited for.
+
+    Args:
+        orchestrator: decides.
+        allowed_hosts: names beside the loopback ones that requests may ask for.
     """
     worker = _Worker()
 
@@ -109,9 +119,10 @@ def create_app(orchestrator: ModelOrchestrator) -> FastAPI:
         summary="Which warehouse and which shipping method for an order.",
         version="1",
         lifespan=lifespan,
-        responses=documented(422, 500, 503),
+        responses=documented(400, 408, 421, 422, 500, 503),
     )
-    app.add_middleware(_LimitedBody, most=MOST_BYTES)
+    app.add_middleware(LimitedBody, most=MOST_BYTES)
+    app.add_middleware(AllowedHosts, names=allowed_hosts)
     handle_problems(app)
 
     @app.post(
@@ -124,10 +135,12 @@ def create_app(orchestrator: ModelOrchestrator) -> FastAPI:
                 "model": Decision | list[Decision],
                 "content": {"application/json": {"example": examples.DECISION}},
             },
-            **documented(404, 413),
+            **documented(404, 413, 415),
         },
+        openapi_extra={"requestBody": _REQUEST_BODY},
     )
-    async def decide(orders: Orders) -> Response:
+    async def decide(request: Request) -> Response:
+        orders = orders_in(await request.body(), request.headers.get("content-type"))
         orchestrator.require_start()
         if isinstance(orders, Order):
             return _json(await worker.run(partial(orchestrator.decide, orders)))
@@ -251,37 +264,6 @@ class _Worker:
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
 
-class _LimitedBody:
-    """Reads a request's body before the application does, and refuses one that is too large."""
-
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app = app
-        self._most = most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._most:
-                refusal = problem(413, f"the body has more than {self._most:,} bytes")
-                refusal.headers["connection"] = "close"
-                await refusal(scope, receive, send)
-                return
-        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def once() -> Message:
-            return whole.pop() if whole else await receive()
-
-        await self._app(scope, once, send)
-
-
 def _start(orchestrator: ModelOrchestrator, stopping: threading.Event) -> None:
     """Start, again and again until it succeeds: what is missing may come."""
     while not stopping.is_set():
@@ -316,7 +298,7 @@ def _keys(view: str, key: str) -> dict[str, Any]:
     keys: dict[str, Any] = dict(zip(names, parts, strict=True))
     for name in _WHOLE_NUMBERS & keys.keys():
         try:
-            keys[name] = int(keys[name])
+            keys[name] = whole_number(keys[name])
         except ValueError:
             raise UnknownNameError(f"{name} is a whole number, not {keys[name]!r}") from None
         if not -(2**63) <= keys[name] < 2**63:
@@ -339,17 +321,19 @@ def _state(orchestrator: ModelOrchestrator, name: str) -> ModelState:
 
 def _json(value: Any, status: int = 200) -> Response:
     body = to_json(value, inf_nan_mode="null")
-    return Response(body, status_code=status, media_type="application/json")
+    headers = RETRY_AFTER if status == 503 else None
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
 def _with_schemas(app: FastAPI) -> None:
-    """Put the problem's schema, which no endpoint answers when all is well, into OpenAPI."""
+    """Put schemas into OpenAPI that no endpoint names: of problems, and of what is checked here."""
     describe = app.openapi
 
     def described() -> dict[str, Any]:
         schema = describe()
-        found = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema["components"]["schemas"] |= {**found.pop("$defs", {}), "Problem": found}
+        for model in (Problem, Order):
+            found = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema["components"]["schemas"] |= {**found.pop("$defs", {}), model.__name__: found}
         return schema
 
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's own way to change it

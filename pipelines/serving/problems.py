@@ -21,7 +21,8 @@ from pipelines.serving.orders import (
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-_UNION_TAGS: Final = ("one", "many")
+RETRY_AFTER: Final = {"Retry-After": "3"}
+"""Of every 503: whatever it is that is away is looked for every few seconds."""
 
 
 class FieldProblem(BaseModel):
@@ -29,6 +30,22 @@ class FieldProblem(BaseModel):
 
     field: str = Field(examples=["quantity"])
     problem: str = Field(examples=["Input should be greater than or equal to 1"])
+
+
+class BodyError(UsageError):
+    """A body that is not what was asked for.
+
+    Attributes:
+        status: of the answer.
+        problems: what is wrong with which field, the first ones.
+    """
+
+    def __init__(
+        self, status: int, detail: str, problems: list[FieldProblem] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.problems = problems or []
 
 
 class Problem(BaseModel):
@@ -44,7 +61,10 @@ TITLES: Final = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     413: "Content Too Large",
+    415: "Unsupported Media Type",
+    421: "Misdirected Request",
     422: "Unprocessable Content",
     500: "Internal Server Error",
     503: "Service Unavailable",
@@ -55,7 +75,8 @@ def problem(status: int, detail: str, errors: list[FieldProblem] | None = None) 
     """The response for an error."""
     title = TITLES.get(status, "Error")
     body = Problem(title=title, status=status, detail=detail, errors=errors or [])
-    return JSONResponse(body.model_dump(), status_code=status, media_type=MEDIA_TYPE)
+    headers = RETRY_AFTER if status == 503 else None
+    return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -76,12 +97,14 @@ def handle_problems(app: FastAPI) -> None:
         field = f"[{error.position}].{error.field}" if error.one_of_many else error.field
         return problem(status, str(error), [FieldProblem(field=field, problem=str(error))])
 
+    @app.exception_handler(BodyError)
+    def _body(_: Request, error: BodyError) -> JSONResponse:
+        return problem(error.status, str(error), error.problems)
+
     @app.exception_handler(RequestValidationError)
     def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         found = error.errors()
-        if any(part["type"] == "json_invalid" for part in found):
-            return problem(422, "the body is not JSON")
-        errors = [FieldProblem(field=_field(e["loc"]), problem=e["msg"]) for e in found[:100]]
+        errors = [FieldProblem(field=_field(e["loc"]), problem=e["msg"]) for e in found]
         first = errors[0]
         return problem(422, f"{first.field}: {first.problem}", errors)
 
@@ -109,7 +132,7 @@ def handle_problems(app: FastAPI) -> None:
 def _field(location: tuple[int | str, ...]) -> str:
     text = ""
     for part in location:
-        if part in _UNION_TAGS or (part in ("body", "query", "path") and not text):
+        if part in ("query", "path") and not text:
             continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text or "body"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import logging
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -28,11 +29,20 @@ def serve_until_interrupted(
     host: str,
     port: int,
     options: ServingOptions | None = None,
+    *,
+    insecure: bool = False,
 ) -> None:
     """Serve until a signal asks to end.
 
+    Args:
+        data, batch: the data directory, and the names that requests may ask for.
+        host, port: where to listen; port 0 is a free one.
+        options: of the orchestrator.
+        insecure: whether other machines may ask too.
+
     Raises:
-        UsageError: the address cannot be listened on, or what serves is not installed.
+        UsageError: the address cannot be listened on, or not without `insecure`, or what serves is
+            not installed.
     """
     try:
         import uvicorn
@@ -55,37 +65,55 @@ def serve_until_interrupted(
             with on_stop(stop):
                 yield
 
-    listening = listen(host, port)
+    listening = listen(host, port, insecure=insecure)
     with listening:
         address = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
         sys.stderr.write(f"decisions at {address}/decisions, described at {address}/docs; ")
         sys.stderr.write("Ctrl-C ends it\n")
         try:
             logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-            app = create_app(ModelOrchestrator.open(data, batch, options))
-            config = uvicorn.Config(
-                app,
-                access_log=False,
-                log_config=None,
-                timeout_graceful_shutdown=PATIENCE,
-                backlog=BACKLOG,
-            )
-            Server(config).run(sockets=[listening])
+            orchestrator = ModelOrchestrator.open(data, batch, options)
+            app = create_app(orchestrator, [*data.names_allowed, host.lower()])
+            Server(configuration(app)).run(sockets=[listening])
         except KeyboardInterrupt:  # asked to end before it began to serve
             return
 
 
-def listen(host: str, port: int) -> socket.socket:
+def configuration(app: Any) -> Any:
+    """uvicorn's configuration: clients that are slow or many hold nobody else up."""
+    import uvicorn
+
+    from pipelines.serving.connections import KEEP_ALIVE_SECONDS, Connection
+
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=PATIENCE,
+        backlog=BACKLOG,
+    )
+
+
+def listen(host: str, port: int, *, insecure: bool = False) -> socket.socket:
     """A socket that listens on an address.
 
     Raises:
-        UsageError: it cannot, for instance because somebody else does.
+        UsageError: it cannot, for instance because somebody else does; or other machines could
+            reach it, and that was not asked for.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        if not insecure and not _is_loopback(listening.getsockname()[0]):
+            listening.close()
+            raise UsageError(
+                f"{host} lets other machines in, and nothing asks them who they are: listen on "
+                "127.0.0.1 behind a gateway, or say --insecure"
+            )
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
@@ -95,6 +123,12 @@ def listen(host: str, port: int) -> socket.socket:
             reason, advice = _holder_of(port), "stop that, or choose another --port"
         raise UsageError(f"cannot listen on {host} port {port} ({reason}): {advice}") from None
     return listening
+
+
+def _is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def _holder_of(port: int) -> str:

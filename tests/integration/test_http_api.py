@@ -29,7 +29,7 @@ from pipelines.serving.decision_log import DecisionLog
 from pipelines.serving.http_api import create_app
 from pipelines.serving.online import OnlineFeatures
 from pipelines.serving.orchestrator import ModelOrchestrator
-from pipelines.serving.server import listen
+from pipelines.serving.server import configuration, listen
 from pipelines.settings import PROJECT_ROOT, BatchConfig, DataConfig
 
 GUARD_SECONDS = 60.0
@@ -77,8 +77,7 @@ class Server:
 @contextmanager
 def served(orchestrator: ModelOrchestrator) -> Iterator[Server]:
     """Serves in a thread."""
-    config = uvicorn.Config(create_app(orchestrator), log_config=None)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(create_app(orchestrator)))
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -1,0 +1,79 @@
+"""What stands before the application: whose name is asked for, and how much may be sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.serving.problems import problem
+
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
+
+
+class AllowedHosts:
+    """Answers only who asks for a name that is ours.
+
+    A web page can let its own name point to this machine, and would then read the answers as its
+    own. So a request asks for a loopback name, the address it came to, or a configured name.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
+        self._app = app
+        self._names = LOOPBACK_NAMES | {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._allows(scope):
+            refusal = problem(
+                421,
+                "this server does not answer to the name in the Host header: ask for 127.0.0.1 or "
+                "localhost, or let the operator add the name to SYNCHROCHAIN_ALLOWED_HOSTS",
+            )
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _allows(self, scope: Scope) -> bool:
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        if len(given) != 1:
+            return False
+        found = _HOST.fullmatch(given[0].decode("latin-1").lower())
+        if found is None:
+            return False
+        name = found[1] or found[2].removesuffix(".")
+        came_to = scope.get("server") or ("", None)
+        return name in self._names or name == came_to[0]
+
+
+class LimitedBody:
+    """Reads a request's body before the application does, and refuses one that is too large."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._most:
+                refusal = problem(413, f"the body has more than {self._most:,} bytes")
+                refusal.headers["connection"] = "close"
+                await refusal(scope, receive, send)
+                return
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def once() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, once, send)
