@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.batch.state import PipelineState
+from pipelines.errors import RedisRefusedError, RedisUnavailableError
 from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:
@@ -115,24 +116,46 @@ def materialize(
     New rows later than everything materialized before go by `materialize-incremental`. A late row
     lies before the end that Feast remembers and would be passed over, so its stretch of time is
     materialized explicitly, as far as its time to live reaches back from `now` (UTC, naive). A
-    view is done when Feast returns, which `progress` is told; if it fails, it still waits.
+    view is done when Feast returns, which `progress` is told; if it fails, it still waits, and the
+    other views go on.
 
     Returns:
         The stretch of event time that was materialized, by view.
+
+    Raises:
+        RedisUnavailableError: Redis is away.
+        Exception: what the first view that failed has raised; an error of Redis in our words.
     """
+    from redis.exceptions import RedisError
+
     done = {}
+    failure: Exception | None = None
     for name, (oldest, newest) in state.waiting_views().items():
         view = store.get_feature_view(name)
         end = newest.replace(tzinfo=UTC)
         start = _start(view, oldest.replace(tzinfo=UTC), now.replace(tzinfo=UTC))
-        with _quiet():
-            if start is None:
-                store.materialize_incremental(end, feature_views=[name])
-            else:
-                store.materialize(min(start, end), end, feature_views=[name])
+        try:
+            with _quiet():
+                if start is None:
+                    store.materialize_incremental(end, feature_views=[name])
+                else:
+                    store.materialize(min(start, end), end, feature_views=[name])
+        except RedisUnavailableError:
+            raise
+        except RedisError as error:
+            said = " ".join(str(error).split())
+            refused = RedisRefusedError(f"Redis did not take the rows of {name}: {said}")
+            refused.__cause__ = error
+            failure = failure or refused
+            continue
+        except Exception as error:  # raised below, when the other views have had their turn
+            failure = failure or error
+            continue
         state.view_is_materialized(name)
         progress(1)
         done[name] = (start.replace(tzinfo=None) if start else oldest, newest)
+    if failure is not None:
+        raise failure
     return done
 
 

@@ -8,6 +8,7 @@ so a command that is not idempotent may run twice. A time-out is never repeated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -20,6 +21,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
     ConnectionError,
     InvalidResponse,
     NoPermissionError,
@@ -41,7 +43,13 @@ REFUSALS: Final = {
     "NOPERM": "give this user the right to it",
     "READONLY": "name the primary, not a replica",
     "MISCONF": "it cannot write to its disk: free some room, then repeat the batch",
+    "NOREPLICAS": "it wants more replicas before it takes writes: start them",
+    "CLUSTERDOWN": "some of its nodes are away: start them",
+    "BUSY": "a script of somebody else's holds it up: end that with SCRIPT KILL",
 }
+
+
+_CODE: Final = re.compile(r"(?:^|[ -])(MISCONF|NOREPLICAS|READONLY|NOPERM|BUSY) ")
 
 
 def connect(
@@ -136,8 +144,12 @@ def _refusal_code(error: RedisError, reason: str) -> str | None:
             return "NOPERM"
         case ReadOnlyError():
             return "READONLY"
-        case ResponseError() if reason.startswith("MISCONF"):
-            return "MISCONF"
+        case ClusterDownError():
+            return "CLUSTERDOWN"
+        case ResponseError() if "can't run this command" in reason or "ACL failure" in reason:
+            return "NOPERM"  # of a command inside a script
+        case ResponseError() if code := _CODE.search(reason):
+            return code[1]
         # In the text, for a script or a transaction wraps it in another error.
         case ResponseError() if "command not allowed when used memory" in reason:
             return "OOM"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,6 +20,7 @@ from pipelines.batch.verification import check_contents
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
 from pipelines.created_clock import CREATED_NOTE, CreatedClock
+from pipelines.errors import SynchroChainError
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.hot_window import HotWindow
@@ -26,6 +28,8 @@ from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
 from pipelines.streaming.stream import DATA_TYPES, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
 from pipelines.streaming.warming import BATCH, Published, published, warm
+
+logger = logging.getLogger(__name__)
 
 READER: Final = "stream"
 STATUS: Final = "stream"
@@ -75,6 +79,7 @@ class StreamingFlow:
         self._left: dict[str, list[int]] = {}
         self._reported = self._started - REPORT_EVERY
         self._saving = threading.Lock()
+        self._cache_error: str | None = None
         self.online = OnlineSink(config, project_of(batch.feature_repo_path))
         self.cache = CacheSink(cache)
         self.window = HotWindow(timedelta(seconds=config.allowed_lateness))
@@ -85,7 +90,11 @@ class StreamingFlow:
             self._missed = warm(self.window, cursor, known, done)
         self.views = {
             view.name: ViewRefresh(
-                self.window, view, self._created, partial(self._known_until, view)
+                self.window,
+                view,
+                self._created,
+                partial(self._known_until, view),
+                partial(self._absorbed, view),
             )
             for view in VIEWS
         }
@@ -114,7 +123,7 @@ class StreamingFlow:
         if taken.waits_for:
             return Step(waits_for=taken.waits_for)
         self._touch(taken.touched)
-        owing = {view for view in _views_of(name) if self.views[view].owes}
+        owing = {view for view in _views_of(name) if self.views[view].pending}
         if self.online.ready():
             owing |= {view for view in _views_of(name) if self.views[view].behind}
         rows = self._refresh(set(taken.touched) | (owing if self.online.ready() else set()))
@@ -141,7 +150,7 @@ class StreamingFlow:
 
     def tidy(self) -> None:
         """Forget what no window needs; nothing while rows are owed that may need it."""
-        if any(view.owes for view in self.views.values()):
+        if any(view.pending for view in self.views.values()):
             return
         with ExitStack() as held, self.window.cursor() as cursor:
             for stream in self.streams.values():
@@ -151,14 +160,18 @@ class StreamingFlow:
     @property
     def is_behind(self) -> bool:
         """Whether a step would do something though nothing was committed."""
-        return self.online.ready() and any(v.owes or v.behind for v in self.views.values())
+        return self.online.ready() and any(v.pending or v.behind for v in self.views.values())
 
     def hear(self) -> None:
         """Take in what the batch flow has decided since, and what it has brought about."""
         for name in self.streams:
             self.reconsider(name)
-        for name, upto in self._settled().items():
+        online = self._settled()
+        for name, upto in online.items():
             self.streams[name].settle(upto)
+        for view in self.views.values():
+            view.settle(online)
+        self._refresh({name for name, view in self.views.items() if view.set_apart})
 
     def save(self, *, final: bool = False) -> None:
         """Make the positions durable, and every two seconds or at the end what the status shows.
@@ -195,7 +208,9 @@ class StreamingFlow:
             "saved_at": self._clock().isoformat(sep=" "),
             "streams": {name: stream.report() for name, stream in self.streams.items()},
             "rows_written": {name: view.rows_written for name, view in self.views.items()},
-            "owed": sorted(name for name, view in self.views.items() if view.owes),
+            "owed": sorted(name for name, view in self.views.items() if view.pending),
+            "set_apart": {n: v.set_apart for n, v in self.views.items() if v.set_apart},
+            "view_errors": {n: v.last_error for n, v in self.views.items() if v.last_error},
             "online_store": {
                 "mode": self.online.mode,
                 "outages": self.online.outages,
@@ -206,6 +221,7 @@ class StreamingFlow:
                 "size": cache.size,
                 "hit_rate": cache.hit_rate,
                 "outages": cache.outages,
+                "last_error": self._cache_error,
             },
             "hot_rows": self.window.rows(),
             "clock_steps_back": self._created.steps_back,
@@ -238,19 +254,27 @@ class StreamingFlow:
         for view, hashes in touched.items():
             self.views[view].touch(hashes)
 
+    def _absorbed(self, view: View) -> dict[str, int]:
+        databases = {BY_NAME[source.log].database for source in view.sources}
+        return {name: self.streams[name].counters.absorbed for name in databases}
+
     def _refresh(self, names: set[str]) -> dict[str, pa.Table]:
-        """Refresh the views, one after another; their rows that changed, by view."""
-        found: dict[str, pa.Table] = {}
+        """Refresh the views, one after another; their rows that changed, by view.
+
+        Nothing is raised: what is not written is pending, in this view as in the others.
+        """
+        found: dict[str, list[pa.Table]] = {}
 
         def keep(view: View, rows: pa.Table) -> None:
-            found[view.name] = rows
-            self.cache(view, rows)
+            found.setdefault(view.name, []).append(rows)
+            with self._cached():
+                self.cache(view, rows)
 
         for name in sorted(names):
-            # When Redis is away, the sink has said so, and the view remembers what it owes.
+            # When Redis is away, the sink has said so, and the view remembers what is pending.
             with suppress(*AWAY):
                 self.views[name].refresh(keep, self.online)
-        return found
+        return {name: pa.concat_tables(parts) for name, parts in found.items()}
 
     def _keep_latest(self, name: str, rows: Mapping[str, pa.Table]) -> None:
         tables = [
@@ -261,7 +285,19 @@ class StreamingFlow:
         if tables:
             whole = pa.concat_tables(tables, promote_options="default")
             moment = tables[0][CREATED_TIMESTAMP][0].as_py()
-            self.cache.cache.put_batch(DATA_TYPES[name], moment, whole)
+            with self._cached():
+                self.cache.cache.put_batch(DATA_TYPES[name], moment, whole)
+
+    @contextmanager
+    def _cached(self) -> Iterator[None]:
+        """Inside, an error concerns the cache alone: it is said, and the online store goes on."""
+        try:
+            yield
+        except Exception as error:  # whatever it is: the cache is a copy
+            said = str(error) if isinstance(error, SynchroChainError) else repr(error)
+            if said != self._cache_error:
+                logger.error("the cache lacks rows that the online store gets: %s", said)
+            self._cache_error = said
 
 
 def _views_of(database: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Final, Protocol
@@ -12,13 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.created_clock import CreatedClock
-from pipelines.errors import RedisRefusedError, RedisUnavailableError
+from pipelines.errors import RedisRefusedError, RedisUnavailableError, SynchroChainError
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
 from pipelines.streaming.hot_window import HotWindow
 
+logger = logging.getLogger(__name__)
+
 KEYS_AT_ONCE: Final = 2_000
+TRIES: Final = 7
+"""Failed writes of fewer and fewer keys, without one that succeeds, until all keys wait."""
 AWAY: Final = (RedisUnavailableError, RedisRefusedError)
 
 
@@ -32,21 +38,26 @@ class Sink(Protocol):
         """Write rows of the view's schema.
 
         Raises:
-            RedisUnavailableError, RedisRefusedError: they are not written; trying again may help.
+            RedisUnavailableError, RedisRefusedError: no row can be written just now.
+            Exception: these rows cannot be written; perhaps fewer of them can.
         """
 
 
 class ViewRefresh:
     """Computes and writes one view; several streams may ask for it, one after another.
 
-    What could not be written to the online store is owed: the keys are remembered, and their rows
-    computed anew when it is back. A row's created time is taken when the window is looked at, so
-    that of two rows the one with the later created time knows everything that the other knew.
-    While a stream lags, its rows count as created where it stands, for the batch flow may know more
-    by now; they are computed once more when it has caught up.
+    What could not be written to the online store, whatever the reason, is pending: the keys are
+    remembered, and their rows computed anew as soon as that is worth trying. Keys that fail where
+    others succeed are set apart, so that they hold nobody up; they are tried again now and then,
+    and count as pending until the batch flow has put their rows online. A row's created time is
+    taken when the window is looked at, so that of two rows the one with the later created time
+    knows everything that the other knew. While a stream lags, its rows count as created where it
+    stands, for the batch flow may know more by now; they are computed once more when it has caught
+    up.
 
     Args:
         known_until: until when the window knows all that was committed; None: until now.
+        absorbed: up to which `seq` the window holds the view's changes, by database.
     """
 
     def __init__(
@@ -55,17 +66,22 @@ class ViewRefresh:
         view: View,
         created: CreatedClock,
         known_until: Callable[[], datetime | None] = lambda: None,
+        absorbed: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.view = view
         self.rows_written = 0
+        self.last_error: str | None = None
         self._window = window
         self._created = created
         self._known_until = known_until
+        self._absorbed = absorbed
         self._latest: datetime | None = None
         self._lock = threading.Lock()
         self._touching = threading.Lock()
         self._touched: set[int] = set()
         self._owed: set[int] = set()
+        self._apart: dict[int, Mapping[str, int]] = {}
+        self._try_apart = False
         self._of_the_past: set[int] = set()
         self._cursor = window.cursor()
         self._cursor.execute(f"SET schema = '{view.name}'")
@@ -79,9 +95,19 @@ class ViewRefresh:
         )
 
     @property
+    def pending(self) -> bool:
+        """Whether rows wait to be written to the online store."""
+        return bool(self._owed or self._touched)
+
+    @property
+    def set_apart(self) -> int:
+        """How many keys' rows could not be written where others' could."""
+        return len(self._apart)
+
+    @property
     def owes(self) -> bool:
-        """Whether the online store is owed rows."""
-        return bool(self._owed)
+        """Whether the online store lacks rows that only this view remembers."""
+        return self.pending or bool(self._apart)
 
     @property
     def behind(self) -> bool:
@@ -93,11 +119,26 @@ class ViewRefresh:
         with self._touching:
             self._touched |= hashes
 
+    def settle(self, online: Mapping[str, int]) -> None:
+        """Forget keys set apart whose rows the batch flow has put online; the rest is tried again.
+
+        Args:
+            online: up to which `seq` its rows are online, by database.
+        """
+        with self._lock:
+            self._apart = {
+                key: upto
+                for key, upto in self._apart.items()
+                if any(online.get(name, 0) < seq for name, seq in upto.items())
+            }
+            self._try_apart = bool(self._apart)
+
     def refresh(self, cache: Callable[[View, pa.Table], None], online: Sink) -> None:
-        """Compute and write what was touched, and what is owed if the online store is ready.
+        """Compute and write what was touched, and what is pending if the online store is ready.
 
         Raises:
-            RedisUnavailableError, RedisRefusedError: the online store is owed what was touched.
+            RedisUnavailableError, RedisRefusedError: what was touched is pending. No other error
+                is raised: it is said, and the keys that it concerns are pending.
         """
         with self._lock:
             ready = online.ready()
@@ -107,27 +148,82 @@ class ViewRefresh:
                 doing |= self._owed
                 if self.behind:
                     doing.update(islice(self._of_the_past, KEYS_AT_ONCE))
+            again = self._apart.keys() - doing if ready and self._try_apart else set()
+            self._owed |= doing
+            doing |= again
             if not doing:
                 return
-            until = self._known_until()
-            try:
-                rows = self._compute(doing, until)
-                if rows.num_rows:
-                    cache(self.view, rows)
-                    if ready:
-                        online.write(self.view, rows)
-            except BaseException:
-                self._owed |= doing
-                raise
-            if ready and until is None:
-                self._of_the_past -= doing
-            elif ready:
-                self._of_the_past |= doing
+            parts, alone, failed, written = deque([doing]), set[int](), 0, False
+            while parts:
+                part = parts.popleft()
+                try:
+                    self._write(part, cache, online, ready)
+                except AWAY:
+                    raise
+                except Exception as error:  # whatever it is, other keys and views go on
+                    self._failed(part, error)
+                    failed += 1
+                    if len(part) == 1:
+                        alone |= part
+                    elif written or failed < TRIES:
+                        keys = list(part)
+                        parts += [set(keys[: len(keys) // 2]), set(keys[len(keys) // 2 :])]
+                else:
+                    written = written or ready
+            if written and alone - again:
+                self._set_apart(alone - again)
+            if not failed and self.last_error is not None:
+                logger.warning("the rows of %s are written again", self.view.name)
+                self.last_error = None
+            self._try_apart = False
+
+    def _write(
+        self,
+        doing: set[int],
+        cache: Callable[[View, pa.Table], None],
+        online: Sink,
+        ready: bool,
+    ) -> None:
+        until = self._known_until()
+        rows = self._compute(doing, until)
+        if rows.num_rows:
+            cache(self.view, rows)
             if ready:
-                self._owed.clear()
-                self.rows_written += rows.num_rows
-            else:
-                self._owed |= doing
+                online.write(self.view, rows)
+        if not ready:
+            return
+        if until is None:
+            self._of_the_past -= doing
+        else:
+            self._of_the_past |= doing
+        self._owed -= doing
+        for key in doing & self._apart.keys():
+            del self._apart[key]
+        self.rows_written += rows.num_rows
+
+    def _failed(self, keys: set[int], error: Exception) -> None:
+        said = str(error) if isinstance(error, SynchroChainError) else repr(error)
+        if self.last_error != said:
+            logger.error(
+                "rows of %d keys of %s are not written and stay pending: %s",
+                len(keys),
+                self.view.name,
+                said,
+            )
+        self.last_error = said
+
+    def _set_apart(self, keys: set[int]) -> None:
+        new = len(keys - self._apart.keys())
+        absorbed = self._absorbed()
+        self._apart |= dict.fromkeys(keys, absorbed)
+        self._owed -= keys
+        if new:
+            logger.error(
+                "%d keys of %s cannot be written and are left to the batch flow: %s",
+                new,
+                self.view.name,
+                self.last_error,
+            )
 
     def _compute(self, hashes: set[int], until: datetime | None) -> pa.Table:
         self._cursor.begin()
