@@ -37,8 +37,16 @@ class ContractError(LiveDatabaseError):
     """A live database lacks a table or a column that the pipelines need."""
 
 
+class TriggersError(ContractError):
+    """Triggers or the change log are missing or altered, so changes may be missing too."""
+
+
 class ChangeLogGapError(LiveDatabaseError):
     """The change log no longer follows on from where its reader stands."""
+
+
+class OtherHistoryError(ChangeLogGapError):
+    """The change log is not the one that was read before: other rows stand where those stood."""
 
 
 class CorruptFileError(SynchroChainError):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pipelines.batch import BatchProcessor
 from pipelines.batch.batch_processor import READER
+from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import SynchroChainError
 from pipelines.live_databases import sqlite_path
@@ -39,20 +40,23 @@ def collect_status(processor: BatchProcessor) -> dict[str, Any]:
 
 def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
     url = processor.data.database_url(name)
-    position = processor.state.positions(READER).get(name, 0)
-    streamed = processor.state.positions(STREAM).get(name)
+    position = processor.state.bound_positions(READER).get(name, Position(0))
+    streamed = processor.state.bound_positions(STREAM).get(name)
     path = sqlite_path(url)
     if not path.exists():
         return {"where": str(path), "error": "does not exist yet"}
 
     def read() -> dict[str, Any]:
-        last = ChangeLogReader(name, url, processor.data.busy_timeout).last(position)
+        reader = ChangeLogReader(name, url, processor.data.busy_timeout)
+        reader.check()
+        last = reader.end(position).seq
         return {
             "changes": last,
-            "position": position,
-            "lag": last - position,
-            "stream_position": streamed,
-            "stream_lag": None if streamed is None else last - streamed,
+            "position": position.seq,
+            "lag": last - position.seq,
+            "stream_position": streamed.seq if streamed else None,
+            "stream_lag": last - streamed.seq if streamed else None,
+            "unknown_rows": {found.table: found.rows for found in reader.unknown_rows()},
         }
 
     return {"where": str(path)} | _or_error(read)

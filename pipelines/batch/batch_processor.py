@@ -19,9 +19,15 @@ from pipelines.batch.extract import Span, plan
 from pipelines.batch.files import full_disk_reported
 from pipelines.batch.processor import DataProcessor, Produced, Progress
 from pipelines.batch.publish import publish, remove_everything, remove_leftovers
-from pipelines.batch.state import PipelineState
+from pipelines.batch.state import STREAM_READER, PipelineState
 from pipelines.batch.summary import ViewSummary, summarize
-from pipelines.batch.update import apply, fill_if_emptied, materialize, open_store
+from pipelines.batch.update import (
+    apply,
+    fill_if_emptied,
+    forget_stale_rows,
+    materialize,
+    open_store,
+)
 from pipelines.batch.verification import check_contents, check_strangers, verified
 from pipelines.batch.workspace import attach_history, workspace
 from pipelines.change_log.logs import LOGS, READING_ORDER
@@ -31,6 +37,7 @@ from pipelines.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.errors import (
     CycleInProgressError,
     LiveDatabaseBusyError,
+    RedisRefusedError,
     RedisUnavailableError,
     SynchroChainError,
 )
@@ -165,9 +172,14 @@ class BatchProcessor:
 
     def rebuild(self) -> None:
         """Forget every position and published file, so that the next cycle starts from the
-        beginning of the change logs. Offline sources and processed logs are removed."""
+        beginning of the change logs. Offline sources, processed logs and online rows are removed;
+        a streamer that runs begins anew too."""
         with self._only_cycle():
-            remove_everything(self.state, self.config, READER)
+            remove_everything(self.state, self.config)
+            try:
+                forget_stale_rows(self.config, self.data, self.state)
+            except (RedisUnavailableError, RedisRefusedError) as error:
+                logger.warning("the online store is emptied by the next cycle: %s", error)
 
     def _run(self, report: CycleReport, update: bool) -> None:
         folders = [
@@ -212,7 +224,11 @@ class BatchProcessor:
                     created = self._next_created()
                     with self._timed("extract", report):
                         self._look_at_logs(readers, report)
-                        spans = plan(readers, self.state.positions(READER))
+                        spans = plan(
+                            readers,
+                            self.state.bound_positions(READER),
+                            self.state.bound_positions(STREAM_READER),
+                        )
                         processor.extract(readers, spans)
             produced = processor.produced
             if produced.extracted:
@@ -241,7 +257,13 @@ class BatchProcessor:
             verified(self.state, "view", view.name, folder=self.config.offline_path / view.name)
 
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
-        moved = {name: span.upto for name, span in spans.items() if span.upto > span.after}
+        before = self.state.bound_positions(READER)
+        moved = {
+            name: span.end
+            for name, span in spans.items()
+            # Also where only what binds it to its log is new, as after an upgrade.
+            if span.upto and span.end != before.get(name)
+        }
         if moved:
             publish(
                 self.state,
@@ -268,6 +290,7 @@ class BatchProcessor:
             self._store = None
         for attempt in self._retrying(RedisUnavailableError):
             with attempt:
+                forget_stale_rows(self.config, self.data, self.state)
                 if fill_if_emptied(self.config, self.data, self.state):
                     logger.info("the online store is empty or another one: filling it")
                 if not self.state.waiting_views():

@@ -167,7 +167,8 @@ def trim_change_logs(
     """Delete changes that every reader is done with and that are older than the retention.
 
     First insertions of what others refer to stay, so that everything can be made anew from what is
-    left of the log; so does the last change, which says how far the log goes.
+    left of the log; so do the last change, which says how far the log goes, and those at which
+    readers stand, which say that it is this log.
 
     Returns:
         The number of changes deleted. Small bites, so that a writer never waits for long.
@@ -180,7 +181,7 @@ def trim_change_logs(
         try:
             with translate_errors(str(engine.url.database)):
                 after = int(state.note(note) or 0)
-                upto, gone = _trim(engine, name, after, state.slowest_position(name), expiry)
+                upto, gone = _trim(engine, name, after, state, expiry)
         finally:
             engine.dispose()
         if upto > after:
@@ -190,8 +191,10 @@ def trim_change_logs(
 
 
 def _trim(
-    engine: sa.Engine, database: str, after: int, done: int, expiry: datetime
+    engine: sa.Engine, database: str, after: int, state: PipelineState, expiry: datetime
 ) -> tuple[int, int]:
+    done = state.slowest_position(database)
+    kept = ", ".join(map(str, state.kept_positions(database))) or "0"
     lasting = ", ".join(f"'{log.table}'" for log in logs_of(database) if log.lasts)
     expired = sa.text(
         "SELECT max(seq) FROM (SELECT seq, committed_at FROM change_log WHERE seq > :after "
@@ -200,7 +203,7 @@ def _trim(
     )
     remove = sa.text(
         "DELETE FROM change_log WHERE seq > :after AND seq <= :upto "
-        f"AND NOT (op = 'I' AND table_name IN ({lasting}))"
+        f"AND NOT (op = 'I' AND table_name IN ({lasting})) AND seq NOT IN ({kept})"
     )
     limit = f"{expiry:%Y-%m-%d %H:%M:%S.%f}"
     deleted = 0

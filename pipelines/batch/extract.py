@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.change_log.logs import READING_ORDER, logs_of
+from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 
 DATABASES_AT_ONCE: Final = 2
@@ -21,23 +22,41 @@ _CHANGES: Final = (
 
 @dataclass(frozen=True)
 class Span:
-    """The changes of one database that a cycle deals with: `after < seq <= upto`."""
+    """The changes of one database that a cycle deals with: `after < seq <= end.seq`."""
 
     after: int
-    upto: int
+    end: Position
+
+    @property
+    def upto(self) -> int:
+        """The last change."""
+        return self.end.seq
 
 
-def plan(readers: Mapping[str, ChangeLogReader], positions: Mapping[str, int]) -> dict[str, Span]:
+def plan(
+    readers: Mapping[str, ChangeLogReader],
+    positions: Mapping[str, Position],
+    streamed: Mapping[str, Position] | None = None,
+) -> dict[str, Span]:
     """How far this cycle reads each database.
 
     Databases whose rows refer to others are bounded first, so that what they refer to lies within
     the others' bounds.
+
+    Args:
+        positions: where the batch flow stands in each change log.
+        streamed: where the streamer does, who may have read on in a log that is another one now.
+
+    Raises:
+        LiveDatabaseError: a database is not what the pipelines need, or not the one that was read.
     """
     spans = {}
     for name in READING_ORDER:
         readers[name].check()
-        after = positions.get(name, 0)
-        spans[name] = Span(after, readers[name].last(after))
+        after = positions.get(name, Position(0))
+        ahead = (streamed or {}).get(name, Position(0))
+        known = [after, ahead] if ahead.seq > after.seq else [after]
+        spans[name] = Span(after.seq, readers[name].end(*known))
     return spans
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipelines.batch.files import (
 )
 from pipelines.batch.state import PipelineState
 from pipelines.change_log.logs import LOGS
+from pipelines.change_log.positions import Position
 from pipelines.features.views import VIEWS
 from pipelines.settings import BatchConfig
 
@@ -28,7 +30,7 @@ def publish(
     now: datetime,
     *,
     reader: str | None = None,
-    positions: Mapping[str, int] | None = None,
+    positions: Mapping[str, Position] | None = None,
     waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
     superseded: Sequence[Path] = (),
 ) -> None:
@@ -78,13 +80,13 @@ def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
     return len(pending) + len(partial)
 
 
-def remove_everything(state: PipelineState, config: BatchConfig, reader: str) -> None:
-    """Remove all that was published and put `reader` back to the beginning of every change log.
+def remove_everything(state: PipelineState, config: BatchConfig) -> None:
+    """Remove all that was published and put every reader back to the beginning of its change log.
 
     Also what a state that is gone had published: files in our folders with names such as ours. If
     the process dies, the next cycle goes on with it.
     """
-    paths = state.forget_everything(reader)
+    paths = state.forget_everything(uuid.uuid4().hex)
     for path in (*paths, *_unknown(config)):
         path.unlink(missing_ok=True)
     state.forget_files(paths)

@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.batch.state_migrations import is_current, upgrade
+from pipelines.change_log.positions import Position
 from pipelines.errors import PipelineStateError, StorageFullError
 
 STREAM_READER: Final = "stream"
+GENERATION: Final = "generation"
+STALE_ONLINE: Final = "stale online store"
+"""Noted until the rows of an earlier generation are removed from the online store."""
 _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
 
 
@@ -88,19 +92,43 @@ class PipelineState:
         rows = self._query("SELECT database, seq FROM positions WHERE reader = ?", reader)
         return {row["database"]: row["seq"] for row in rows}
 
-    def set_positions(self, reader: str, positions: Mapping[str, int]) -> None:
-        """Move a reader whose effects need no files."""
-        with self._transaction() as connection:
-            connection.executemany(
-                "INSERT INTO positions VALUES (?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET seq = excluded.seq",
-                [(reader, database, seq) for database, seq in positions.items()],
-            )
+    def bound_positions(self, reader: str) -> dict[str, Position]:
+        """The same with what binds each to its change log."""
+        rows = self._query("SELECT * FROM positions WHERE reader = ?", reader)
+        return {r["database"]: Position(r["seq"], r["identity"], r["nonce"]) for r in rows}
 
-    def forget_positions(self, reader: str) -> None:
-        """Put a reader back to the beginning of every change log."""
+    def set_positions(
+        self, reader: str, positions: Mapping[str, Position], generation: str | None = None
+    ) -> bool:
+        """Move a reader whose effects need no files.
+
+        Args:
+            generation: what `generation` was when the reader began. If everything was started over
+                since, its positions are of the past and stay as they are.
+
+        Returns:
+            Whether they were moved.
+        """
         with self._transaction() as connection:
-            connection.execute("DELETE FROM positions WHERE reader = ?", (reader,))
+            if generation is not None and (_note(connection, GENERATION) or "") != generation:
+                return False
+            _move(connection, reader, positions)
+            return True
+
+    @property
+    def generation(self) -> str:
+        """A text that is another one after everything was started over."""
+        return self.note(GENERATION) or ""
+
+    def kept_positions(self, database: str) -> list[int]:
+        """The changes of a database at which any reader stands: they tell its log from another."""
+        rows = self._query("SELECT seq FROM positions WHERE database = ?", database)
+        return [row["seq"] for row in rows]
+
+    def forget_note(self, name: str) -> None:
+        """Drop a remembered value."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM notes WHERE name = ?", (name,))
 
     def slowest_position(self, database: str) -> int:
         """The `seq` up to which every reader is done that `database` keeps its changes for.
@@ -221,7 +249,7 @@ class PipelineState:
         now: datetime,
         *,
         reader: str | None = None,
-        positions: Mapping[str, int] | None = None,
+        positions: Mapping[str, Position] | None = None,
         waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
         superseded: Sequence[Path] = (),
         identities: Mapping[Path, str] | None = None,
@@ -247,11 +275,8 @@ class PipelineState:
                 "UPDATE files SET status = 'superseded', changed_at = ? WHERE path = ?",
                 [(_text(now), self._stored(path)) for path in superseded],
             )
-            connection.executemany(
-                "INSERT INTO positions VALUES (?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET seq = excluded.seq",
-                [(reader, database, seq) for database, seq in (positions or {}).items()],
-            )
+            if reader is not None:
+                _move(connection, reader, positions or {})
             connection.executemany(
                 "INSERT INTO waiting_views VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
@@ -270,15 +295,27 @@ class PipelineState:
                 [(identity, self._stored(path)) for path, identity in identities.items()],
             )
 
-    def forget_everything(self, reader: str) -> list[Path]:
-        """Let no file be published any more, and put `reader` back to the beginning of every log.
+    def forget_everything(self, generation: str) -> list[Path]:
+        """Let no file be published any more and no view wait, put every reader back to the
+        beginning of every log, and note that the online store holds rows of the past.
+
+        Args:
+            generation: what `generation` is from now on.
 
         Returns:
             The files, which are pending now: to be removed, and forgotten afterwards.
         """
         with self._transaction() as connection:
             connection.execute("UPDATE files SET status = 'pending'")
-            connection.execute("DELETE FROM positions WHERE reader = ?", (reader,))
+            connection.execute("DELETE FROM positions")
+            connection.execute("DELETE FROM waiting_views")
+            connection.execute(
+                "DELETE FROM notes WHERE name = ? OR name LIKE 'trimmed %'", (STREAM_READER,)
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO notes VALUES (?, ?)",
+                [(GENERATION, generation), (STALE_ONLINE, generation)],
+            )
             rows = connection.execute("SELECT path FROM files").fetchall()
         return [self._path.parent / row["path"] for row in rows]
 
@@ -316,8 +353,8 @@ class PipelineState:
 
     def note(self, name: str) -> str | None:
         """A remembered value."""
-        rows = self._query("SELECT value FROM notes WHERE name = ?", name)
-        return str(rows[0]["value"]) if rows else None
+        with self._transaction() as connection:
+            return _note(connection, name)
 
     def set_note(self, name: str, value: str) -> None:
         """Remember a value."""
@@ -391,6 +428,20 @@ class PipelineState:
         finally:
             if connection is not None:
                 connection.close()
+
+
+def _move(connection: sqlite3.Connection, reader: str, positions: Mapping[str, Position]) -> None:
+    connection.executemany(
+        "INSERT INTO positions (reader, database, seq, identity, nonce) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET seq = excluded.seq, identity = excluded.identity, "
+        "nonce = excluded.nonce",
+        [(reader, name, at.seq, at.identity, at.nonce) for name, at in positions.items()],
+    )
+
+
+def _note(connection: sqlite3.Connection, name: str) -> str | None:
+    found = connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+    return str(found[0]) if found else None
 
 
 def _text(moment: datetime) -> str:

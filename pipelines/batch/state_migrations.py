@@ -39,7 +39,13 @@ _FILES_KNOWN: Final = (
 )
 """Of which format a file is, and what it looked like when it was last read through."""
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (_FORMAT_1, _FILES_KNOWN)
+_BOUND_POSITIONS: Final = (
+    "ALTER TABLE positions ADD COLUMN identity TEXT",
+    "ALTER TABLE positions ADD COLUMN nonce TEXT",
+)
+"""What binds a position to one change log; null for what was read before."""
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (_FORMAT_1, _FILES_KNOWN, _BOUND_POSITIONS)
 """Statements by step; the first makes a new file, each later one takes the next format's."""
 
 FORMAT: Final = len(STEPS)

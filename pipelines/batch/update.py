@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.batch.state import PipelineState
+from pipelines.batch.state import STALE_ONLINE, PipelineState
 from pipelines.errors import RedisRefusedError, RedisUnavailableError
 from pipelines.settings import BatchConfig, DataConfig
 
@@ -106,6 +106,20 @@ def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
     with translate_redis_errors(endpoint), connect(endpoint) as client:
         client.delete(MARK)
         return forget_project(client, _description(config)["project"])
+
+
+def forget_stale_rows(config: BatchConfig, data: DataConfig, state: PipelineState) -> None:
+    """Remove what the online store holds of before everything was started over, if it was: a row
+    of another history that is newer than any of this one would be served for ever.
+
+    Raises:
+        RedisUnavailableError, RedisRefusedError: Redis cannot be asked; it is still to be done.
+    """
+    if state.note(STALE_ONLINE) is None:
+        return
+    removed = forget_online_rows(config, data)
+    logger.info("removed the online rows of %d keys", removed)
+    state.forget_note(STALE_ONLINE)
 
 
 def materialize(

@@ -9,7 +9,8 @@ from typing import Final
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines.errors import ChangeLogGapError, LiveDatabaseError
+from pipelines.change_log.positions import Position, end_of_log
+from pipelines.errors import LiveDatabaseError
 from pipelines.live_databases import (
     METADATA,
     UnknownRows,
@@ -17,7 +18,7 @@ from pipelines.live_databases import (
     live_database_error,
     open_engine,
     sqlite_path,
-    translate_errors,
+    transaction,
     unknown_rows,
     upgrade_change_log,
 )
@@ -103,33 +104,14 @@ class ChangeLogReader:
         with self._engine() as engine:
             return unknown_rows(engine)
 
-    def last(self, after: int) -> int:
-        """The log's last `seq`, checked against a reader that stands at `after` (0: at no change).
+    def end(self, *readers: Position) -> Position:
+        """Where the log ends, once it is known to be the one that the readers have read.
 
         Raises:
-            ChangeLogGapError: the change after `after` is gone, or the log ends before `after`, so
-                this is not the database that was read before.
+            OtherHistoryError, ChangeLogGapError: see `end_of_log`.
         """
-        with self._engine() as engine, translate_errors(self._where), engine.connect() as shop:
-            last = shop.scalar(sa.text("SELECT max(seq) FROM change_log"))
-            following = shop.scalar(
-                sa.text("SELECT min(seq) FROM change_log WHERE seq > :after"), {"after": after}
-            )
-        last = int(last or 0)
-        if last < after:
-            raise ChangeLogGapError(
-                f"{self._where}: the change log ends at {last}, but was read up to {after} "
-                "before: another database lies in its place. Put the old one back, or start "
-                "over with `synchrochain batch --rebuild`"
-            )
-        # SQLite numbers without holes; but who starts anew takes what retention has left.
-        if after and following and following > after + 1:
-            raise ChangeLogGapError(
-                f"{self._where}: changes {after + 1} to {following - 1} are gone from the "
-                "change log before they were read: restore them from a backup, or start over "
-                "with `synchrochain batch --rebuild`"
-            )
-        return last
+        with self._engine() as engine, transaction(engine) as connection:
+            return end_of_log(connection, self._where, readers)
 
     def batches(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
         """Changes with `after < seq <= upto` in the order of `seq`, at most `size` rows each.

@@ -8,7 +8,12 @@ SQLite files, in WAL mode with `synchronous=FULL`: a commit that was acknowledge
 cut, so a reader can never be ahead of the database it reads.
 """
 
-from pipelines.live_databases.contract import UnknownRows, check_contract, unknown_rows
+from pipelines.live_databases.contract import (
+    UnknownRows,
+    check_connection,
+    check_contract,
+    unknown_rows,
+)
 from pipelines.live_databases.databases import LiveDatabases
 from pipelines.live_databases.engines import (
     live_database_error,
@@ -71,6 +76,7 @@ __all__ = [
     "TableTriggers",
     "UnknownRows",
     "change_log_state",
+    "check_connection",
     "check_contract",
     "clickstream",
     "create_schema",

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from pipelines.errors import ContractError
+from pipelines.errors import ContractError, TriggersError
 from pipelines.live_databases.engines import transaction
 from pipelines.live_databases.triggers import FORMAT, change_log_state
 
@@ -42,7 +42,8 @@ def check_contract(engine: sa.Engine, metadata: sa.MetaData) -> None:
     """Make sure that every table, column and trigger that the pipelines need is there.
 
     Raises:
-        ContractError: one is missing or altered, or the log is of another format.
+        ContractError: a table or column is missing, or the log is of another format.
+        TriggersError: a trigger or part of the log is missing or altered.
         LiveDatabaseError: the database cannot be read.
     """
     with transaction(engine) as connection:
@@ -53,7 +54,7 @@ def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.Me
     """The same over a connection that is open; `where` names the database.
 
     Raises:
-        ContractError: see `check_contract`.
+        ContractError, TriggersError: see `check_contract`.
     """
     state = change_log_state(connection, metadata)
     if state.format is not None and state.format > FORMAT:
@@ -67,20 +68,20 @@ def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.Me
             "to date"
         )
     if state.format is None:
-        raise ContractError(
+        raise TriggersError(
             f"{where} has no table 'change_log', though it had one, so changes are missing: "
             f"make it with {MEND}"
         )
     if state.broken:
         parts = ", ".join(state.broken)
-        raise ContractError(
+        raise TriggersError(
             f"{where}: its change log is not whole, so changes may be missing ({parts} missing or "
             f"altered): mend it with {MEND}"
         )
     if state.unsound:
         since = [_since(connection, found.table) for found in state.unsound]
         tables = ", ".join(map(str, state.unsound))
-        raise ContractError(
+        raise TriggersError(
             f"{where}: triggers are not what they should be: {tables}; changes may be missing "
             f"since {', '.join(dict.fromkeys(since))}: mend them with {MEND}"
         )

@@ -23,6 +23,7 @@ from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.verification import check_contents
 from pipelines.batch.workspace import attach_history, columns, read_files, workspace
 from pipelines.change_log.logs import BY_NAME, LOGS
+from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import EVENT_TIMESTAMP, Source, View
@@ -130,12 +131,12 @@ def offline_side(
         yield OfflineSide(connection, {name: span.upto for name, span in spans.items()})
 
 
-def _published(state: PipelineState) -> tuple[dict[str, int], dict[str, list[PublishedFile]]]:
+def _published(state: PipelineState) -> tuple[dict[str, Position], dict[str, list[PublishedFile]]]:
     """The batch positions and the log files that stand for them."""
     while True:
-        positions = state.positions(READER)
+        positions = state.bound_positions(READER)
         listed = state.files("log")
-        if state.positions(READER) == positions:  # else a cycle was published in between
+        if state.bound_positions(READER) == positions:  # else a cycle was published in between
             return positions, {log.name: [f for f in listed if f.name == log.name] for log in LOGS}
 
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence, Set
 from contextlib import closing
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.change_log.positions import Position, end_of_log, verify_row
 from pipelines.change_log.reader import SCHEMA, TEXTS, ChangeLogReader, decoded
 from pipelines.errors import ChangeLogGapError
-from pipelines.live_databases import sqlite_path, translate_errors
+from pipelines.live_databases import (
+    METADATA,
+    UnknownRows,
+    check_connection,
+    sqlite_path,
+    translate_errors,
+)
 from pipelines.settings import DataConfig
 
 LONGEST_WAIT: Final = 0.1
 """Seconds to wait for a lock; the other streams wait too, and this one tries again anyway."""
 
-_ROWS: Final = f"SELECT {TEXTS} FROM change_log WHERE seq > ? ORDER BY seq LIMIT ?"
+_ROWS: Final = f"SELECT {TEXTS}, nonce FROM change_log WHERE seq >= ? ORDER BY seq LIMIT ?"
 
 
 class CommitWatch:
@@ -57,56 +64,102 @@ class CommitWatch:
 class ChangeCapture:
     """Reads a live database's change log from a position on, over one kept connection.
 
-    A file that was replaced by another one is opened anew. Belongs to one thread at a time.
+    A file that was replaced by another one is opened anew. Each time it is made sure that the log
+    is the one that was read before, and after a change of the schema that the triggers are there.
+    Belongs to one thread at a time.
+
+    Args:
+        trimmed: up to which `seq` changes may be missing.
+        read: where readers stand whose work is known here.
     """
 
-    def __init__(self, name: str, config: DataConfig, trimmed: int = 0) -> None:
+    def __init__(
+        self, name: str, config: DataConfig, trimmed: int = 0, read: Sequence[Position] = ()
+    ) -> None:
         url = config.database_url(name)
+        self.name = name
         self._busy_timeout = min(config.busy_timeout, LONGEST_WAIT)
         self._reader = ChangeLogReader(name, url, self._busy_timeout)
         self._path = sqlite_path(url)
         self._trimmed = trimmed
+        self._identity = next((at.identity for at in read if at.identity), None)
+        self._nonces = {at.seq: at.nonce for at in read}
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._schema: int | None = None
 
     def check(self, after: int) -> int:
         """The log's last `seq`, once the database is known to be what a reader at `after` read.
 
         Raises:
-            LiveDatabaseError: it is missing, corrupt, locked, or lacks a table or column.
-            ChangeLogGapError: the change after `after` is gone, or the log ends before it.
+            LiveDatabaseError: it is missing, corrupt, locked, or lacks a table, column or trigger.
+            OtherHistoryError: it is not the one that was read.
+            ChangeLogGapError: the change after `after` is gone.
         """
         self._reader.upgrade()
         self._reader.check()
-        return self._reader.last(after)
+        end = self._reader.end(*self._positions(after))
+        self._identity = self._identity or end.identity
+        return end.seq
+
+    def unknown_rows(self) -> list[UnknownRows]:
+        """What the change log does not know, a table each."""
+        return self._reader.unknown_rows()
+
+    def position(self, seq: int) -> Position:
+        """A position that was read up to, bound to this log."""
+        return Position(seq, self._identity, self._nonces.get(seq))
+
+    def forget_but(self, seqs: Set[int]) -> None:
+        """Forget what binds positions, but for these."""
+        self._nonces = {seq: nonce for seq, nonce in self._nonces.items() if seq in seqs}
 
     def read(self, after: int, limit: int) -> pa.Table:
         """The next changes after a position, in order, at most `limit`: a table of `SCHEMA`.
 
         Raises:
-            LiveDatabaseError: the database cannot be read.
+            LiveDatabaseError: the database cannot be read, or has lost a trigger.
+            OtherHistoryError: it is not the one that was read.
             ChangeLogGapError: the change after `after` is gone.
         """
-        with translate_errors(str(self._path)):
-            found = self._sqlite(self._path, after).execute(_ROWS, (after, limit)).fetchall()
+        where = str(self._path)
+        with translate_errors(where):
+            connection = self._sqlite(after)
+            (schema,) = connection.execute("PRAGMA schema_version").fetchone()
+            if schema != self._schema:
+                check_connection(connection, where, METADATA[self.name])
+                self._schema = schema
+            found = connection.execute(_ROWS, (after, limit + 1)).fetchall()
+            if found and found[0][0] == after:  # the row that was read last
+                verify_row(where, after, self._nonces.get(after), found.pop(0)[-1])
+            elif after:
+                end_of_log(connection, where, self._positions(after))
+        del found[limit:]
+        if found:
+            seq, nonce = found[-1][0], found[-1][-1]
+            verify_row(where, seq, self._nonces.get(seq), nonce)
+            self._nonces[seq] = nonce
         self._refuse_holes(after, [row[0] for row in found])
         columns: Any = zip(*found, strict=True) if found else [()] * len(SCHEMA)
         return pa.table(
-            [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+            [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=False)], schema=SCHEMA
         )
 
     def last(self) -> int:
         """The log's last `seq`."""
         with translate_errors(str(self._path)):
-            connection = self._sqlite(self._path, 0)
-            found = connection.execute("SELECT max(seq) FROM change_log").fetchone()
+            found = self._sqlite(0).execute("SELECT max(seq) FROM change_log").fetchone()
         return int(found[0] or 0)
 
     def close(self) -> None:
         """Let go of the file."""
         if self._connection is not None:
             self._connection.close()
-        self._connection = None
+        self._connection = self._schema = None
+
+    def _positions(self, after: int) -> list[Position]:
+        """Where readers stand, at `after` and beyond."""
+        return [self.position(seq) for seq in sorted({after, *self._nonces}) if seq >= after]
 
     def _refuse_holes(self, after: int, seqs: list[int]) -> None:
         """Numbers have no holes; but who starts anew takes what retention has left."""
@@ -122,19 +175,24 @@ class ChangeCapture:
                 )
             before = seq
 
-    def _sqlite(self, path: Path, after: int) -> sqlite3.Connection:
-        status = path.stat() if path.exists() else None
+    def _sqlite(self, after: int) -> sqlite3.Connection:
+        status = self._path.stat() if self._path.exists() else None
         file = (status.st_dev, status.st_ino) if status else None
         if self._connection is None or file != self._file:
             self.close()
             if file is None:
                 self._reader.check()  # says what to do
-            self._reader.last(after)  # whether it is the one that was read before
-            self._connection = sqlite3.connect(
-                path, timeout=self._busy_timeout, check_same_thread=False
+            connection = sqlite3.connect(
+                self._path, timeout=self._busy_timeout, check_same_thread=False
             )
-            self._connection.text_factory = decoded
-            self._file = file
-            with closing(self._connection.execute("PRAGMA query_only = ON")):
-                pass
+            try:
+                with closing(connection.execute("PRAGMA query_only = ON")):
+                    pass
+                end = end_of_log(connection, str(self._path), self._positions(after))
+            except BaseException:
+                connection.close()
+                raise
+            connection.text_factory = decoded
+            self._identity = self._identity or end.identity
+            self._connection, self._file = connection, file
         return self._connection

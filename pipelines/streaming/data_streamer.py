@@ -102,20 +102,35 @@ class DataStreamer:
             if cache is None:
                 cache = await self._call(RealtimeCache, self.config)
                 stack.callback(cache.close)
-            flow = await self._call(
-                StreamingFlow, self.config, self.batch_config, cache, self._clock
-            )
-            self._flow = flow
             try:
-                await self._call(flow.catch_up)
-                await self._call(flow.save)
-                if ready:
-                    ready()
-                await self._run(flow)
+                while await self._stream_once(cache, ready):
+                    ready = None
             finally:
-                await self._call(_finish, flow)
-                self._flow = None
                 self._stop_asked = False
+
+    async def _stream_once(self, cache: RealtimeCache, ready: Callable[[], Any] | None) -> bool:
+        """Stream until the end; whether to begin anew, for everything was started over."""
+        assert self._stop is not None
+        flow = await self._call(StreamingFlow, self.config, self.batch_config, cache, self._clock)
+        self._flow = flow
+        try:
+            await self._call(flow.catch_up)
+            await self._call(flow.save)
+            if ready:
+                ready()
+            await self._run(flow)
+        finally:
+            await self._call(_finish, flow)
+            self._flow = None
+        if self._stop_asked or not flow.outdated:
+            return False
+        logger.warning("everything was started over: the stream warms up anew")
+        self._stop.clear()
+        # A cycle, which is to begin now, takes in a history faster than a stream does.
+        await self._pause(self.config.processing_interval)
+        while not self._stop.is_set() and await self._call(flow.cycle_runs):
+            await self._pause(SAVE_SECONDS)
+        return not self._stop_asked
 
     def stop(self) -> None:
         """End `start_streaming` after the micro-batches at hand; from any thread."""
@@ -234,6 +249,8 @@ class DataStreamer:
                 if loop.time() >= next_hearing:
                     next_hearing = loop.time() + self.config.processing_interval
                     await self._call(flow.hear)
+                if flow.outdated:
+                    return
                 if loop.time() >= next_eviction:
                     next_eviction = loop.time() + EVICT_SECONDS
                     await self._call(flow.tidy)

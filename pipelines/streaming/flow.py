@@ -13,14 +13,22 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
+import psutil
 import pyarrow as pa
 
 from pipelines.batch.state import PipelineState
 from pipelines.batch.verification import check_contents
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
+from pipelines.change_log.positions import Position
+from pipelines.change_log.reader import ChangeLogReader
 from pipelines.created_clock import CREATED_NOTE, CreatedClock
-from pipelines.errors import SynchroChainError
+from pipelines.errors import (
+    LiveDatabaseError,
+    OtherHistoryError,
+    SynchroChainError,
+    TriggersError,
+)
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.hot_window import HotWindow
@@ -60,6 +68,8 @@ class StreamingFlow:
         clock: tells the present moment, UTC and naive.
 
     Raises:
+        OtherHistoryError: a live database is not the one that was read before.
+        TriggersError: one has lost triggers, so changes may be missing.
         SynchroChainError: the state, the published files or the repository cannot be read.
     """
 
@@ -71,6 +81,10 @@ class StreamingFlow:
         clock: Callable[[], datetime],
     ) -> None:
         self._state = PipelineState(batch.state_path)
+        self._generation = self._state.generation
+        self.outdated = False
+        """Whether everything was started over since: this flow knows another history."""
+        _check_logs(config, self._state)
         self._clock = clock
         self._started = clock()
         self._created = CreatedClock(clock)
@@ -164,6 +178,9 @@ class StreamingFlow:
 
     def hear(self) -> None:
         """Take in what the batch flow has decided since, and what it has brought about."""
+        if self._state.generation != self._generation:
+            self.outdated = True
+            return
         for name in self.streams:
             self.reconsider(name)
         online = self._settled()
@@ -179,6 +196,8 @@ class StreamingFlow:
         Raises:
             PipelineStateError: the state cannot be written.
         """
+        if self.outdated:
+            return
         with self._saving:
             positions = {name: s.counters.position for name, s in self.streams.items()}
             left = {name: list(stream.undecided) for name, stream in self.streams.items()}
@@ -192,12 +211,22 @@ class StreamingFlow:
             if not self._begun and self._state.waiting_views():
                 moved = {}  # where a first start begins is not online before the batch flow says so
             if moved:
-                self._state.set_positions(READER, moved)
+                bound = {name: self.streams[name].written for name in moved}
+                if not self._state.set_positions(READER, bound, self._generation):
+                    self.outdated = True
+                    return
                 self._saved.update(moved)
                 self._begun = True
             if self._created.latest:
                 latest = self._created.latest.isoformat(timespec="microseconds")
                 self._created.go_on_from(self._state.raise_note(CREATED_NOTE, latest))
+
+    def cycle_runs(self) -> bool:
+        """Whether a cycle of the batch flow is under way."""
+        return any(
+            cycle.status == "running" and psutil.pid_exists(cycle.pid)
+            for cycle in self._state.last_cycles(1)
+        )
 
     def report(self) -> dict[str, Any]:
         """How everything stands, as JSON allows it."""
@@ -243,7 +272,10 @@ class StreamingFlow:
         self, name: str, config: DataConfig, position: int, done: Mapping[str, int]
     ) -> Stream:
         trimmed = int(self._state.note(f"trimmed {name}") or 0)
-        return Stream(name, config, self.window, position, done.get(name, position), trimmed)
+        written = done.get(name, position)
+        bound = [self._state.bound_positions(reader).get(name) for reader in (READER, BATCH)]
+        read = [at for at in bound if at is not None and at.seq in (position, written)]
+        return Stream(name, config, self.window, position, written, trimmed, read)
 
     def _settled(self) -> dict[str, int]:
         """Up to which `seq` the batch flow's rows are online, by database; empty if not known."""
@@ -298,6 +330,24 @@ class StreamingFlow:
             if said != self._cache_error:
                 logger.error("the cache lacks rows that the online store gets: %s", said)
             self._cache_error = said
+
+
+def _check_logs(config: DataConfig, state: PipelineState) -> None:
+    """Do not start on another history, nor where changes may be missing without a word; what else
+    is wrong each stream says itself, and goes on trying."""
+    readers = [state.bound_positions(reader) for reader in (BATCH, READER)]
+    for name in DATABASE_NAMES:
+        log = ChangeLogReader(name, config.database_url(name), config.busy_timeout)
+        known = [positions[name] for positions in readers if name in positions]
+        furthest = max(known, key=lambda at: at.seq, default=Position(0))
+        try:
+            log.upgrade()
+            log.check()
+            log.end(*{*known[:1], furthest})
+        except (OtherHistoryError, TriggersError):
+            raise
+        except LiveDatabaseError:
+            continue
 
 
 def _views_of(database: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -12,9 +12,11 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipelines.change_log.logs import BY_NAME
+from pipelines.change_log.positions import Position
 from pipelines.change_log.time_stamps import parse_time_stamp
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
+from pipelines.live_databases import UnknownRows
 from pipelines.settings import DataConfig
 from pipelines.streaming.change_capture import ChangeCapture
 from pipelines.streaming.hot_window import Absorption, HotWindow
@@ -69,6 +71,7 @@ class Stream:
         position: up to which `seq` the window holds the database's changes.
         written: up to which `seq` they are written online already.
         trimmed: up to which `seq` changes may be missing from the change log.
+        read: what binds `position` and `written` to the change log that was read.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Stream:
         position: int,
         written: int,
         trimmed: int = 0,
+        read: Sequence[Position] = (),
     ) -> None:
         self.name = name
         self.counters = StreamCounters(position=written, absorbed=position)
@@ -93,7 +97,8 @@ class Stream:
         self._silent_until = written
         self._limit = config.batch_size
         self._window = window
-        self._capture = ChangeCapture(name, config, trimmed)
+        self._capture = ChangeCapture(name, config, trimmed, read)
+        self._warned: list[UnknownRows] = []
         self._cursor = window.cursor()
         self._intake = Intake(window, name)
         self._absorption = Absorption(window, self._cursor, self._intake.logs)
@@ -102,9 +107,20 @@ class Stream:
         """The log's last `seq`, once the database is known to be the one that was read before.
 
         Raises:
-            LiveDatabaseError, ChangeLogGapError: see `ChangeCapture.check`.
+            LiveDatabaseError, OtherHistoryError, ChangeLogGapError: see `ChangeCapture.check`.
         """
-        return self._capture.check(self.counters.absorbed)
+        last = self._capture.check(self.counters.absorbed)
+        unknown = self._capture.unknown_rows()
+        if unknown != self._warned:
+            self._warned = unknown
+            for found in unknown:
+                logger.warning("stream %s: %s", self.name, found)
+        return last
+
+    @property
+    def written(self) -> Position:
+        """Up to which change everything is written, bound to its change log."""
+        return self._capture.position(self.counters.position)
 
     def last(self) -> int:
         """The log's last `seq`."""
@@ -144,6 +160,9 @@ class Stream:
             return Taken(waits_for=frozenset(waits_for))
         touched, cold = self._absorb(verdicts, edges)
         self.counters.absorbed = changes["seq"][-1].as_py()
+        self._capture.forget_but(
+            {self.counters.absorbed, self.counters.position, self._silent_until}
+        )
         self._count(changes.num_rows, verdicts, cold, silent)
         return Taken(changes.num_rows, {} if silent else touched)
 

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from test_feast_repository import delivered_once, moved
 from pipelines.audit_view import print_audit
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.state import PipelineState
+from pipelines.change_log.positions import Position
 from pipelines.clock import utc_now
 from pipelines.errors import RedisUnavailableError
 from pipelines.features.views import VIEWS, view_named
@@ -109,6 +111,7 @@ class Shop:
         """Remove later changes."""
         for name, seq in last.items():
             self._execute(name, f"DELETE FROM change_log WHERE seq > {seq}")
+            self._execute(name, "UPDATE change_log_info SET removed_seq = 0")  # as if never there
 
     def another(self, table: str, **changed: Any) -> Row:
         """A new change like the table's last one, half an hour old."""
@@ -175,7 +178,8 @@ def shop(processed: Shop) -> Iterator[Shop]:
     for key, fields in served.items():
         processed.redis.hset(key, mapping=fields)
     processed.cut(last)
-    processed.state.forget_positions("stream")
+    with closing(sqlite3.connect(processed.processor.config.state_path)) as state, state:
+        state.execute("DELETE FROM positions WHERE reader = 'stream'")
     processed.state.set_note("stream", "{}")
 
 
@@ -195,7 +199,7 @@ def unequal(report: AuditReport) -> dict[tuple[str, str], tuple[int, int, int]]:
 
 def claim(shop: Shop, positions: dict[str, int]) -> None:
     """Let the stream reader stand there, whatever it has written."""
-    shop.state.commit_pending(0, utc_now(), reader="stream", positions=positions)
+    shop.state.set_positions("stream", {name: Position(seq) for name, seq in positions.items()})
 
 
 def test_what_was_processed_is_served(shop: Shop) -> None:

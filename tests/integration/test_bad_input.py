@@ -612,9 +612,21 @@ def test_an_emptied_log_is_noticed(
     change(data, "orders", ORDER)
     with closing(sqlite3.connect(database(data, "orders"))) as connection, connection:
         connection.execute("DELETE FROM change_log")
-    with pytest.raises(ChangeLogGapError, match=r"ends at 0, but was read up to \d+"):
+    with pytest.raises(ChangeLogGapError, match=r"changes \d+ to \d+ are gone"):
         processor.run_cycle(update=False)
     assert processor.state.positions(READER) == positions
+
+
+def test_a_log_that_was_emptied_once_it_was_read_goes_on(
+    processor: BatchProcessor, data: DataConfig, world: Logs
+) -> None:
+    """What was read is not needed any more; the log still knows where it ended."""
+    processor.run_cycle(update=False)
+    with closing(sqlite3.connect(database(data, "orders"))) as connection, connection:
+        connection.execute("DELETE FROM change_log")
+    assert processor.run_cycle(update=False).extracted == 0
+    change(data, "orders", ORDER)
+    assert processor.run_cycle(update=False).extracted == 1
 
 
 def test_another_database_in_its_place_is_noticed(
@@ -714,7 +726,7 @@ def test_a_killed_cycle_leaves_nothing_doubled(
     change(data, "orders", "{")
     cycle = processor.state.begin_cycle(clock())
     readers = {n: ChangeLogReader(n, data.database_url(n)) for n in DATABASE_NAMES}
-    spans = plan(readers, processor.state.positions(READER))
+    spans = plan(readers, processor.state.bound_positions(READER))
     with workspace(processor.config.data_dir / "staging" / "killed") as connection:
         work = DataProcessor(connection, processor.config, lambda _step, _rows: None)
         work.extract(readers, spans)

@@ -15,6 +15,7 @@ from conftest import Clock
 from live_logs import append_changes, complete_log, offline_rows, parts_of
 
 from pipelines.batch import BatchConfig, BatchProcessor, CycleReport
+from pipelines.change_log.positions import Position
 from pipelines.errors import CorruptFileError, LiveDatabaseError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DataConfig
@@ -133,11 +134,14 @@ def test_a_change_log_is_trimmed_up_to_its_slowest_reader(
     logs = complete_log(3)
     append_changes(data, logs)
     first = processor.state.begin_cycle(clock())
-    processor.state.commit_pending(first, clock(), reader="export", positions={"users": 50})
+    processor.state.commit_pending(
+        first, clock(), reader="export", positions={"users": Position(50)}
+    )
     before = changes_left(data, "users")
     processor.run_cycle(update=False)
     lasting = sum(row["seq"] <= 50 for row in logs["users"])
-    assert changes_left(data, "users") == before - 50 + lasting
+    # And the one at which the reader stands, which says that it is this log.
+    assert changes_left(data, "users") == before - 50 + lasting + 1
 
 
 def test_a_streamer_that_was_stopped_for_good_holds_nothing_up(
@@ -146,9 +150,10 @@ def test_a_streamer_that_was_stopped_for_good_holds_nothing_up(
     """It warms from the processed logs, so what the batch flow has read is kept for it there."""
     processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
     append_changes(data, complete_log(3))
-    processor.state.set_positions("stream", {"users": 50})
+    processor.state.set_positions("stream", {"users": Position(50)})
     processor.run_cycle(update=False)
-    assert changes_left(data, "users") == 4 + 1  # the users, and the last change
+    # The users, the last change, and the one that says which log the streamer has read.
+    assert changes_left(data, "users") == 4 + 1 + 1
 
 
 def test_a_trimmed_log_still_rebuilds_what_it_holds(

@@ -13,6 +13,7 @@ import pytest
 from live_logs import append_changes, complete_log
 
 from pipelines.batch import BatchProcessor
+from pipelines.change_log.positions import Position
 from pipelines.errors import StreamerRunningError
 from pipelines.process_lock import held_by, only_one
 from pipelines.settings import DATABASE_NAMES, DataConfig
@@ -174,7 +175,7 @@ def test_the_streamers_lag_stands_beside_that_of_the_batch_flow(
     append_changes(data, complete_log(1))
     processor.run_cycle(update=False)
     last = processor.state.positions("batch")
-    processor.state.set_positions("stream", {"users": last["users"] - 10})
+    processor.state.set_positions("stream", {"users": Position(last["users"] - 10)})
     found = collect_status(processor)["databases"]
     assert (found["users"]["lag"], found["users"]["stream_lag"]) == (0, 10)
     assert found["users"]["stream_position"] == last["users"] - 10

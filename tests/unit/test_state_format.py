@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.batch.state import PipelineState
 from pipelines.batch.state_migrations import FORMAT, STEPS
+from pipelines.change_log.positions import Position
 from pipelines.errors import NewerFormatError, PipelineStateError
 
 KILLED = """
@@ -114,7 +115,7 @@ def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> N
         PipelineState(path)
     assert "\n" not in str(refused.value)
     with pytest.raises(NewerFormatError):
-        state.set_positions("batch", {"orders": 1})
+        state.set_positions("batch", {"orders": Position(1)})
     assert version(path) == FORMAT + 1
 
 
@@ -145,13 +146,13 @@ def test_a_state_taken_from_a_running_process_is_not_made_anew(
     """It would go on with no offsets at all."""
     path = tmp_path / "state.db"
     state = PipelineState(path)
-    state.set_positions("stream", {"orders": 5})
+    state.set_positions("stream", {"orders": Position(5)})
     for file in tmp_path.iterdir():
         file.unlink()
     if not removed:
         path.touch()
     with pytest.raises(PipelineStateError):
-        state.set_positions("stream", {"orders": 6})
+        state.set_positions("stream", {"orders": Position(6)})
     assert path.exists() != removed
 
 
@@ -174,7 +175,7 @@ def test_many_open_an_old_file_at_the_same_time(tmp_path: Path) -> None:
         path = unnumbered(tmp_path / f"{attempt}.db")
 
         def use(number: int, path: Path = path) -> None:
-            PipelineState(path).set_positions(f"reader {number}", {"orders": number})
+            PipelineState(path).set_positions(f"reader {number}", {"orders": Position(number)})
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(use, range(8)))

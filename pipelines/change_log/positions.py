@@ -1,0 +1,114 @@
+"""A reader's position in a change log, bound to that log and no other.
+
+Numbers alone do not tell one log from another: an older copy of a database that is put back counts
+on from where it stood. So a position is kept with the identity of the log and the nonce of the row
+that it stands at. A log that has another row there is another history, however long it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.errors import ChangeLogGapError, OtherHistoryError
+
+
+@dataclass(frozen=True)
+class Position:
+    """The last change that a reader has dealt with; 0: none.
+
+    `identity` is the log's, `nonce` the row's. Both are None for a position of an older format,
+    `nonce` also where the row is one of format 1: such a position is taken as it stands.
+    """
+
+    seq: int
+    identity: str | None = None
+    nonce: str | None = None
+
+
+def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Position]) -> Position:
+    """Where the log ends, once it is known to be the one that the readers have read.
+
+    Args:
+        connection: in a transaction, so that everything is of one moment.
+        where: the database, for messages.
+
+    Raises:
+        OtherHistoryError: the log has not what a reader has read.
+        ChangeLogGapError: the change after a reader's position is gone.
+    """
+    last, last_nonce, identity, removed, removed_nonce = _ends(connection)
+    for reader in readers:
+        if reader.seq == 0:
+            continue
+        if last < reader.seq:
+            raise _other(where, f"ends at {last}, but was read up to {reader.seq} before")
+        if None not in (reader.identity, identity) and reader.identity != identity:
+            raise _other(where, "is another one than was read before")
+        found = _nonce(connection, reader.seq) if identity else (None,)
+        # Older rows may be removed at any time, up to the one at which the reader stands.
+        if found is None and removed == reader.seq:
+            found = (removed_nonce,)
+        _refuse_hole(connection, where, reader.seq, last)
+        known = reader.nonce is None or (found is not None and found[0] == reader.nonce)
+        if not known:
+            raise _other(where, f"has another change {reader.seq} than was read before")
+    return Position(last, identity, last_nonce)
+
+
+def verify_row(where: str, seq: int, expected: str | None, found: str | None) -> None:
+    """Make sure that a row is the one that was read before.
+
+    Raises:
+        OtherHistoryError: it is not.
+    """
+    if expected is not None and expected != found:
+        raise _other(where, f"has another change {seq} than was read before")
+
+
+def _ends(connection: sqlite3.Connection) -> tuple[int, str | None, str | None, int, str | None]:
+    """The last row's number and nonce, the log's identity, the last removed row's."""
+    (made,) = connection.execute(
+        "SELECT count(*) FROM sqlite_master WHERE name = 'change_log_info'"
+    ).fetchone()
+    if not made:  # format 1: numbers are all there is
+        (last,) = connection.execute("SELECT max(seq) FROM change_log").fetchone()
+        return int(last or 0), None, None, 0, None
+    identity, removed, removed_nonce = connection.execute(
+        "SELECT identity, removed_seq, removed_nonce FROM change_log_info"
+    ).fetchone() or (None, 0, None)
+    last, nonce = connection.execute(
+        "SELECT seq, nonce FROM change_log ORDER BY seq DESC LIMIT 1"
+    ).fetchone() or (0, None)
+    if removed > last:  # everything was removed
+        last, nonce = removed, removed_nonce
+    return last, nonce, identity, removed, removed_nonce
+
+
+def _nonce(connection: sqlite3.Connection, seq: int) -> tuple[str | None] | None:
+    found: tuple[str | None] | None = connection.execute(
+        "SELECT nonce FROM change_log WHERE seq = ?", (seq,)
+    ).fetchone()
+    return found
+
+
+def _refuse_hole(connection: sqlite3.Connection, where: str, after: int, last: int) -> None:
+    """Numbers have no holes; but who starts anew takes what retention has left."""
+    (following,) = connection.execute(
+        "SELECT min(seq) FROM change_log WHERE seq > ?", (after,)
+    ).fetchone()
+    following = following or last + 1
+    if following > after + 1:
+        raise ChangeLogGapError(
+            f"{where}: changes {after + 1} to {following - 1} are gone from the change log before "
+            "they were read: restore them from a backup, or start over with "
+            "`synchrochain batch --rebuild`"
+        )
+
+
+def _other(where: str, what: str) -> OtherHistoryError:
+    return OtherHistoryError(
+        f"{where}: the change log {what}: another database lies in its place, or an older copy. "
+        "Put the old one back, or start over with `synchrochain batch --rebuild`"
+    )
