@@ -7,7 +7,7 @@ LOCKED := --universal --python-version 3.11 --generate-hashes --no-header --no-a
 
 WORKERS ?= 2
 
-.PHONY: run test test-clocks lint types check lock clean help
+.PHONY: run test test-clocks lint types check lock mutants clean help
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
@@ -28,6 +28,10 @@ types: $(VENV)/.installed-dev  ## types, strict
 	$(BIN)/mypy
 
 check: lint types test  ## everything that CI checks
+
+mutants: $(VENV)/.installed-dev  ## mutate a sample of the critical modules: what does no test notice? (an hour)
+	$(BIN)/python -m pip install --quiet 'mutmut==3.8.1'
+	$(BIN)/python tests/mutants.py
 
 $(VENV)/.installed: requirements.lock requirements-torch.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

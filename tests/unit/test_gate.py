@@ -268,6 +268,73 @@ def test_features_with_too_few_rows_are_told_and_do_not_refuse() -> None:
     assert "2 with too few rows" in reason(verdict, "drift")
 
 
+SEVEN = {f"f{n}": 0.3 + n / 10 for n in range(7)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "line"),
+    [
+        (
+            {"challenger": np.array([np.nan]), "champion": np.array([0.1])},
+            "better",
+            "refused: the challenger has no finite losses on the hold-out; "
+            "wanted: its 95% interval below 0",
+        ),
+        (
+            {"challenger": np.zeros(3), "champion": np.ones(3)},
+            "better",
+            "refused: only 3 units in the hold-out; wanted: at least 10",
+        ),
+        ({"champion": None}, "better", "ok: loss 0.27634, nothing to beat; wanted: nothing"),
+        ({"calibration_error": None}, "calibrated", "ok: gives no probabilities; wanted: nothing"),
+        ({}, "calibrated", "ok: calibration error 0.0100, champion 1 0.0100; wanted: at most 0.02"),
+        ({"ages": {}}, "fresh", "refused: no rows in any view; wanted: each view at most 24 h old"),
+        ({}, "fresh", "ok: oldest is user_intent, 0.017 h; wanted: each view at most 24 h old"),
+        (
+            {},
+            "consistent",
+            "ok: worst is session_events, 99.950%; "
+            "wanted: each view at least 99.9% equal online and offline",
+        ),
+        (
+            {"agreement": {"a": None, "b": 1.0}},
+            "consistent",
+            "refused: not known: no key was compared of a; "
+            "wanted: each view at least 99.9% equal online and offline",
+        ),
+        (
+            {"drift": {}},
+            "drift",
+            "ok: no features compared; "
+            "wanted: each at most 0.25, or what its earlier weeks moved by",
+        ),
+        (
+            {"drift": {"b": 0.1, "a": 0.2}},
+            "drift",
+            "ok: index of 2 features; largest: a 0.200, b 0.100; "
+            "wanted: each at most 0.25, or what its earlier weeks moved by",
+        ),
+        (
+            {"drift": SEVEN},
+            "drift",
+            "refused: index of 7 features; beyond: f6 0.900, f5 0.800, f4 0.700, f3 0.600, "
+            "f2 0.500 and 2 more; wanted: each at most 0.25, or what its earlier weeks moved by",
+        ),
+        (
+            {"drift": dict(list(SEVEN.items())[:6])},
+            "drift",
+            "refused: index of 6 features; beyond: f5 0.800, f4 0.700, f3 0.600, f2 0.500, "
+            "f1 0.400 and 1 more; wanted: each at most 0.25, or what its earlier weeks moved by",
+        ),
+    ],
+)
+def test_every_check_has_its_whole_line(changes: dict[str, Any], name: str, line: str) -> None:
+    """What was found, and what was wanted; and the outcome is yes or no, never neither."""
+    verdict = decide(replace(GOOD, **changes))
+    assert reason(verdict, name).startswith(line)
+    assert all(check.ok in (True, False) for check in verdict.reasons)
+
+
 # Tags
 
 
@@ -287,4 +354,6 @@ def test_the_verdict_becomes_tags() -> None:
 def test_a_first_champion_is_called_so() -> None:
     """It was not judged."""
     first = Verdict(True, (), first=True)
-    assert first.tags(datetime(2026, 1, 31))["gate.verdict"] == "first"
+    tags = first.tags(datetime(2026, 1, 31))
+    assert tags["gate.verdict"] == "first"
+    assert tags["gate.against"] == "nothing"
