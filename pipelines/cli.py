@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines import cli_feast, cli_models, cli_serving, cli_training
+from pipelines import cli_feast, cli_live, cli_models, cli_serving, cli_training
 from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.stopping import on_stop
@@ -243,10 +243,12 @@ def features(
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show databases, positions and lag, offline views, the online store and the last cycles.
 
+    Exits 1 if changes of a live database may be missing for good.
+
     Example: `synchrochain status --json`
     """
     from pipelines.console import print_json
-    from pipelines.status import collect_status
+    from pipelines.status import collect_status, first_alarm
     from pipelines.status_view import print_status
 
     found = collect_status(_processor())
@@ -254,6 +256,9 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         print_json(found)
     else:
         print_status(found)
+    alarm = first_alarm(found)
+    if alarm:
+        raise SynchroChainError(alarm)
 
 
 @app.command()
@@ -413,6 +418,7 @@ def _benchmark(name: str) -> Any:
 
 
 cli_training.register(app)
+cli_live.register(app)
 cli_models.register(app)
 cli_serving.register(app, bench_app, _benchmark)
 cli_feast.register(bench_app, _benchmark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from pipelines.batch import BatchProcessor
 from pipelines.batch.batch_processor import READER
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
-from pipelines.errors import SynchroChainError
+from pipelines.errors import ChangeLogGapError, SynchroChainError, TriggersError
 from pipelines.live_databases import sqlite_path
 from pipelines.process_lock import held_by
 from pipelines.settings import DATABASE_NAMES
@@ -23,6 +24,7 @@ def collect_status(processor: BatchProcessor) -> dict[str, Any]:
     """Databases with positions and lag, streamer, offline views, online store, last cycles.
 
     A part that cannot be read holds `error`, one line, instead of its figures; the others stand.
+    A database of which changes may be missing for good holds `changes_missing` too.
     """
     return {
         "data_dir": str(processor.config.data_dir),
@@ -56,10 +58,21 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
             "lag": last - position.seq,
             "stream_position": streamed.seq if streamed else None,
             "stream_lag": last - streamed.seq if streamed else None,
-            "unknown_rows": {found.table: found.rows for found in reader.unknown_rows()},
+            "unknown_rows": {found.table: str(found) for found in reader.unknown_rows()},
         }
 
-    return {"where": str(path)} | _or_error(read)
+    try:
+        return {"where": str(path)} | _or_error(read)
+    except (TriggersError, ChangeLogGapError) as error:
+        return {"where": str(path), "error": str(error), "changes_missing": True}
+
+
+def first_alarm(status: Mapping[str, Any]) -> str | None:
+    """One line on the first database of which changes may be missing; None if there is none."""
+    for found in status["databases"].values():
+        if found.get("changes_missing"):
+            return str(found["error"])
+    return None
 
 
 def _streamer(processor: BatchProcessor) -> dict[str, Any]:
@@ -109,6 +122,8 @@ def _online_store(processor: BatchProcessor) -> dict[str, Any]:
 def _or_error(read: Any) -> dict[str, Any]:
     try:
         found: dict[str, Any] = read()
+    except (TriggersError, ChangeLogGapError):
+        raise
     except SynchroChainError as error:
         return {"error": str(error)}
     return found

@@ -26,11 +26,20 @@ def print_status(status: dict[str, Any]) -> None:
 def _databases(found: dict[str, Any]) -> None:
     figures = ("changes", "position", "lag", "stream_position", "stream_lag")
     rows = [
-        [name, *(d.get(figure) for figure in figures), d.get("error", "ok")]
+        [name, *(d.get(figure) for figure in figures), _database_state(d)]
         for name, d in found.items()
     ]
     headings = ["database", "changes", "processed", "lag", "streamed", "lag", "state"]
     print_table("live databases", headings, rows)
+    for name, database in found.items():
+        for warning in database.get("unknown_rows", {}).values():
+            answers.print(f"{name}: {warning}")
+
+
+def _database_state(found: dict[str, Any]) -> str:
+    if "error" in found:
+        return str(found["error"])
+    return "rows unknown" if found["unknown_rows"] else "ok"
 
 
 def _streamer(found: dict[str, Any]) -> None:

@@ -109,9 +109,10 @@ class ModelOrchestrator:
 
         Raises:
             NotReadyError: the feature repository was never applied here.
-            LiveDatabaseError: the live databases cannot be read.
+            LiveDatabaseError: the live databases cannot be read, or have lost triggers.
         """
         try:
+            self.databases.check_triggers()
             self.reference.refresh()
             self.features.start()
         except Exception as error:
@@ -300,6 +301,7 @@ class ModelOrchestrator:
 
     def _refresh(self) -> None:
         try:
+            self.databases.check_triggers()
             self.reference.refresh()
         except LiveDatabaseError as error:
             self._problems["reference"] = str(error)

@@ -27,7 +27,16 @@ LAYERS = (
     {"running_layer", "data_layer"},
     {"status", "status_view", "audit_view", "models_view", "training_view", "decisions_view"}
     | {"console", "main_job", "live_job", "training_job", "control_world"}
-    | {"cli", "cli_part", "cli_feast", "cli_options", "cli_models", "cli_serving", "cli_training"},
+    | {
+        "cli",
+        "cli_part",
+        "cli_feast",
+        "cli_live",
+        "cli_options",
+        "cli_models",
+        "cli_serving",
+        "cli_training",
+    },
 )
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 LONGEST_MODULE = 500

@@ -1,0 +1,189 @@
+"""Triggers that are gone are noticed by all who read, and said until nothing is unknown."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import used_directory
+from stream_helpers import StreamWorld
+from stream_rows import order
+from test_cli import synchrochain
+
+from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.errors import TriggersError
+from pipelines.live_databases import (
+    METADATA,
+    LiveDatabases,
+    install_triggers,
+    open_engine,
+    upgrade_change_log,
+)
+from pipelines.live_databases.triggers import format_1_statements
+from pipelines.serving.orchestrator import ModelOrchestrator
+from pipelines.settings import DataConfig
+from pipelines.status import collect_status
+
+FORMAT_1 = """CREATE TABLE change_log (seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    table_name TEXT NOT NULL, op TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,
+    committed_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'))"""
+REBUILD = """
+CREATE TABLE new_orders AS SELECT * FROM orders;
+DROP TABLE orders;
+CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INTEGER, product_id TEXT, quantity INTEGER,
+    price NUMERIC, warehouse_id TEXT, shipping_method TEXT, order_timestamp DATETIME, status TEXT);
+INSERT INTO orders SELECT * FROM new_orders;
+DROP TABLE new_orders;
+"""
+MEND = "`synchrochain triggers --install`"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A data directory whose live databases are there, with one customer."""
+    with used_directory(tmp_path):
+        with LiveDatabases.open(DataConfig()) as databases:
+            databases.create()
+        script(tmp_path, "users", "INSERT INTO users VALUES (1, 'north', '2024-01-01 00:00:00')")
+        yield tmp_path
+
+
+def script(folder: Path, name: str, statements: str) -> None:
+    """What a migration does to a live database."""
+    path = folder / "live_databases" / f"{name}.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statements)
+
+
+def test_everybody_says_in_one_line_that_triggers_are_gone(folder: Path) -> None:
+    """With the command that mends it, and exit status 1; whoever fills the shop mends nothing."""
+    script(folder, "orders", REBUILD)
+    lost = r"orders \(missing: INSERT, UPDATE, DELETE\)"
+    for command in (["batch", "--once"], ["status"], ["status", "--json"], ["stream"]):
+        answer = synchrochain(*command)
+        assert answer.status == 1
+        assert lost.replace("\\", "") in answer.complaint
+        assert "changes may be missing since ever" in answer.complaint
+        assert answer.complaint.endswith(MEND)
+    data, config = DataConfig(), BatchConfig()
+    with pytest.raises(TriggersError, match=lost), ModelOrchestrator.open(data, config):
+        pass
+    with pytest.raises(TriggersError, match=lost), LiveDatabases.open(data) as databases:
+        databases.create()
+
+
+def test_the_command_shows_and_mends(folder: Path) -> None:
+    """By table; afterwards all is well, in words and as JSON."""
+    assert synchrochain("triggers").status == 0
+    script(folder, "orders", REBUILD)
+    script(folder, "users", "DROP TRIGGER users_delete_to_change_log")
+    answer = synchrochain("triggers", "--json")
+    assert answer.status == 1
+    assert answer.complaint.endswith(MEND)
+    found = answer.document
+    assert found["orders"]["tables"] == {"orders": "missing: INSERT, UPDATE, DELETE"}
+    assert found["users"]["tables"]["users"] == "missing: DELETE"
+    assert found["users"]["tables"]["clickstream"] == "ok"
+    assert found["inventory"]["sound"]
+    mended = synchrochain("triggers", "--install")
+    assert mended.status == 0
+    assert "users was without its triggers since 20" in " ".join(mended.out.split())
+    assert synchrochain("status", "--json").status == 0
+
+
+def test_databases_that_are_not_there_are_not_made(tmp_path: Path) -> None:
+    """One line says which, and how it is filled."""
+    with used_directory(tmp_path):
+        answer = synchrochain("triggers", "--install")
+        assert answer.status == 1
+        assert "orders.db does not exist" in answer.complaint
+        assert not (tmp_path / "live_databases").exists()
+
+
+def test_rows_that_are_unknown_are_said_until_they_are_known(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By batch and status, with their number; they do not stop anything."""
+    row = "1, 'p', 1, 1.0, 'w', 'standard', '2024-01-01 00:00:00', 'placed'"
+    insert = f"INSERT INTO orders VALUES (1, {row}), (2, {row}), (3, {row});"
+    script(folder, "orders", f"{REBUILD} {insert}")
+    synchrochain("triggers", "--install")
+    processor = BatchProcessor(BatchConfig(), DataConfig())
+    report = processor.run_cycle(update=False)
+    assert report.unknown_rows == {"orders": 3}
+    assert "orders: 3 rows of orders changed without triggers (before 20" in caplog.text
+    status = synchrochain("status")
+    assert status.status == 0
+    assert "rows unknown" in " ".join(status.out.split())
+    assert "orders: 3 rows of orders changed without" in " ".join(status.out.split())
+    script(folder, "orders", "UPDATE orders SET status = 'shipped'")
+    report = processor.run_cycle(update=False)
+    assert (report.unknown_rows, report.extracted) == ({}, 3)
+    assert collect_status(processor)["databases"]["orders"]["unknown_rows"] == {}
+
+
+def test_a_blob_is_rejected_with_its_reason(folder: Path) -> None:
+    """As `numpy.int64` is written by sqlite3; the shop's own insertion goes through."""
+    with closing(sqlite3.connect(folder / "live_databases" / "users.db")) as shop, shop:
+        shop.execute("INSERT INTO users VALUES (2, ?, ?)", (b"\x01\x00", "2024-01-01 00:00:00"))
+        shop.execute("INSERT INTO users VALUES (3, 'north', ?)", (b"\xff",))
+    processor = BatchProcessor(BatchConfig(), DataConfig())
+    assert processor.run_cycle(update=False).quarantined == {"users": 2}
+    (file,) = processor.state.files("quarantine")
+    lines = file.path.read_text("utf-8")
+    assert "region holds a BLOB, not text" in lines
+    assert "signed_up_at holds a BLOB, not a time stamp" in lines
+
+
+def test_a_stream_notices_when_triggers_go_and_goes_on_when_they_are_back(
+    world: StreamWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looks whenever the schema has changed; other streams are not concerned."""
+    world.commit("orders", order(1))
+    world.stream()
+    with closing(world.database("orders")) as shop:
+        shop.executescript(REBUILD)
+    with pytest.raises(TriggersError, match=MEND):
+        world.run("orders")
+    world.run("users")
+    engine = open_engine(world.config.database_url("orders"))
+    install_triggers(engine, METADATA["orders"])
+    engine.dispose()
+    world.commit("orders", order(2))
+    world.run("orders")
+    assert world.counters("orders")["position"] == 2
+
+
+def test_a_stream_says_what_is_unknown_once(
+    world: StreamWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When it begins, not at each step."""
+    with closing(world.database("orders")) as shop, shop:
+        shop.execute("INSERT INTO change_log_unknown VALUES ('orders', '[1]')")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            world.flow.streams["orders"].check()
+            world.run("orders")
+    assert caplog.text.count("1 rows of orders changed without triggers") == 1
+
+
+def test_an_older_log_is_upgraded_by_a_cycle(folder: Path) -> None:
+    """And never by a look at the status."""
+    script(folder, "orders", "DROP TABLE orders; DROP TABLE change_log;")
+    for table in ("info", "gaps", "unknown"):
+        script(folder, "orders", f"DROP TABLE change_log_{table}")
+    engine = open_engine(DataConfig().database_url("orders"))
+    METADATA["orders"].create_all(engine)
+    statements = format_1_statements(METADATA["orders"].tables["orders"]).values()
+    script(folder, "orders", ";".join([FORMAT_1, *statements]))
+    answer = synchrochain("status", "--json")
+    assert answer.status == 0
+    assert "format 1" in answer.document["databases"]["orders"]["error"]
+    BatchProcessor(BatchConfig(), DataConfig()).run_cycle(update=False)
+    assert not upgrade_change_log(engine, METADATA["orders"])
+    engine.dispose()
+    assert "error" not in synchrochain("status", "--json").document["databases"]["orders"]
