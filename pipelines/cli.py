@@ -119,6 +119,8 @@ def batch(
     from pipelines.console import progress_of_steps
 
     with progress_of_steps("batch") as progress:
+        if rebuild:
+            _set_damaged_state_aside()
         processor = _processor(progress)
         if rebuild:
             processor.rebuild()
@@ -341,6 +343,14 @@ def _processor(progress: Any = None) -> BatchProcessor:
     config = BatchConfig()
     scored = champions_scorer(config)
     return BatchProcessor(config, DataConfig(), progress=progress, after_update=scored)
+
+
+def _set_damaged_state_aside() -> None:
+    from pipelines.batch.batch_processor import set_damaged_state_aside
+    from pipelines.settings import BatchConfig, check_environment
+
+    check_environment()
+    set_damaged_state_aside(BatchConfig())
 
 
 def _sizes(

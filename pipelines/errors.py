@@ -77,6 +77,14 @@ class NewerFormatError(SynchroChainError):
         )
 
 
+class DamagedStateError(PipelineStateError):
+    """data/pipeline_state.db is no database, or not one of ours; waiting does not mend it."""
+
+
+class RegistryFileError(SynchroChainError):
+    """Feast's registry file is damaged."""
+
+
 class CycleInProgressError(SynchroChainError):
     """Another batch cycle runs on the same data directory."""
 

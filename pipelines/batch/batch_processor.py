@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 import schedule
@@ -20,6 +21,7 @@ from pipelines.batch.files import full_disk_reported
 from pipelines.batch.processor import DataProcessor, Produced, Progress
 from pipelines.batch.publish import publish, remove_everything, remove_leftovers
 from pipelines.batch.state import STREAM_READER, PipelineState
+from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.update import (
     apply,
@@ -29,7 +31,12 @@ from pipelines.batch.update import (
     open_store,
 )
 from pipelines.batch.verification import check_contents, check_strangers, verified
-from pipelines.batch.workspace import attach_history, workspace
+from pipelines.batch.workspace import (
+    STAGING,
+    attach_history,
+    remove_dead_workspaces,
+    workspace,
+)
 from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.clock import utc_now
@@ -190,6 +197,7 @@ class BatchProcessor:
         removed = remove_leftovers(self.state, folders)
         if removed:
             logger.warning("removed %d files that an interrupted cycle had left", removed)
+        remove_dead_workspaces(self.config.data_dir / STAGING)
         try:
             self._load(report)
         except BaseException:
@@ -333,7 +341,7 @@ class BatchProcessor:
             report.seconds[step] = round(time.perf_counter() - started, 3)
 
     def _workspace(self, name: str) -> Any:
-        return workspace(self.config.data_dir / "staging" / name)
+        return workspace(self.config.data_dir / STAGING / name)
 
     def _only_cycle(self) -> AbstractContextManager[None]:
         return only_one(self.config.data_dir / "batch.lock", CycleInProgressError)
@@ -344,6 +352,22 @@ class BatchProcessor:
         created = self._created.next()
         self.state.raise_note(CREATED_NOTE, created.isoformat(timespec="microseconds"))
         return created
+
+
+def set_damaged_state_aside(config: BatchConfig) -> Path | None:
+    """Move a damaged pipeline state out of the way, so that a rebuild can begin.
+
+    Returns:
+        Where it lies now; None if it is whole, or not there.
+
+    Raises:
+        CycleInProgressError: a cycle runs on this data directory.
+    """
+    with only_one(config.data_dir / "batch.lock", CycleInProgressError):
+        aside = set_damaged_aside(config.state_path)
+    if aside is not None:
+        logger.warning("%s was damaged, it is %s now", config.state_path, aside.name)
+    return aside
 
 
 def _one_at_a_time(progress: Progress) -> Progress:

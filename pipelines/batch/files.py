@@ -154,8 +154,8 @@ def full_disk_reported(where: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(
-                f"no room left on the disk of {where}: free some; nothing was published, "
-                "the next cycle repeats this one"
+                f"no room left on the disk of {where}: free some and run the command again; "
+                "nothing is lost"
             ) from None
         raise
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.batch.state_migrations import is_current, upgrade
+from pipelines.batch.state_rescue import state_error
 from pipelines.change_log.positions import Position
-from pipelines.errors import PipelineStateError, StorageFullError
+from pipelines.errors import PipelineStateError
 
 STREAM_READER: Final = "stream"
 GENERATION: Final = "generation"
@@ -419,12 +420,7 @@ class PipelineState:
             connection.execute("PRAGMA synchronous=FULL")
             yield connection
         except sqlite3.Error as error:
-            if "full" in str(error):
-                raise StorageFullError(f"{self._path}: the disk is full") from None
-            raise PipelineStateError(
-                f"{self._path}: {error}: restore it from a backup, or make all of it anew from "
-                "the change logs with `synchrochain batch --rebuild --once`"
-            ) from None
+            raise state_error(self._path, error) from None
         finally:
             if connection is not None:
                 connection.close()

@@ -8,11 +8,12 @@ waits for it.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Final
 
-from pipelines.errors import NewerFormatError, PipelineStateError
+from pipelines.errors import DamagedStateError, NewerFormatError
 
 _FORMAT_1: Final = (
     "CREATE TABLE positions (reader TEXT NOT NULL, database TEXT NOT NULL, seq INTEGER NOT NULL, "
@@ -49,7 +50,10 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (_FORMAT_1, _FILES_KNOWN, _BOUND_POS
 """Statements by step; the first makes a new file, each later one takes the next format's."""
 
 FORMAT: Final = len(STEPS)
-_UNNUMBERED: Final = frozenset({"positions", "cycles", "files", "waiting_views", "notes"})
+_UNNUMBERED: Final = frozenset(re.findall(r"CREATE TABLE (\w+)", " ".join(_FORMAT_1)))
+_TABLES: Final = frozenset(
+    re.findall(r"CREATE TABLE (\w+)", " ".join(statement for step in STEPS for statement in step))
+)
 
 
 def is_current(connection: sqlite3.Connection, path: Path) -> bool:
@@ -69,23 +73,31 @@ def upgrade(connection: sqlite3.Connection, path: Path) -> None:
 
     Raises:
         NewerFormatError: the file has a later format.
-        PipelineStateError: it is a database without the tables of a state.
+        DamagedStateError: it is a database without the tables of a state.
     """
-    if is_current(connection, path):
-        return
+    if not is_current(connection, path):
+        _take_steps(connection, path)
+    _check_tables(connection, path, _TABLES)
+
+
+def _take_steps(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")  # whoever comes second waits, and finds it done
     with connection:
         (done,) = connection.execute("PRAGMA user_version").fetchone()
-        if not done and (tables := _tables(connection)):
-            if missing := sorted(_UNNUMBERED - tables):
-                raise PipelineStateError(
-                    f"{path} has no table {missing[0]!r}: restore it from a backup, or make all "
-                    "of it anew from the change logs with `synchrochain batch --rebuild --once`"
-                )
+        if not done and _tables(connection):
+            _check_tables(connection, path, _UNNUMBERED)
             done = 1
         for statement in (statement for step in STEPS[done:] for statement in step):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {max(done, FORMAT)}")
+
+
+def _check_tables(connection: sqlite3.Connection, path: Path, wanted: frozenset[str]) -> None:
+    if missing := sorted(wanted - _tables(connection)):
+        raise DamagedStateError(
+            f"{path} has no table {missing[0]!r}: restore it from a backup, or make all of it anew "
+            "from the change logs with `synchrochain batch --rebuild --once`"
+        )
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:

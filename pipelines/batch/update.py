@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pipelines.batch.registry_file import is_sealed, unsealed
 from pipelines.batch.state import STALE_ONLINE, PipelineState
-from pipelines.errors import RedisRefusedError, RedisUnavailableError
+from pipelines.errors import RedisRefusedError, RedisUnavailableError, RegistryFileError
 from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:
@@ -39,24 +40,40 @@ def open_store(config: BatchConfig) -> FeatureStore:
 
 
 def apply(config: BatchConfig, state: PipelineState) -> bool:
-    """Do what `feast apply` does, if the repository or the data directory has changed since.
+    """Do what `feast apply` does, if the repository or the data directory has changed since, or the
+    registry is damaged: it is made anew then, and all is materialized again.
 
     Returns:
         Whether there was anything to apply.
     """
     fingerprint = _fingerprint(config)
-    if state.note(APPLIED) == fingerprint and config.registry_path.exists():
+    if state.note(APPLIED) == fingerprint and is_sealed(config.registry_path):
         return False
     with _quiet(), _unchanged_process(config.feature_repo_path):
         from feast.repo_config import load_repo_config
         from feast.repo_operations import apply_total
 
+        _remove_damaged_registry(config.registry_path, state)
         repo = config.feature_repo_path
         apply_total(
             load_repo_config(repo, repo / "feature_store.yaml"), repo, skip_source_validation=True
         )
     state.set_note(APPLIED, fingerprint)
     return True
+
+
+def _remove_damaged_registry(path: Path, state: PipelineState) -> None:
+    from feast.protos.feast.core.Registry_pb2 import Registry
+    from google.protobuf.message import DecodeError
+
+    if not path.exists():
+        return
+    try:
+        Registry.FromString(unsealed(path, path.read_bytes()))
+    except (RegistryFileError, DecodeError) as error:
+        logger.warning("%s is damaged (%s), it is made anew", path, error)
+        state.let_everything_wait()  # how far each view was materialized is lost with it
+        path.unlink()
 
 
 def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState) -> bool:

@@ -6,13 +6,18 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import duckdb
+import psutil
 
 from pipelines.batch.state import PublishedFile
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.errors import StorageFullError
 from pipelines.paths import read_parquet
+
+STAGING: Final = "staging"
+"""Where workspaces spill to, in the data directory."""
 
 
 @contextmanager
@@ -35,6 +40,20 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     finally:
         connection.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_dead_workspaces(staging: Path) -> None:
+    """Remove the folders that killed cycles have left; of a batch process that may run cycles.
+
+    Audits run beside cycles; their folders bear the process id, and go when that process is gone.
+    """
+    for folder in staging.glob("*-*"):
+        kind, number, *_ = folder.name.split("-")
+        if not number.isdecimal() or kind not in ("audit", "cycle"):
+            continue
+        if kind == "cycle" or not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(staging / "cleanup", ignore_errors=True)
 
 
 def read_files(files: Sequence[PublishedFile]) -> str:

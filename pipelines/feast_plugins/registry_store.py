@@ -10,7 +10,10 @@ from typing import Final
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
+from google.protobuf.message import DecodeError
 
+from pipelines.batch.files import full_disk_reported
+from pipelines.batch.registry_file import damaged_registry, sealed, unsealed
 from pipelines.clock import aware_now
 from pipelines.settings import BatchConfig
 
@@ -37,6 +40,25 @@ class DataDirRegistryStore(FileRegistryStore):
             os.environ[TRACKING_VARIABLE] = config.mlflow_uri
             os.environ[ARTIFACTS_VARIABLE] = config.mlflow_artifacts
 
+    def get_registry_proto(self) -> RegistryProto:
+        """The registry as the file holds it.
+
+        Raises:
+            FileNotFoundError: there is none yet.
+            RegistryFileError: it is damaged.
+            NewerFormatError: a newer version has written it.
+        """
+        try:
+            content = self._filepath.read_bytes()
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self._filepath} is not there: `synchrochain batch --once` makes it"
+            ) from None
+        try:
+            return RegistryProto.FromString(unsealed(self._filepath, content))
+        except DecodeError as error:
+            raise damaged_registry(self._filepath, str(error)) from None
+
     def _write_registry(self, registry_proto: RegistryProto) -> None:
         # Feast writes in place, where another process may read half a registry.
         registry_proto.version_id = str(uuid.uuid4())
@@ -44,8 +66,8 @@ class DataDirRegistryStore(FileRegistryStore):
         self._filepath.parent.mkdir(parents=True, exist_ok=True)
         partial = self._filepath.with_name(f".{self._filepath.name}.{uuid.uuid4().hex}")
         try:
-            with partial.open("wb") as stream:
-                stream.write(registry_proto.SerializeToString())
+            with full_disk_reported(self._filepath.parent), partial.open("wb") as stream:
+                stream.write(sealed(registry_proto.SerializeToString()))
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(self._filepath)

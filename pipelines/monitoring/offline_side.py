@@ -6,6 +6,7 @@ go through the checks and the feature functions again, for the keys that are ask
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from pipelines.batch.extract import extract, plan
 from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.verification import check_contents
-from pipelines.batch.workspace import attach_history, columns, read_files, workspace
+from pipelines.batch.workspace import STAGING, attach_history, columns, read_files, workspace
 from pipelines.change_log.logs import BY_NAME, LOGS
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
@@ -122,7 +123,8 @@ def offline_side(
     spans = plan(readers, positions)  # first of all: what is committed from here on is too late
     published = [file for of_log in files.values() for file in of_log]
     check_contents(state, published, afresh=True)
-    with workspace(config.data_dir / "staging" / f"audit-{uuid.uuid4().hex}") as connection:
+    name = f"audit-{os.getpid()}-{uuid.uuid4().hex}"
+    with workspace(config.data_dir / STAGING / name) as connection:
         attach_history(connection, files)
         extract(
             connection, readers, spans, config.batch_size, lambda rows: progress("extract", rows)

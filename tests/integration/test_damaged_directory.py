@@ -1,0 +1,204 @@
+"""What is damaged, gone or full in a data directory: the right line, and its command works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import new_directory, used_directory
+from live_logs import offline_rows
+from old_directory import NOW, unpack
+from test_cli import synchrochain
+from test_upgrade import processor_of
+
+from pipelines.batch import BatchConfig
+from pipelines.batch.registry_file import FORMAT, is_sealed, sealed
+from pipelines.batch.state import PipelineState
+from pipelines.batch.workspace import remove_dead_workspaces
+from pipelines.errors import NewerFormatError, PipelineStateError, RegistryFileError
+from pipelines.features.views import VIEWS_BY_NAME
+
+LATER = NOW + timedelta(minutes=1)
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    """A data directory with an applied registry and all changes taken in."""
+    with new_directory() as path, used_directory(path):
+        unpack(path)
+        processor_of(path).run_cycle()
+        yield path
+
+
+@pytest.fixture
+def shop(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it that a test may damage."""
+    monkeypatch.setenv("SYNCHROCHAIN_BATCH_RETENTION_DAYS", "3650")
+    with new_directory() as path, used_directory(path):
+        shutil.copytree(
+            template, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("redis", "staging")
+        )
+        yield path
+
+
+def rows_of(path: Path) -> dict[str, list[dict[str, Any]]]:
+    processor = processor_of(path)
+    return {view: offline_rows(processor, view) for view in VIEWS_BY_NAME}
+
+
+def follow(advice: str) -> None:
+    """Run the last command that a message names, as it stands there."""
+    *_, command = re.findall(r"`synchrochain ([^`]+)`", advice)
+    answer = synchrochain(*command.split())
+    assert answer.status == 0, answer.err
+
+
+def away(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\xff" * 5000)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_a_table(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE positions RENAME TO places")
+
+
+def torn_page(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'files'"
+        ).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(b"\xff" * size)
+
+
+DAMAGES: list[Callable[[Path], None]] = [away, emptied, garbage, cut, without_a_table, torn_page]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: str(damage.__name__))
+def test_a_damaged_state_is_mended_by_the_command_in_the_message(
+    shop: Path, damage: Callable[[Path], None]
+) -> None:
+    """Afterwards each row is there once, and no file of before."""
+    expected = rows_of(shop)
+    for name in ("pipeline_state.db-wal", "pipeline_state.db-shm"):
+        (shop / name).unlink(missing_ok=True)
+    damage(shop / "pipeline_state.db")
+    answer = synchrochain("batch", "--once")
+    assert (answer.status, answer.out) == (1, "")
+    assert "pipeline_state.db" in answer.complaint
+    assert "\n" not in answer.complaint.strip()
+    follow(answer.complaint)
+    assert rows_of(shop) == expected
+    processor = processor_of(shop)
+    assert sum(file.rows for file in processor.state.files("log", "clickstream")) == 493
+    assert sum(file.rows for file in processor.state.files("quarantine")) == 3
+    assert processor.run_cycle(update=False).extracted == 0
+    folders = ("processed", "feature_store/offline", "quarantine")
+    on_disk = {p for f in folders for p in (shop / f).rglob("*") if p.is_file()}
+    assert on_disk == processor.state.known_paths()
+
+
+def test_a_rebuild_leaves_what_is_not_ours(shop: Path) -> None:
+    """It removes files with names such as ours only, and the state itself never."""
+    theirs = shop / "feature_store" / "offline" / "user_orders" / "notes.txt"
+    theirs.write_text("mine")
+    other = shop / "processed" / "export.parquet"
+    other.write_bytes(b"mine")
+    away(shop / "pipeline_state.db")
+    processor_of(shop).rebuild()
+    assert theirs.read_text() == "mine"
+    assert other.read_bytes() == b"mine"
+    assert not list((shop / "processed").glob("orders_*"))
+
+
+def test_a_state_that_is_only_locked_is_not_called_damaged(shop: Path) -> None:
+    """Nobody is sent to a backup for that."""
+    state = PipelineState(shop / "pipeline_state.db")
+    with closing(sqlite3.connect(shop / "pipeline_state.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(PipelineStateError, match="locked by another process"):
+            state.set_note("a", "b")
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [emptied, garbage, cut, flipped])
+def test_a_damaged_registry_is_named_and_made_anew(
+    shop: Path, damage: Callable[[Path], None]
+) -> None:
+    """By the command that the message names; also one of an earlier version without a checksum."""
+    registry = BatchConfig().registry_path
+    damage(registry)
+    answer = synchrochain("features", "user_orders", "user_id=1", "--at", "2026-03-02T12:00")
+    assert answer.status == 1
+    assert "registry.db is damaged" in answer.complaint
+    follow(answer.complaint)
+    assert is_sealed(registry)
+    answer = synchrochain("features", "user_orders", "user_id=1", "--at", "2026-03-02T12:00")
+    assert answer.status == 0, answer.err
+
+
+def test_a_registry_of_a_newer_version_is_refused(shop: Path) -> None:
+    """In one line, and it is left alone."""
+    registry = BatchConfig().registry_path
+    content = sealed(b"x")
+    at = content.index(bytes([33, FORMAT])) + 1
+    registry.write_bytes(content[:at] + bytes([FORMAT + 1]) + content[at + 1 :])
+    with pytest.raises(NewerFormatError, match="upgrade, or use another data directory"):
+        processor_of(shop).run_cycle()
+
+
+def test_every_flipped_bit_of_a_registry_is_noticed(template: Path) -> None:
+    """Or a view would be read with another time to live."""
+    from pipelines.batch.registry_file import unsealed
+
+    path = template / "feature_store" / "registry.db"
+    whole = path.read_bytes()
+    for at in range(0, len(whole) - 37, 97):
+        content = bytearray(whole)
+        content[at] ^= 1 << at % 8
+        with pytest.raises(RegistryFileError):
+            unsealed(path, bytes(content))
+
+
+def test_workspaces_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    """A cycle is dead when another one holds the lock, an audit when its process is gone."""
+    names = ("cycle-3", "cleanup", "audit-999999999-ab", f"audit-{os.getpid()}-ab", "mine")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spilled").touch()
+    remove_dead_workspaces(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"audit-{os.getpid()}-ab", "mine"}
+
+
+def test_a_cycle_sweeps_up_after_a_killed_one(shop: Path) -> None:
+    """Its empty folder goes with the next cycle."""
+    (shop / "staging" / "cycle-2").mkdir(parents=True)
+    processor_of(shop).run_cycle(update=False)
+    assert list((shop / "staging").iterdir()) == []
