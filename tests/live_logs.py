@@ -35,7 +35,7 @@ def complete_log(seed: int, size: int = 60) -> Logs:
     first = {"seq": 0, "op": "I", "committed_at": LONG_AGO}
     logs["users"] = [
         {**first, "user_id": u, "region": "north", "signed_up_at": LONG_AGO} for u in range(1, 5)
-    ]
+    ] + logs["users"]
     logs["products"] = [
         {**first, "product_id": p, "category": "c", "unit_price": 1.0, "weight_kg": 1.0}
         for p in ("p1", "p2", "p3")

@@ -31,13 +31,14 @@ Logs = dict[str, list[Row]]
 # The tables of the logs, by database: a change log numbers the tables of one database together.
 DATABASES: Final[Mapping[str, tuple[str, ...]]] = {
     "orders": ("orders",),
-    "users": ("sessions", "clickstream"),
+    "users": ("users", "sessions", "clickstream"),
     "inventory": ("warehouses", "inventory"),
     "supply_chain": ("routes", "shipments"),
 }
 TABLE_NAMES: Final[Mapping[str, str]] = {"sessions": "user_sessions"}
 PRIMARY_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "orders": ("id",),
+    "users": ("user_id",),
     "sessions": ("session_id",),
     "clickstream": ("event_id",),
     "warehouses": ("warehouse_id",),
@@ -58,8 +59,11 @@ _DAY: Final = timedelta(days=1)
 # A table is left empty now and then; more entries where a view needs long histories.
 _EMPTY_SHARE: Final = 0.08
 _LATE_SHARE: Final = 0.2
+_DELETED_SHARE: Final = 0.08
+_REUSE_SHARE: Final = 0.3
 _WEIGHTS: Final[Mapping[str, float]] = {
     "orders": 1.0,
+    "users": 0.25,
     "sessions": 1.0,
     "clickstream": 2.0,
     "warehouses": 0.1,
@@ -70,7 +74,7 @@ _WEIGHTS: Final[Mapping[str, float]] = {
 
 
 def random_log(seed: int, size: int = 60) -> Logs:
-    """The processed logs of seven tables, about `size` changes in each of the larger ones."""
+    """The processed logs of eight tables, about `size` changes in each of the larger ones."""
     world = _World(random.Random(seed))
     logs: Logs = {table: [] for tables in DATABASES.values() for table in tables}
     for tables in DATABASES.values():
@@ -183,22 +187,36 @@ class _World:
         if key not in live:
             live[key] = proposed
             return "I", proposed
-        if self.rng.random() < 0.08:
+        if self.rng.random() < _DELETED_SHARE:
             return "D", live.pop(key)
         live[key] = proposed
         return "U", proposed
 
     def _old_or_new(self, table: str, new_share: float) -> tuple[int, Row | None]:
-        """An id of a live row with the row, or one that was never used; ids run in no order."""
+        """An id of a live row with the row, or one that was never used; ids run in no order.
+
+        A deleted shipment's id may be given to another one.
+        """
         live = self.live[table]
         if live and self.rng.random() >= new_share:
             key = self.rng.choice(sorted(live))
             return key[0], live[key]
         used = self.used_ids[table]
+        free = used - {key[0] for key in live}
+        if table == "shipments" and free and self.rng.random() < _REUSE_SHARE:
+            return self.rng.choice(sorted(free)), None
         while (number := self.rng.randrange(1, 10 * len(used) + 100)) in used:
             pass
         used.add(number)
         return number, None
+
+    def _users(self, t: datetime) -> Row:
+        rng = self.rng
+        return {
+            "user_id": rng.choice(_USERS),
+            "region": rng.choice(["north", "south"]),
+            "signed_up_at": t - _DAY,
+        }
 
     def _sessions(self, t: datetime) -> Row:
         rng = self.rng

@@ -1,8 +1,12 @@
 """Every feature of the dictionary, computed the slow and obvious way, to check the real ones.
 
 Plain lists, dicts and loops, written from the specification alone; quadratic in the log's length.
-The input is the processed logs: for each table a list of dict rows, one for each change, with
+The input is the accepted changes: for each table a list of dict rows, one for each change, with
 `seq`, `op` ('I', 'U' or 'D'), `committed_at` and the table's typed columns.
+
+A deletion is an event at its commit time, but not before the time of the row that it removes; what
+comes after it in the log happened at that time or later. It leaves a row of nulls in the views of
+its key. Facts (orders, clickstream events, delivered shipments) stay when their records go.
 """
 
 from __future__ import annotations
@@ -84,13 +88,50 @@ FEATURES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 VIEWS: Final = tuple(FEATURES)
+CHANGED_AT: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "users": ("committed_at", ("user_id",)),
+    "sessions": ("timestamp", ("session_id",)),
+    "inventory": ("updated_at", ("warehouse_id", "product_id")),
+    "routes": ("updated_at", ("route_id",)),
+}
+"""By table whose deletions are events: its column with the event time, and its key."""
+CLOCKS_DIFFER: Final = timedelta(minutes=5)
 
 
 def compute(view: str, logs: Logs) -> list[Row]:
     """All rows of `view`, sorted by its keys and then `event_timestamp`."""
     keys = KEYS[view]
-    rows = _VIEW_FUNCTIONS[view](logs)
+    rows = _VIEW_FUNCTIONS[view](event_times(logs))
     return sorted(rows, key=lambda row: (*(row[key] for key in keys), row["event_timestamp"]))
+
+
+def event_times(logs: Logs) -> dict[str, list[Row]]:
+    """The same changes with the event times that deletions and what follows them have.
+
+    The deletion of a row that was never there is no event and left out.
+    """
+    found = {table: sorted(rows, key=lambda row: row["seq"]) for table, rows in logs.items()}
+    for table, (time, key_columns) in CHANGED_AT.items():
+        there: set[tuple[Any, ...]] = set()
+        gone: dict[tuple[Any, ...], datetime] = {}
+        timed = []
+        for row in found.get(table, []):
+            key = tuple(row[column] for column in key_columns)
+            t = row[time]
+            if row["op"] == "D":
+                if key not in there:
+                    continue
+                if t is None or t > row["committed_at"] + CLOCKS_DIFFER:
+                    t = row["committed_at"]
+                t = max(t, row["committed_at"], gone.get(key, t))
+                gone[key] = t
+            else:
+                there.add(key)
+                t = max(t, gone.get(key, t))
+            timed.append({**row, time: t})
+        if table in found:
+            found[table] = timed
+    return found
 
 
 def decision_context(
@@ -122,21 +163,27 @@ def decision_context(
 
 
 def _user_intent(logs: Logs) -> list[Row]:
-    """A row for each user and time of a change of one of the user's sessions."""
-    sessions = _changes(logs, "sessions")
+    """A row for each user and time of a change of one of the user's sessions, or of its end."""
+    sessions = logs.get("sessions", [])
     clicks = _inserts(logs, "clickstream")
+    gone = _deletions(logs, "users", "committed_at")
     rows = []
-    for user, t in _distinct((s["user_id"], s["timestamp"]) for s in sessions):
-        own_sessions = [s for s in sessions if s["user_id"] == user]
+    for user, t in _distinct([*((s["user_id"], s["timestamp"]) for s in sessions), *gone]):
+        if (user, t) in gone:
+            rows.append(_tombstone("user_intent", user, t))
+            continue
         own_clicks = [c for c in clicks if c["user_id"] == user]
-        last = [s for s in own_sessions if s["timestamp"] == t][-1]
-        time_on_page, scroll_depth = last["time_on_page"], last["scroll_depth"]
-        click_rate = last["click_rate"]
-        sessions_7d = _distinct(
-            s["session_id"] for s in own_sessions if _within(s["timestamp"], t, 7 * DAY)
-        )
-        sessions_1d = _distinct(
-            s["session_id"] for s in own_sessions if _within(s["timestamp"], t, DAY)
+        state: dict[str, Row] = {}  # the last change of each session so far
+        for session in sorted(sessions, key=lambda s: (s["timestamp"], s["seq"])):
+            if session["user_id"] == user and session["timestamp"] <= t:
+                state[session["session_id"]] = session
+        there = [s for s in state.values() if s["op"] != "D"]
+        sessions_7d = [s for s in there if _within(s["timestamp"], t, 7 * DAY)]
+        sessions_1d = [s for s in there if _within(s["timestamp"], t, DAY)]
+        last = max(sessions_7d, key=lambda s: (s["timestamp"], s["seq"]), default=None)
+        time_on_page, scroll_depth, click_rate = (
+            None if last is None else last[signal]
+            for signal in ("time_on_page", "scroll_depth", "click_rate")
         )
         recent = [c["action"] for c in own_clicks if _within(c["event_timestamp"], t, 7 * DAY)]
         rows.append(
@@ -147,15 +194,14 @@ def _user_intent(logs: Logs) -> list[Row]:
                 if time_on_page is None or scroll_depth is None
                 else (time_on_page / 300) * scroll_depth * 10,
                 "urgency_score": None if click_rate is None else click_rate * 20,
-                "action_diversity": len(_distinct(last["actions_performed"])),
-                "products_viewed": len(_distinct(last["products_viewed"])),
-                "session_duration": last["session_duration"],
+                "action_diversity": last and len(_distinct(last["actions_performed"])),
+                "products_viewed": last and len(_distinct(last["products_viewed"])),
+                "session_duration": last and last["session_duration"],
                 "sessions_1d": len(sessions_1d),
                 "sessions_7d": len(sessions_7d),
                 "carts_7d": recent.count("add_to_cart"),
                 "purchases_7d": recent.count("purchase"),
-                # The row's own session is always in the window, so this never divides by zero.
-                "conversion_rate_7d": recent.count("purchase") / len(sessions_7d),
+                "conversion_rate_7d": _ratio(recent.count("purchase"), len(sessions_7d)),
             }
         )
     return rows
@@ -164,8 +210,11 @@ def _user_intent(logs: Logs) -> list[Row]:
 def _session_events(logs: Logs) -> list[Row]:
     """A row for each session and time of an event, with the session's events until then."""
     clicks = _inserts(logs, "clickstream")
-    rows = []
+    gone = _deletions(logs, "sessions", "timestamp")
+    rows = [_tombstone("session_events", session, t) for session, t in gone]
     for session, t in _distinct((c["session_id"], c["event_timestamp"]) for c in clicks):
+        if (session, t) in gone:
+            continue
         events = [c for c in clicks if c["session_id"] == session and c["event_timestamp"] <= t]
         events.sort(key=lambda c: (c["event_timestamp"], c["event_id"]))
         gaps = [0.0]
@@ -190,8 +239,11 @@ def _session_events(logs: Logs) -> list[Row]:
 def _user_orders(logs: Logs) -> list[Row]:
     """A row for each user and time of an order."""
     orders = _inserts(logs, "orders")
-    rows = []
+    gone = _deletions(logs, "users", "committed_at")
+    rows = [_tombstone("user_orders", user, t) for user, t in gone]
     for user, t in _distinct((o["user_id"], o["order_timestamp"]) for o in orders):
+        if (user, t) in gone:
+            continue
         own = [o for o in orders if o["user_id"] == user]
         now = [o for o in own if o["order_timestamp"] == t]
         week = [o for o in own if _within(o["order_timestamp"], t, 7 * DAY)]
@@ -222,9 +274,12 @@ def _user_orders(logs: Logs) -> list[Row]:
 
 def _inventory_levels(logs: Logs) -> list[Row]:
     """A row for each warehouse, product and time of a change of the stock."""
-    changes = _changes(logs, "inventory")
+    changes = logs.get("inventory", [])
     orders = _inserts(logs, "orders")
-    regions = {w["warehouse_id"]: w["region"] for w in _changes(logs, "warehouses")}
+    regions = {
+        w["warehouse_id"]: None if w["op"] == "D" else w["region"]
+        for w in logs.get("warehouses", [])
+    }
     rows = []
     for warehouse, product, t in _distinct(
         (i["warehouse_id"], i["product_id"], i["updated_at"]) for i in changes
@@ -234,6 +289,9 @@ def _inventory_levels(logs: Logs) -> list[Row]:
             for i in changes
             if (i["warehouse_id"], i["product_id"], i["updated_at"]) == (warehouse, product, t)
         ][-1]
+        if last["op"] == "D":
+            rows.append(_tombstone("inventory_levels", warehouse, product, t))
+            continue
         demand = sum(
             o["quantity"]
             for o in orders
@@ -260,13 +318,18 @@ def _inventory_levels(logs: Logs) -> list[Row]:
 
 def _route_conditions(logs: Logs) -> list[Row]:
     """A row for each route and time of a change of the route or of a delivery on it."""
-    routes = _changes(logs, "routes")
-    # A shipment delivers once: what the last change with a delivery time says.
+    routes = logs.get("routes", [])
+    # A shipment delivers once: what the last change with a delivery time says. Once its record is
+    # deleted, its id may stand for another shipment.
     last_delivery: dict[int, Row] = {}
-    for shipment in _changes(logs, "shipments"):
+    deliveries = []
+    for shipment in logs.get("shipments", []):
         if shipment["delivered_at"] is not None:
-            last_delivery[shipment["shipment_id"]] = shipment
-    deliveries = list(last_delivery.values())
+            if shipment["op"] != "D":
+                last_delivery[shipment["shipment_id"]] = shipment
+            elif shipment["shipment_id"] in last_delivery:
+                deliveries.append(last_delivery.pop(shipment["shipment_id"]))
+    deliveries += last_delivery.values()
 
     rows = []
     for route, t in _distinct(
@@ -277,6 +340,10 @@ def _route_conditions(logs: Logs) -> list[Row]:
         if not known:
             continue  # delivered before anything was known of the route
         state = max(known, key=lambda r: (r["updated_at"], r["seq"]))
+        if state["op"] == "D":
+            if state["updated_at"] == t:
+                rows.append(_tombstone("route_conditions", route, t))
+            continue  # delivered while the route is not there
         own = [d for d in deliveries if d["route_id"] == route]
         day = [d for d in own if _within(d["delivered_at"], t, DAY)]
         week = [d for d in own if _within(d["delivered_at"], t, 7 * DAY)]
@@ -316,6 +383,18 @@ def _changes(logs: Logs, table: str) -> list[Row]:
     return sorted(
         (row for row in logs.get(table, ()) if row["op"] in ("I", "U")), key=lambda row: row["seq"]
     )
+
+
+def _deletions(logs: Logs, table: str, time: str) -> list[tuple[Any, datetime]]:
+    """The keys that were deleted from a table, each with when."""
+    (key,) = CHANGED_AT[table][1]
+    return _distinct((row[key], row[time]) for row in logs.get(table, ()) if row["op"] == "D")
+
+
+def _tombstone(view: str, *keys_and_time: Any) -> Row:
+    """A row without a single value."""
+    names = (*KEYS[view], "event_timestamp")
+    return {**dict(zip(names, keys_and_time, strict=True)), **dict.fromkeys(FEATURES[view])}
 
 
 def _inserts(logs: Logs, table: str) -> list[Row]:

@@ -1,9 +1,9 @@
 """Transform: recompute the feature rows that the new changes touch, and no others.
 
-A change at time t of a key touches that key's rows from t on. They are computed from the new rows
-and as much history of just those keys as the windows reach back. A change in a table without times
-touches the newest row of each key that it bears on: that one is served, and older rows keep what
-was known of the table when they were computed.
+A change at time t of a key, be it a deletion, touches that key's rows from t on. They are computed
+from the new rows and as much history of just those keys as the windows reach back. A change in a
+table without times touches the newest row of each key that it bears on: that one is served, and
+older rows keep what was known of the table when they were computed.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime
     parts = []
     for source in view.sources:
         keys = ", ".join(f"{column} AS {key}" for column, key in _key_pairs(view, source))
-        fresh = f"new_{source.log} WHERE {source.only}"
+        fresh = f"new_{source.log} WHERE ({source.only}) AND NOT ({source.unnoticed})"
         parts.append(f"SELECT {keys}, {source.at} AS t FROM {fresh}")
-        if source.identity:  # an earlier report of the same thing may have stood at another time
+        if source.identity:  # an earlier report on what is not closed may have stood elsewhere
             parts.append(
                 f"SELECT {keys}, {source.at} AS t FROM old_{source.log} WHERE {source.only} "
-                f"AND {source.identity} IN (SELECT {source.identity} FROM {fresh})"
+                f"AND {source.identity} IN (SELECT {source.identity} FROM {fresh}) QUALIFY seq > "
+                f"coalesce(max(seq) FILTER ({source.unnoticed}) OVER (PARTITION BY "
+                f"{source.identity}), 0)"
             )
     parts += [_newest_beside(view, table) for table in view.tables]
     keys = ", ".join(view.keys)
@@ -84,7 +86,7 @@ def _newest_beside(view: View, table: str) -> str:
     shared = ", ".join(BY_NAME[table].key)
     every = f"SELECT * FROM old_{rows.log} UNION ALL BY NAME SELECT * FROM new_{rows.log}"
     return (
-        f"SELECT {keys}, max({rows.at}) AS t FROM ({every}) WHERE op <> 'D' AND {rows.only} "
+        f"SELECT {keys}, max({rows.at}) AS t FROM ({every}) WHERE ({rows.only}) "
         f"AND ({shared}) IN (SELECT ({shared}) FROM new_{table}) GROUP BY {', '.join(rows.keys)}"
     )
 

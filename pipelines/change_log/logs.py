@@ -78,6 +78,10 @@ class Log:
     """Retention keeps the newest row of each value of these columns, however old."""
     expires: bool = True
     """False: retention never touches it, for features look back without a limit."""
+    changed_at: str | None = None
+    """The column with the event time of a change, where a deletion is an event as well. A deletion
+    happens at its commit, but not before the row that it removes; what comes after it in the log
+    does not happen before it. The column holds these times, not what the live row says."""
 
     @property
     def lasts(self) -> bool:
@@ -117,6 +121,7 @@ LOGS: Final = (
         columns=(Column("user_id", INTEGER), Column("region", TEXT), Column("signed_up_at", TIME)),
         references={},
         keep_newest_by=("user_id",),
+        changed_at="committed_at",
     ),
     Log(
         "sessions",
@@ -149,6 +154,7 @@ LOGS: Final = (
             ),
         ),
         references={"user_id": "users"},
+        changed_at="timestamp",
     ),
     Log(
         "clickstream",
@@ -213,6 +219,7 @@ LOGS: Final = (
         ),
         references={"warehouse_id": "warehouses", "product_id": "products"},
         keep_newest_by=("warehouse_id", "product_id"),
+        changed_at="updated_at",
     ),
     Log(
         "orders",
@@ -267,6 +274,7 @@ LOGS: Final = (
         ),
         references={},
         keep_newest_by=("route_id",),
+        changed_at="updated_at",
     ),
     Log(
         "shipments",

@@ -41,7 +41,9 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
 
     Returns:
         DuckDB SQL that yields seq, op, committed_at, the log's columns, and `reason`: null for a
-        good row, else every rule that the row breaks, in words; `UNEXPLAINED` without words.
+        good row, else every rule that the row breaks, in words; `UNEXPLAINED` without words. A
+        deletion has to name its key only; its event time is when it was committed, or the row's
+        own if that is later.
     """
     live_columns = sorted({column.source[0] for column in log.columns})
     nested = sorted({column.source[0] for column in log.columns if column.source[1]})
@@ -50,7 +52,7 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
     )
     typed = ",\n            ".join(_typed(column, explained) for column in log.columns)
     typed += "".join(f", texts.{name} AS raw_{name}, {name}_fields" for name in nested)
-    names = ", ".join(f'"{column.name}"' for column in log.columns)
+    names = ", ".join(_named(log, column) for column in log.columns)
     rules = [_shape_rules(name) for name in nested] + [_rules(column) for column in log.columns]
     broken = "\n            OR ".join(condition for part in rules for condition, _ in part)
     reasons = ",\n            ".join(_first_broken(part) for part in rules)
@@ -60,9 +62,10 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
     undecided = " OR ".join(
         f'(raw_{c.name} IS NOT NULL AND "{c.name}" IS NULL)' for c in log.columns if c.type == TIME
     )
-    deleted = "NULL"
-    if undecided and not explained:
-        deleted = f"CASE WHEN {undecided} THEN '{UNEXPLAINED}' END"
+    deleted = _missing_key(log)
+    if not explained:
+        broken_deletion = f"{deleted} IS NOT NULL" + (f" OR {undecided}" if undecided else "")
+        deleted = f"CASE WHEN {broken_deletion} THEN '{UNEXPLAINED}' END"
     words = f"concat_ws('; ', {reasons})" if explained else f"'{UNEXPLAINED}'"
     whole = _json_as('"row"', dict.fromkeys([*live_columns, BLOBS], "VARCHAR"))
     return f"""
@@ -101,6 +104,23 @@ def _blobs(log: Log) -> str:
         for name, kind in kinds.items()
     )
     return f"concat_ws('; ', {said})"
+
+
+def _named(log: Log, column: Column) -> str:
+    """The column as it leaves, which is another time where it is that of a deletion."""
+    name = f'"{column.name}"'
+    if column.name != log.changed_at:
+        return name
+    # Such a time of a row that was accepted lies no further ahead; greatest() passes over nulls.
+    own = f"CASE WHEN {name} <= committed_at + INTERVAL '{CLOCK_TOLERANCE}' THEN {name} END"
+    return f"CASE WHEN op = 'D' THEN greatest(committed_at, {own}) ELSE {name} END AS {name}"
+
+
+def _missing_key(log: Log) -> str:
+    """SQL for why a deletion is refused: a view's key is not there; null if all are."""
+    needed = dict.fromkeys((*log.key, *(log.references if log.changed_at else ())))
+    cases = " ".join(f"WHEN \"{name}\" IS NULL THEN '{name} is missing'" for name in needed)
+    return f"CASE {cases} END"
 
 
 def _shape(log: Log, column: str) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+import ibis
 import ibis.expr.types as ir
 
+from pipelines.features.tombstones import unless
 from pipelines.features.windows import DAY, Sliding, last_per_instant, ratio, totals_at
 
 KEYS: Final = ("warehouse_id", "product_id")
@@ -23,8 +25,9 @@ def inventory_levels(
 
     Returns:
         warehouse_id, product_id, event_timestamp and the view's features; units of the product.
+        All features are null where the stock row was deleted.
     """
-    changes = inventory.filter(inventory["op"] != "D").rename(event_timestamp="updated_at")
+    changes = inventory.rename(event_timestamp="updated_at")
     current = last_per_instant(changes, KEYS, "event_timestamp", "seq", newest=newest)
     placed = orders.filter(orders["op"] == "I")
     counted = totals_at(
@@ -38,20 +41,30 @@ def inventory_levels(
     regions = _latest_regions(warehouses)
     placed_there = counted.left_join(regions, "warehouse_id")
     stock = placed_there.current_stock - placed_there.reserved_stock
+    features = {
+        "stock_level": stock.cast("int64"),
+        "stock_ratio": ratio(stock, placed_there.reorder_point),
+        "carbon_intensity": ratio(placed_there.carbon_footprint, placed_there.current_stock),
+        "is_low_stock": stock < LOW_STOCK,
+        "warehouse_region": placed_there.warehouse_region,
+        "demand_24h": placed_there.demand_24h,
+        "days_of_cover": ratio(stock, placed_there.demand_24h),
+    }
+    deleted = placed_there["op"] == "D"
     return placed_there.select(
         "warehouse_id",
         "product_id",
         "event_timestamp",
-        stock_level=stock.cast("int64"),
-        stock_ratio=ratio(stock, placed_there.reorder_point),
-        carbon_intensity=ratio(placed_there.carbon_footprint, placed_there.current_stock),
-        is_low_stock=stock < LOW_STOCK,
-        warehouse_region=placed_there.warehouse_region,
-        demand_24h=placed_there.demand_24h,
-        days_of_cover=ratio(stock, placed_there.demand_24h),
+        **{name: unless(deleted, value) for name, value in features.items()},
     )
 
 
 def _latest_regions(warehouses: ir.Table) -> ir.Table:
-    there = warehouses.filter(warehouses["op"] != "D")
-    return there.group_by("warehouse_id").agg(warehouse_region=there.region.argmax(there.seq))
+    """The region of each warehouse that is there."""
+    region = ibis.ifelse(warehouses["op"] == "D", ibis.null("string"), warehouses.region)
+    last = ibis.struct({"region": region}).argmax(warehouses.seq)
+    return (
+        warehouses.group_by("warehouse_id")
+        .agg(last=last)
+        .select("warehouse_id", warehouse_region=ibis._.last.region)
+    )

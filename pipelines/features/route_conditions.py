@@ -7,6 +7,7 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
+from pipelines.features.tombstones import unless
 from pipelines.features.windows import (
     DAY,
     HOUR,
@@ -30,9 +31,10 @@ def route_conditions(routes: ir.Table, shipments: ir.Table, *, newest: bool = Fa
 
     Returns:
         route_id, event_timestamp and the view's features. A delivery before the first known state
-        of its route gives no row, but counts in the windows of later ones.
+        of its route, or while the route is deleted, gives no row, but counts in the windows of
+        later ones. All features are null where the route was deleted.
     """
-    states = routes.filter(routes["op"] != "D").rename(event_timestamp="updated_at")
+    states = routes.rename(event_timestamp="updated_at")
     delivered = _deliveries(shipments)
     delay = ibis.greatest(
         delivered.event_timestamp.delta(delivered.promised_at, unit="microsecond"), 0
@@ -68,41 +70,54 @@ def route_conditions(routes: ir.Table, shipments: ir.Table, *, newest: bool = Fa
     known = _with_state(counted, states, newest=newest)
     mean_delay_24h = ratio(known.delay_24h, known.deliveries_24h) / HOUR
     mean_delay_7d = ratio(known.delay_7d, known.deliveries_7d) / HOUR
-    return known.select(
-        "route_id",
-        "event_timestamp",
-        delay_risk=known.delay_risk,
-        congestion=known.congestion,
-        carbon_cost=known.carbon_cost,
-        deliveries_24h=known.deliveries_24h,
-        late_rate_24h=ratio(known.late_24h, known.deliveries_24h),
-        mean_delay_hours_24h=mean_delay_24h,
-        mean_delay_hours_7d=mean_delay_7d,
-        risk_category=ibis.cases(
+    features = {
+        "delay_risk": known.delay_risk,
+        "congestion": known.congestion,
+        "carbon_cost": known.carbon_cost,
+        "deliveries_24h": known.deliveries_24h,
+        "late_rate_24h": ratio(known.late_24h, known.deliveries_24h),
+        "mean_delay_hours_24h": mean_delay_24h,
+        "mean_delay_hours_7d": mean_delay_7d,
+        "risk_category": ibis.cases(
             (known.delay_risk < MEDIUM_RISK, "low"),
             (known.delay_risk < HIGH_RISK, "medium"),
             else_="high",
         ),
-        efficiency_score=ratio(
+        "efficiency_score": ratio(
             known.base_hours, known.base_hours + ibis.coalesce(mean_delay_7d, 0.0)
         ),
-        carbon_per_tonne_km=ratio(known.carbon_cost, known.distance_km),
+        "carbon_per_tonne_km": ratio(known.carbon_cost, known.distance_km),
+    }
+    return known.select(
+        "route_id",
+        "event_timestamp",
+        **{name: unless(known.deleted, value) for name, value in features.items()},
     )
 
 
 def _with_state(counted: ir.Table, states: ir.Table, *, newest: bool) -> ir.Table:
-    """Each instant with the last state so far, which is the `version`th; none without one."""
+    """Each instant with the last state so far, which is the `version`th; none without one.
+
+    Of a deleted route, the instant of the deletion alone, which is `deleted`.
+    """
+    since = states.mutate(since=states.event_timestamp, deleted=states["op"] == "D")
     if newest:
-        last = last_per_instant(states, KEYS, "event_timestamp", "seq", newest=True)
-        return counted.inner_join(last.drop("event_timestamp"), KEYS)
-    in_order = ibis.window(group_by="route_id", order_by=[states.event_timestamp, states.seq])
-    numbered = states.mutate(version=(ibis.row_number().over(in_order) + 1).cast("int64"))
-    return counted.inner_join(numbered.drop("event_timestamp"), ["route_id", "version"])
+        last = last_per_instant(since, KEYS, "event_timestamp", "seq", newest=True)
+        known = counted.inner_join(last.drop("event_timestamp"), KEYS)
+        at = ibis.ifelse(known.deleted, known.since, known.event_timestamp)
+        return known.mutate(event_timestamp=at)
+    in_order = ibis.window(group_by="route_id", order_by=[since.event_timestamp, since.seq])
+    numbered = since.mutate(version=(ibis.row_number().over(in_order) + 1).cast("int64"))
+    known = counted.inner_join(numbered.drop("event_timestamp"), ["route_id", "version"])
+    return known.filter(~known.deleted | (known.event_timestamp == known.since))
 
 
 def _deliveries(shipments: ir.Table) -> ir.Table:
-    """One row per delivered shipment, as last reported."""
-    done = shipments.filter(shipments["op"] != "D", shipments.delivered_at.notnull())
-    reports = ibis.window(group_by="shipment_id", order_by=done.seq.desc())
-    last = done.mutate(report=ibis.row_number().over(reports)).filter(ibis._.report == 0)
-    return last.select("route_id", "promised_at", event_timestamp=last.delivered_at)
+    """One row per delivered shipment, as last reported before its id was free for another one."""
+    reported = shipments.filter(shipments.delivered_at.notnull())
+    reports = ibis.window(group_by="shipment_id", order_by=reported.seq)
+    next_op = reported["op"].lead().over(reports)
+    done = reported.mutate(next_op=next_op).filter(
+        reported["op"] != "D", next_op.isnull() | (next_op == "D")
+    )
+    return done.select("route_id", "promised_at", event_timestamp=done.delivered_at)

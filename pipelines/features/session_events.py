@@ -7,6 +7,8 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
+from pipelines.features.tombstones import deletions, with_tombstones
+
 KEYS: Final = ("session_id",)
 LENGTH: Final = 32
 _LISTS: Final = {
@@ -19,7 +21,7 @@ _LISTS: Final = {
 """The event's column, by the feature that lists it."""
 
 
-def session_events(clickstream: ir.Table, *, newest: bool = False) -> ir.Table:
+def session_events(clickstream: ir.Table, sessions: ir.Table, *, newest: bool = False) -> ir.Table:
     """The sequence a session has produced so far, oldest event first.
 
     A list per row by a window function costs several times as much as slices of a list per
@@ -28,14 +30,20 @@ def session_events(clickstream: ir.Table, *, newest: bool = False) -> ir.Table:
 
     Args:
         clickstream: the change log of `clickstream`; a null product_id becomes "".
+        sessions: the change log of `user_sessions`, of which the deletions matter.
         newest: each session's newest row alone.
 
     Returns:
-        session_id, event_timestamp and the view's features; `gaps` are seconds.
+        session_id, event_timestamp and the view's features; `gaps` are seconds. All features are
+        null where the session was deleted.
     """
     inserted = clickstream.filter(clickstream["op"] == "I")
-    if newest:
-        return _newest(inserted)
+    rows = _newest(inserted) if newest else _every(inserted)
+    return with_tombstones(rows, deletions(sessions, KEYS, "timestamp"), KEYS, newest=newest)
+
+
+def _every(inserted: ir.Table) -> ir.Table:
+    """The last events of each session at each of its events' times."""
     blocks = _blocks(_numbered(inserted))
     rows = blocks.mutate(upto=ibis.range(blocks.first, blocks.events.length() + 1).unnest())
     latest = {name: rows[name][ibis.greatest(rows.upto - LENGTH, 0) : rows.upto] for name in _LISTS}

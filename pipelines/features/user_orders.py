@@ -7,6 +7,7 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
+from pipelines.features.tombstones import deletions, with_tombstones
 from pipelines.features.windows import DAY, Sliding, ratio, totals_at
 from pipelines.live_databases import SHIPPING_METHODS
 
@@ -16,15 +17,17 @@ FAST_METHODS: Final = ("express", "overnight")
 _COUNT_WEIGHT: Final = 2**40
 
 
-def user_orders(orders: ir.Table, *, newest: bool = False) -> ir.Table:
+def user_orders(orders: ir.Table, users: ir.Table, *, newest: bool = False) -> ir.Table:
     """What a user has ordered up to now. The lines of one basket share a moment and a row.
 
     Args:
         orders: the change log of `orders`; a row counts as it was placed.
+        users: the change log of `users`, of which the deletions matter.
         newest: each user's newest row alone.
 
     Returns:
-        user_id, event_timestamp and the view's features; money in the shop's currency.
+        user_id, event_timestamp and the view's features; money in the shop's currency. All
+        features are null where the user was deleted.
     """
     placed = orders.filter(orders["op"] == "I").rename(event_timestamp="order_timestamp")
     in_order = ibis.window(group_by="user_id", order_by=[placed.event_timestamp, placed.id])
@@ -55,7 +58,7 @@ def user_orders(orders: ir.Table, *, newest: bool = False) -> ir.Table:
     known = _with_last_places(counted, lines, newest=newest)
     moment = known.event_timestamp
     day = moment.day_of_week.index().cast("int64")
-    return known.select(
+    rows = known.select(
         "user_id",
         "event_timestamp",
         order_value=known.order_cents / 100.0,
@@ -72,6 +75,7 @@ def user_orders(orders: ir.Table, *, newest: bool = False) -> ir.Table:
         is_weekend=day >= 5,
         days_since_previous_order=known.microseconds_since / float(DAY),
     )
+    return with_tombstones(rows, deletions(users, KEYS, "committed_at"), KEYS, newest=newest)
 
 
 def _count(method: str) -> str:

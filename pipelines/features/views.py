@@ -24,6 +24,7 @@ from pipelines.features.windows import DAY
 
 EVENT_TIMESTAMP: Final = "event_timestamp"
 CREATED_TIMESTAMP: Final = "created_timestamp"
+COMMITTED_AT: Final = "committed_at"
 
 _IBIS_TYPES: Final[Mapping[str, str]] = {
     INTEGER: "int64",
@@ -46,6 +47,8 @@ class Source:
     row reports on where several rows may report on the same one. `begun_by` is the log whose
     insertion of the key comes before all of the key's rows. `member` names what is only counted
     apart, so that of several rows of a key with the same one, the newest decides the newest result.
+    Rows for which `unnoticed` (SQL) holds change no feature by themselves, only what later ones of
+    the same identity mean.
     """
 
     log: str
@@ -57,6 +60,7 @@ class Source:
     identity: str | None = None
     begun_by: str | None = None
     member: str | None = None
+    unnoticed: str = "FALSE"
 
     @property
     def at(self) -> str:
@@ -114,6 +118,7 @@ VIEWS: Final = (
                 7 * DAY,
                 only="op = 'I' AND action IN ('add_to_cart', 'purchase')",
             ),
+            Source("users", ("user_id",), COMMITTED_AT, only="op = 'D'"),
         ),
     ),
     View(
@@ -129,6 +134,7 @@ VIEWS: Final = (
                 only="op = 'I'",
                 begun_by="sessions",
             ),
+            Source("sessions", ("session_id",), "timestamp", only="op = 'D'"),
         ),
     ),
     View(
@@ -144,6 +150,7 @@ VIEWS: Final = (
                 newest_before=True,
                 only="op = 'I'",
             ),
+            Source("users", ("user_id",), COMMITTED_AT, only="op = 'D'"),
         ),
     ),
     View(
@@ -175,6 +182,7 @@ VIEWS: Final = (
                 7 * DAY,
                 only="delivered_at IS NOT NULL",
                 identity="shipment_id",
+                unnoticed="op = 'D'",
             ),
         ),
     ),

@@ -64,7 +64,8 @@ class SlidingDistinct:
     """How many distinct values of `member` occur within each width.
 
     `order` is the column that orders occurrences of one member at the same time; `widths` are
-    microseconds, by the name of the resulting amount.
+    microseconds, by the name of the resulting amount. From its deletion (`op` D) on a member does
+    not count, until it occurs again.
     """
 
     table: ir.Table
@@ -74,13 +75,14 @@ class SlidingDistinct:
     widths: Mapping[str, int]
 
     def moves(self, keys: Sequence[str]) -> list[ir.Table]:
-        """An occurrence counts until the window leaves it behind or the same member occurs again,
-        whichever comes first; so each member counts at most once at any time."""
+        """An occurrence counts until the window leaves it behind or the same member occurs again
+        or is deleted, whichever comes first; so each member counts at most once at any time."""
         at = self.table[self.at]
         member_rows = ibis.window(
             group_by=[*keys, self.member], order_by=[at, self.table[self.order]]
         )
-        occurrences = self.table.select(*keys, **{AT: at}, again=at.lead().over(member_rows))
+        rows = self.table.select(*keys, "op", **{AT: at}, again=at.lead().over(member_rows))
+        occurrences = rows.filter(rows["op"] != "D").drop("op")
         entered, again = occurrences[AT], occurrences.again
         one = ibis.literal(1)
         found = [_moves(occurrences, keys, entered, dict.fromkeys(self.widths, one))]
@@ -92,14 +94,18 @@ class SlidingDistinct:
 
     def at_newest(self, instants: ir.Table, keys: Sequence[str]) -> ir.Table:
         """The counts at one instant per key."""
-        rows = self.table.select(*keys, self.member, **{AT: self.table[self.at]})
+        rows = self.table.select(*keys, self.member, self.order, "op", **{AT: self.table[self.at]})
         known = _up_to(rows, instants, keys)
+        order = ibis.struct({AT: known[AT], self.order: known[self.order]})
         last = known.group_by([*keys, self.member]).agg(
-            **{AT: known[AT].max(), _NEWEST: known[_NEWEST].max()}
+            **{AT: known[AT].max(), _NEWEST: known[_NEWEST].max(), "op": known["op"].argmax(order)}
         )
         one = ibis.literal(1)
+        there = last["op"] != "D"
         counts = {
-            name: ibis.ifelse(last[AT] > _later(last[_NEWEST], -width), one, 0).sum().cast("int64")
+            name: ibis.ifelse(there & (last[AT] > _later(last[_NEWEST], -width)), one, 0)
+            .sum()
+            .cast("int64")
             for name, width in self.widths.items()
         }
         return last.group_by(list(keys)).agg(**counts)

@@ -23,6 +23,8 @@ from pipelines.features.views import Source, View
 BEGINNING: Final = datetime(1970, 1, 1)
 HASH: Final = "h"
 NO_HASH: Final = "h_none"
+KEY_HASH: Final = "h_key"
+"""The column of a checked change that holds the hash of its own key."""
 FEW: Final = 400
 """Up to so many rows, lists as parameters are inserted faster than an Arrow table."""
 
@@ -41,7 +43,7 @@ def source_of(view: View, log: str) -> Source | None:
 
 def hash_of(columns: tuple[str, ...]) -> str:
     """SQL that hashes key columns to one number."""
-    return f"hash({', '.join(columns)})"
+    return "hash(" + ", ".join(f'"{name}"' for name in columns) + ")"
 
 
 def back(moment: datetime, microseconds: int) -> datetime:
@@ -52,7 +54,8 @@ def back(moment: datetime, microseconds: int) -> datetime:
 @cache
 def hot_columns(view: View, log: str) -> dict[str, str]:
     """DuckDB type by column, of what is kept of a log for a view, without the hash."""
-    read = {field.name for field in view.expression.op().find(ops.Field)} | {"seq", "op"}
+    fields = view.expression.op().find(ops.Field)
+    read = {field.name for field in fields if _log_of(field.rel) == log} | {"seq", "op"}
     source = source_of(view, log)
     if source:
         read |= {*source.keys, source.time, source.identity or "seq"}
@@ -63,6 +66,13 @@ def hot_columns(view: View, log: str) -> dict[str, str]:
     }
 
 
+def _log_of(relation: ops.Relation) -> str | None:
+    """The log whose rows an Ibis relation holds as they are."""
+    while isinstance(relation, ops.Filter | ops.JoinReference):
+        relation = relation.parent
+    return relation.name if isinstance(relation, ops.UnboundTable) else None
+
+
 def hashed(view: View) -> str:
     """The column of a checked change that holds the hash of the view's key."""
     return f"h_{view.name}"
@@ -71,6 +81,12 @@ def hashed(view: View) -> str:
 def feeds(view: View) -> str:
     """The column of a checked change that says whether it matters to the view."""
     return f"for_{view.name}"
+
+
+def feeding(view: View, log: str) -> str:
+    """SQL for whether a change of a log matters to a view that reads it."""
+    source = source_of(view, log)
+    return f"coalesce({source.only}, FALSE)" if source else "TRUE"
 
 
 def hot_values(view: View, log: str) -> str:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.features.views import VIEWS, Source, View
 from pipelines.settings import DATABASE_NAMES
+from pipelines.streaming.accepted_keys import AcceptedKeys, keeps_accepted
 from pipelines.streaming.hot_tables import (
     BEGINNING,
     HASH,
@@ -33,6 +34,7 @@ from pipelines.streaming.hot_tables import (
     source_of,
 )
 from pipelines.streaming.known_keys import KnownKeys, keeps_keys
+from pipelines.streaming.recent_deletions import RecentDeletions, keeps_deletions
 
 RAW_COLUMNS: Final = (
     "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR, old_key VARCHAR"
@@ -60,6 +62,10 @@ class HotWindow:
         self._lock = threading.Lock()
         self.whole: dict[str, set[int]] = {view.name: set() for view in VIEWS}
         """By view that looks back without a limit, the hashes of the keys that are kept."""
+        self.accepted = {
+            log.name: AcceptedKeys(self.cursor(), log) for log in LOGS if keeps_accepted(log)
+        }
+        self.deletions = {log.name: RecentDeletions(log) for log in LOGS if keeps_deletions(log)}
         self.keys = {log.name: KnownKeys(self.cursor(), log) for log in LOGS if keeps_keys(log)}
         for name in DATABASE_NAMES:
             self._connection.execute(f"CREATE TABLE raw_{name} ({RAW_COLUMNS})")
@@ -80,6 +86,10 @@ class HotWindow:
     def edge(self, view: View) -> datetime:
         """The event time from which on the view's newest rows are exact."""
         return self._edges[view.name]
+
+    def edge_of(self, log: str) -> datetime:
+        """The event time before which a log's changes make no exact row of any view."""
+        return min(self.edge(view) for view in VIEWS if source_of(view, log))
 
     def move_edges(self) -> None:
         """Let the edges follow the newest events; what lies before them may be evicted then."""
@@ -114,6 +124,8 @@ class HotWindow:
                 gone += len(hashes)
                 if source.lookback is None:
                     self.whole[view.name].difference_update(hashes)
+        for name, deletions in self.deletions.items():
+            deletions.forget(self.edge_of(name))
         for name, horizon in self.horizons().items():
             if name in self.keys and not BY_NAME[name].keep_newest_by:
                 self.keys[name].forget(horizon)
@@ -184,10 +196,18 @@ class Absorption:
 
     def _beside(self, view: View, log: str, rows: pa.Table) -> tuple[set[int], list[int]]:
         """Keys of the view that changed rows of a table stand beside, and the rows' `seq`."""
-        changed = rows.filter(pc.not_equal(rows["op"], "I"))
+        column = BY_NAME[log].key[0]
+        there = self._cursor.execute(
+            f"SELECT DISTINCT {column} FROM {view.name}.hot_{log} WHERE {column} IN "
+            "(SELECT unnest(?))",
+            [rows[column].to_pylist()],
+        ).fetchall()
+        known = pa.array([row[0] for row in there], rows[column].type)
+        changed = rows.filter(
+            pc.or_(pc.not_equal(rows["op"], "I"), pc.is_in(rows[column], known))
+        )  # what is inserted again has been deleted
         if changed.num_rows == 0:
             return set(), []
-        column = BY_NAME[log].key[0]
         found = self._cursor.execute(
             f"SELECT DISTINCT {HASH} FROM {view.name}.hot_{view.sources[0].log} "
             f"WHERE {column} IN (SELECT unnest(?))",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import reduce
+from itertools import repeat
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,10 +21,12 @@ from pipelines.batch.state import PublishedFile
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME, Log, logs_of, parents_first
 from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
-from pipelines.features.views import VIEWS
+from pipelines.features.views import COMMITTED_AT, VIEWS
 from pipelines.streaming.hot_tables import (
+    KEY_HASH,
     NO_HASH,
     as_kept,
+    feeding,
     feeds,
     hash_of,
     hashed,
@@ -36,8 +39,8 @@ from pipelines.streaming.known_keys import PARENTS, keeps_keys
 
 TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
 """The column that holds a log's event time, for logs whose rows are about a moment."""
-
-_KEY_HASH: Final = "h_key"
+CLOCKS: Final = frozenset(log for log, time in TIMES.items() if time != COMMITTED_AT)
+"""Logs whose event times say how far the shop's own clock has come."""
 
 
 @dataclass
@@ -68,6 +71,8 @@ class Intake:
 
     def __init__(self, window: HotWindow, database: str) -> None:
         self._keys = window.keys
+        self._accepted = window.accepted
+        self._deletions = window.deletions
         self._at_hand: dict[str, set[Any]] = {}
         self.logs = tuple(log for log in parents_first() if log in logs_of(database))
         self._raw = f"raw_{database}"
@@ -116,12 +121,16 @@ class Intake:
     def remember(self, log: str, rows: pa.Table) -> None:
         """Keep the keys of good changes, once these are in the window."""
         kept = BY_NAME[log]
+        if log in self._deletions:
+            self._deletions[log].add(rows)
+        if log in self._accepted:
+            self._accepted[log].add(rows.filter(pc.equal(rows["op"], "I"))[KEY_HASH].to_pylist())
         if not keeps_keys(kept):
             return
         if kept.append_only:  # of facts those inserted, of others those seen first
             rows = rows.filter(pc.equal(rows["op"], "I"))
         since = rows[TIMES[log]] if log in TIMES else pa.nulls(len(rows), pa.timestamp("us"))
-        columns = [rows[_KEY_HASH], rows[kept.key[0]], rows["op"], since]
+        columns = [rows[KEY_HASH], rows[kept.key[0]], rows["op"], since]
         self._keys[log].add(pa.table(columns, names=["h", "key", "op", "since"]))
 
     def close(self) -> None:
@@ -139,7 +148,7 @@ class Intake:
         bad: set[int] = set()
 
         def put(where: list[tuple[int, str]], mask: Any, reasons: Iterable[str]) -> None:
-            for seq, reason in zip(rows.filter(mask)["seq"].to_pylist(), reasons, strict=True):
+            for seq, reason in zip(rows.filter(mask)["seq"].to_pylist(), reasons, strict=False):
                 if seq not in bad:
                     bad.add(seq)
                     where.append((seq, reason))
@@ -162,6 +171,12 @@ class Intake:
                     verdicts.missing.add(parent)
         if log.append_only:
             self._refuse_repetitions(log, rows, there, horizons[log.name], verdicts, put, bad)
+        if log.changed_at:
+            unknown = self._deletions_of_unknown(log, rows, bad)
+            put(verdicts.left, unknown, repeat("it is not known whether what it deletes was there"))
+            if log.name in self._deletions:
+                rows = self._deletions[log.name].date(rows)
+                self._deletions[log.name].add(rows.filter(unknown))
         if bad:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(list(bad), pa.int64()))))
         verdicts.good = rows
@@ -206,6 +221,28 @@ class Intake:
                 verdicts.refused.append((seq, f"{key} = {value} was inserted before"))
             seen.add(value)
 
+    def _deletions_of_unknown(self, log: Log, rows: pa.Table, bad: set[int]) -> pa.Array:
+        """A mask of the deletions of keys that are not known to have been accepted."""
+        unknown: set[int] = set()
+        deletes = pc.equal(rows["op"], "D")
+        if pc.any(deletes).as_py():
+            gone = rows.filter(deletes)
+            if log.name in self._accepted:
+                unknown = self._accepted[log.name].unknown(gone[KEY_HASH].to_pylist())
+            else:
+                names = self._unknown(log.name, gone[log.key[0]].unique().to_pylist())
+                named = pc.is_in(gone[log.key[0]], pa.array(list(names), rows[log.key[0]].type))
+                unknown = set(gone.filter(named)[KEY_HASH].to_pylist())
+        seqs = []
+        if unknown:
+            listed = rows.sort_by("seq").select([KEY_HASH, "seq", "op"])
+            for h, seq, op in zip(*(c.to_pylist() for c in listed.columns), strict=True):
+                if op != "D" and seq not in bad:
+                    unknown.discard(h)
+                elif h in unknown:
+                    seqs.append(seq)
+        return pc.is_in(rows["seq"], pa.array(seqs, pa.int64()))
+
     def _unknown(self, log: str, values: Sequence[Any]) -> set[Any]:
         return self._keys[log].unknown(set(values) - self._at_hand.get(log, set()))
 
@@ -213,21 +250,20 @@ class Intake:
 def _yielded(log: Log, relation: str, reason: str) -> str:
     """SQL for a log's columns as they are kept, hashes, and which views a row matters to."""
     columns = [as_kept(log.name, name) for name in log.types]
-    columns += [f'hash("{log.key[0]}") AS {_KEY_HASH}', f"CAST(0 AS UBIGINT) AS {NO_HASH}"]
+    columns += [f"{hash_of(log.key)} AS {KEY_HASH}", f"CAST(0 AS UBIGINT) AS {NO_HASH}"]
     for view in VIEWS:
         source = source_of(view, log.name)
         if source:
             columns.append(f"{hash_of(source.keys)} AS {hashed(view)}")
-        only = source.only if source else "TRUE"
         if log.name in logs_of_view(view):
-            columns.append(f"coalesce(op <> 'D' AND ({only}), FALSE) AS {feeds(view)}")
+            columns.append(f"{feeding(view, log.name)} AS {feeds(view)}")
     return f"SELECT {', '.join(columns)}, {reason} FROM ({relation})"
 
 
 def _newest(log: Log, rows: pa.Table) -> datetime | None:
-    if log.name not in TIMES:
+    if log.name not in CLOCKS:
         return None
-    there = rows.filter(pc.not_equal(rows["op"], "D"))  # a deleted row may have any time
+    there = rows.filter(pc.not_equal(rows["op"], "D"))  # deletions go by the database's clock
     found: datetime | None = pc.max(there[TIMES[log.name]]).as_py()
     return found
 

@@ -15,7 +15,9 @@ from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.features.views import VIEWS, Source
 from pipelines.streaming.hot_tables import (
     HASH,
+    KEY_HASH,
     back,
+    feeding,
     hash_of,
     hot_values,
     logs_of_view,
@@ -23,7 +25,7 @@ from pipelines.streaming.hot_tables import (
     superseded,
 )
 from pipelines.streaming.hot_window import HotWindow
-from pipelines.streaming.intake import TIMES
+from pipelines.streaming.intake import CLOCKS, TIMES
 from pipelines.streaming.known_keys import keeps_keys
 
 BATCH: Final = "batch"
@@ -63,9 +65,9 @@ def warm(
     """
     relations = {name: read_files(files) for name, files in known.files.items() if files}
     for name, relation in relations.items():
-        if name in TIMES:
+        if name in CLOCKS:
             (newest,) = cursor.execute(
-                f'SELECT max("{TIMES[name]}") FROM {relation}'
+                f"SELECT max(\"{TIMES[name]}\") FROM {relation} WHERE op <> 'D'"
             ).fetchone() or (None,)
             window.advance(name, newest)
     window.move_edges()
@@ -74,6 +76,17 @@ def warm(
         if keeps_keys(BY_NAME[name]):
             keys = cursor.execute(_keys(BY_NAME[name], relation, horizons.get(name)))
             window.keys[name].add(keys.to_arrow_table())
+        if name in window.accepted:
+            keys = cursor.execute(
+                f"SELECT DISTINCT {hash_of(BY_NAME[name].key)} AS {HASH} FROM {relation} "
+                "WHERE op <> 'D'"
+            )
+            window.accepted[name].add(keys.to_arrow_table()[HASH].to_pylist())
+        if name in window.deletions:
+            since = window.edge_of(name)
+            window.deletions[name].add(
+                cursor.execute(_deletions(BY_NAME[name], relation, since)).to_arrow_table()
+            )
     touched: dict[str, set[int]] = {}
     for view in VIEWS:
         edge = window.edge(view)
@@ -81,7 +94,7 @@ def warm(
             if log not in relations:
                 continue
             source = source_of(view, log)
-            good = f"{relations[log]} WHERE op <> 'D' AND ({source.only if source else 'TRUE'})"
+            good = f"{relations[log]} WHERE {feeding(view, log)}"
             needed = _needed(source, good, edge) if source else ""
             cursor.execute(
                 f"INSERT INTO {view.name}.hot_{log} "
@@ -110,6 +123,14 @@ def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
         f"SELECT hash({key}) AS h, {key} AS key, arg_min(op, seq) AS op, "
         f"CAST({at} AS TIMESTAMP) AS since "
         f"FROM {relation} {only} GROUP BY {key} {forgotten}"
+    )
+
+
+def _deletions(log: Log, relation: str, since: datetime) -> str:
+    at = f'"{log.changed_at}"'
+    return (
+        f"SELECT {hash_of(log.key)} AS {KEY_HASH}, seq, op, {at} FROM {relation} "
+        f"WHERE op = 'D' AND {at} >= TIMESTAMP '{since}' ORDER BY seq"
     )
 
 

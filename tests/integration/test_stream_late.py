@@ -144,7 +144,7 @@ def test_a_session_that_begins_within_the_window_is_computed(world: StreamWorld)
 def test_a_reused_session_is_not_computed_from_half_of_its_history(world: StreamWorld) -> None:
     """Deleted, forgotten and inserted again: its clicks are facts that stay."""
     world.commit("clickstream", click(1, T), click(2, T + SECOND))
-    world.commit("sessions", {**session("s1", T + SECOND), "op": "D"})
+    world.commit("sessions", {**session("s1", T + SECOND), "op": "D", "committed_at": T + SECOND})
     world.commit("sessions", session("s2", T + 11 * DAY))
     world.commit("clickstream", click(3, T + 11 * DAY, session_id="s2"))
     world.stream()

@@ -9,7 +9,7 @@ import pytest
 from comparing import differences
 from log_tables import load_logs
 from random_log import random_log
-from reference import VIEWS, compute
+from reference import VIEWS, compute, event_times
 
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import VIEWS_BY_NAME
@@ -32,7 +32,7 @@ def test_a_view_equals_the_reference(
 ) -> None:
     """Whatever the log holds, ties and window edges included, both give the same rows."""
     logs = random_log(seed)
-    load_logs(connection, logs)
+    load_logs(connection, event_times(logs))
     ours = in_order(view, FeatureEngineer(connection).compute(view).to_pylist())
     theirs = in_order(view, compute(view, logs))
     assert [list(row) for row in ours[:1]] == [list(row) for row in theirs[:1]]
@@ -47,7 +47,7 @@ def test_the_newest_rows_equal_the_reference(
 ) -> None:
     """Asked for each key's newest row alone, another plan gives the same values."""
     logs = random_log(seed)
-    load_logs(connection, logs)
+    load_logs(connection, event_times(logs))
     ours = in_order(view, FeatureEngineer(connection).compute(view, newest=True).to_pylist())
     every = in_order(view, compute(view, logs))
     last = {tuple(row[key] for key in VIEWS_BY_NAME[view].keys): row for row in every}

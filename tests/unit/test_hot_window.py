@@ -14,7 +14,7 @@ from comparing import differences
 from live_logs import append_changes, complete_log
 from log_tables import load_logs
 from reference import VIEWS as NAMES
-from reference import compute
+from reference import compute, event_times
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.state import PipelineState
@@ -50,7 +50,7 @@ def test_the_columns_that_are_kept_suffice(view: View) -> None:
     """The view's statement runs on relations with no other columns, and says the same."""
     logs = complete_log(2)
     with duckdb.connect() as connection:
-        load_logs(connection, logs)
+        load_logs(connection, event_times(logs))
         for log in logs_of_view(view):
             kept = ", ".join(f'"{name}"' for name in hot_columns(view, log))
             connection.execute(f'ALTER TABLE "{log}" RENAME TO "all_{log}"')
