@@ -61,9 +61,9 @@ _EMPTY_SHARE: Final = 0.08
 _LATE_SHARE: Final = 0.2
 _DELETED_SHARE: Final = 0.08
 _REUSE_SHARE: Final = 0.3
+_USER_SHARE: Final = 0.15
 _WEIGHTS: Final[Mapping[str, float]] = {
     "orders": 1.0,
-    "users": 0.25,
     "sessions": 1.0,
     "clickstream": 2.0,
     "warehouses": 0.1,
@@ -77,10 +77,43 @@ def random_log(seed: int, size: int = 60) -> Logs:
     """The processed logs of eight tables, about `size` changes in each of the larger ones."""
     world = _World(random.Random(seed))
     logs: Logs = {table: [] for tables in DATABASES.values() for table in tables}
-    for tables in DATABASES.values():
-        for entry in world.changes(tables, size):
+    for database, tables in DATABASES.items():
+        entries = world.changes(tuple(t for t in tables if t in _WEIGHTS), size)
+        if database == "users":
+            entries = _with_users(random.Random(f"users of {seed}"), entries)
+        for entry in entries:
             logs[entry.pop("table")].append(entry)
     return logs
+
+
+def _with_users(rng: random.Random, entries: list[Row]) -> list[Row]:
+    """The same with users who come, change, go and come again among them."""
+    if rng.random() < _EMPTY_SHARE:
+        return entries
+    there: set[int] = set()
+    found: list[Row] = []
+    for entry in entries:
+        if rng.random() < _USER_SHARE:
+            user = rng.choice(_USERS)
+            op = "I" if user not in there else rng.choice(["U", "D"])
+            (there.discard if op == "D" else there.add)(user)
+            found.append(
+                {
+                    "table": "users",
+                    "seq": entry["seq"] - 1,
+                    "op": op,
+                    "committed_at": entry["committed_at"],
+                    "user_id": user,
+                    "region": rng.choice(["north", "south"]),
+                    "signed_up_at": entry["committed_at"] - _DAY,
+                }
+            )
+        found.append(entry)
+    added = 0
+    for entry in found:
+        added += entry["table"] == "users"
+        entry["seq"] += added
+    return found
 
 
 def write_change_logs(logs: Logs, directory: Path) -> dict[str, Path]:
@@ -209,14 +242,6 @@ class _World:
             pass
         used.add(number)
         return number, None
-
-    def _users(self, t: datetime) -> Row:
-        rng = self.rng
-        return {
-            "user_id": rng.choice(_USERS),
-            "region": rng.choice(["north", "south"]),
-            "signed_up_at": t - _DAY,
-        }
 
     def _sessions(self, t: datetime) -> Row:
         rng = self.rng

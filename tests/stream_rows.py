@@ -102,6 +102,24 @@ def route(name: str, at: datetime = T, **changed: Any) -> Row:
     return row | changed
 
 
+def shipment(number: int, delivered: datetime | None, **changed: Any) -> Row:
+    row = {
+        "shipment_id": number,
+        "order_id": None,
+        "route_id": "r1",
+        "warehouse_id": "w1",
+        "shipping_method": "standard",
+        "weight_kg": 1.0,
+        "cost": 1.0,
+        "carbon_kg": 1.0,
+        "shipped_at": T - DAY,
+        "promised_at": T,
+        "delivered_at": delivered,
+        "status": "delivered" if delivered else "in_transit",
+    }
+    return row | changed
+
+
 def furnish(world: StreamWorld) -> None:
     """One user, product, warehouse and session, streamed."""
     world.commit("users", user(1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipelines.batch.deletions import date_deletions
+from pipelines.batch.deletions import date_deletions, refuse_unknown_deletions
 from pipelines.batch.workspace import columns, empty
 from pipelines.change_log.logs import BY_NAME, Log, parents_first
 from pipelines.change_log.parsing import typed_rows
@@ -54,6 +54,7 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log) -> Checked:
         _refuse_orphans(connection, log, column, BY_NAME[parent])
     if log.append_only:
         _refuse_duplicates(connection, log)
+    refuse_unknown_deletions(connection, log)
     date_deletions(connection, log)
     connection.execute(f"ALTER TABLE typed RENAME TO typed_{log.name}")
     refused = _count(connection, f"bad_{log.name}")

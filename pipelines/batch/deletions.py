@@ -7,37 +7,49 @@ import duckdb
 from pipelines.change_log.logs import Log
 
 
-def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
-    """Correct `typed`, the new changes of a log, where rows of it were deleted.
+def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    """Refuse those of `typed` that delete what was never accepted, in a log that keeps its keys.
 
-    The deletion of a row that was never accepted is dropped: there is nothing to undo. A change
-    that follows the deletion of its key in the log happened at that time or later, whatever its
-    own time says, as when a row is put back as it was.
+    In one that does not, a row that is older than all that is left may have expired.
     """
-    if log.changed_at is None:
+    if log.changed_at is None or not _find_deletions(connection, log):
         return
-    key = ", ".join(f'"{name}"' for name in log.key)
-    at = f'"{log.changed_at}"'
+    key = _listed(log)
     good = f"seq NOT IN (SELECT seq FROM bad_{log.name})"
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {key}, seq, {at} AS t FROM typed "
-        f"WHERE op = 'D' AND {good}"
+        f"CREATE OR REPLACE TEMP TABLE accepted AS SELECT {key}, min(seq) AS since FROM ("
+        f"SELECT {key}, 0 AS seq FROM old_{log.name} SEMI JOIN gone USING ({key}) "
+        f"WHERE op <> 'D' UNION ALL SELECT {key}, seq FROM typed SEMI JOIN gone USING ({key}) "
+        f"WHERE op <> 'D' AND {good}) GROUP BY {key}"
     )
-    if _any(connection, "gone"):
+    connection.execute(
+        f"DELETE FROM gone USING accepted WHERE ({_same(log, 'gone', 'accepted')}) "
+        "AND accepted.since < gone.seq"
+    )
+    if not log.keep_newest_by and _any(connection, "gone"):
+        own, _ = next(c for c in log.columns if c.name == log.changed_at).source
         connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE accepted AS SELECT {key}, min(seq) AS since FROM ("
-            f"SELECT {key}, 0 AS seq FROM old_{log.name} SEMI JOIN gone USING ({key}) "
-            f"WHERE op <> 'D' UNION ALL SELECT {key}, seq FROM typed SEMI JOIN gone USING ({key}) "
-            f"WHERE op <> 'D' AND {good}) GROUP BY {key}"
+            f"DELETE FROM gone WHERE seq IN (SELECT seq FROM raw_{log.name} WHERE "
+            f"TRY_CAST(json_extract_string(\"row\", '$.{own}') AS TIMESTAMP) "
+            f'< (SELECT min("{log.changed_at}") FROM old_{log.name}))'
         )
-        unknown = (
-            f"SELECT gone.seq FROM gone LEFT JOIN accepted USING ({key}) "
-            "WHERE since IS NULL OR since > gone.seq"
-        )
-        connection.execute(f"DELETE FROM typed WHERE seq IN ({unknown})")
-        connection.execute("DELETE FROM gone WHERE seq NOT IN (SELECT seq FROM typed)")
-    if log.changed_at == "committed_at":
+    shown = " || ', ' || ".join(f"'{name} = ' || \"{name}\"" for name in log.key)
+    connection.execute(
+        f"INSERT INTO bad_{log.name} SELECT seq, {shown} || ' was never accepted: there is "
+        "nothing to delete' FROM gone"
+    )
+
+
+def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    """Give changes of `typed` that follow the deletion of their key its time, if it is later.
+
+    Whatever a row's own time says, as when it is put back as it was, it was not there before.
+    """
+    at = f'"{log.changed_at}"'
+    if log.changed_at in (None, "committed_at"):
         return
+    key = _listed(log)
+    _find_deletions(connection, log)
     (earliest,) = connection.execute(f"SELECT min({at}) FROM typed").fetchone() or (None,)
     if earliest is not None:  # a constant bound lets whole files be passed over
         connection.execute(
@@ -51,6 +63,23 @@ def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
             f"WHERE gone.seq < t.seq AND gone.t > t.{at} GROUP BY t.seq) AS later "
             "WHERE typed.seq = later.seq"
         )
+
+
+def _find_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> bool:
+    """Make `gone`: the good deletions of `typed`. Whether there are any."""
+    connection.execute(
+        f'CREATE OR REPLACE TEMP TABLE gone AS SELECT {_listed(log)}, seq, "{log.changed_at}" AS t '
+        f"FROM typed WHERE op = 'D' AND seq NOT IN (SELECT seq FROM bad_{log.name})"
+    )
+    return _any(connection, "gone")
+
+
+def _listed(log: Log) -> str:
+    return ", ".join(f'"{name}"' for name in log.key)
+
+
+def _same(log: Log, left: str, right: str) -> str:
+    return " AND ".join(f'{left}."{name}" = {right}."{name}"' for name in log.key)
 
 
 def _any(connection: duckdb.DuckDBPyConnection, table: str) -> bool:

@@ -176,7 +176,8 @@ class Intake:
             put(verdicts.left, unknown, repeat("it is not known whether what it deletes was there"))
             if log.name in self._deletions:
                 rows = self._deletions[log.name].date(rows)
-                self._deletions[log.name].add(rows.filter(unknown))
+                if log.name in self._accepted or not log.keep_newest_by:  # it may yet be one
+                    self._deletions[log.name].add(rows.filter(unknown))
         if bad:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(list(bad), pa.int64()))))
         verdicts.good = rows
