@@ -5,6 +5,7 @@ from __future__ import annotations
 import duckdb
 
 from pipelines.change_log.logs import Log
+from pipelines.change_log.time_stamps import time_stamp_sql
 
 
 def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
@@ -29,9 +30,10 @@ def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) ->
     if not log.keep_newest_by and _any(connection, "gone"):
         own, _ = next(c for c in log.columns if c.name == log.changed_at).source
         connection.execute(
-            f"DELETE FROM gone WHERE seq IN (SELECT seq FROM raw_{log.name} WHERE "
-            f"TRY_CAST(json_extract_string(\"row\", '$.{own}') AS TIMESTAMP) "
-            f'< (SELECT min("{log.changed_at}") FROM old_{log.name}))'
+            f"DELETE FROM gone WHERE seq IN (SELECT seq FROM (SELECT seq, json_extract_string("
+            f"\"row\", '$.{own}') AS own FROM raw_{log.name} SEMI JOIN gone USING (seq)) "
+            f'WHERE {time_stamp_sql("own")} < (SELECT min("{log.changed_at}") '
+            f"FROM old_{log.name}))"
         )
     shown = " || ', ' || ".join(f"'{name} = ' || \"{name}\"" for name in log.key)
     connection.execute(
