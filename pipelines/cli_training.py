@@ -88,7 +88,7 @@ def _train(config: BatchConfig, names: list[str], quick: bool, report: bool, as_
             )
     found = report_as_dict(reports, control)
     if as_json:
-        print_json(found | {"failed": failed.failures if failed else {}})
+        print_json(found | {"failed": failed.lines if failed else {}})
     else:
         print_training(reports)
         if report:

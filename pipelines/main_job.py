@@ -144,14 +144,19 @@ def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any
 
 def _train(config: BatchConfig) -> dict[str, Any]:
     from pipelines.training.source import TrainingDataError
-    from pipelines.training_job import train
+    from pipelines.training_job import TrainingFailedError, train
     from pipelines.training_view import report_as_dict
 
     with progress_of_training() as told:
         try:
             return report_as_dict(train(config, quick=True, told=told))
-        except TrainingDataError as error:
-            return {"skipped": str(error)}
+        except TrainingFailedError as error:
+            if not all(isinstance(why, TrainingDataError) for why in error.failures.values()):
+                raise
+            failed = {"failed": error.lines}
+            if not error.reports:
+                return {"skipped": str(error), **failed}
+            return report_as_dict(error.reports) | failed
         except ModuleNotFoundError as error:  # each task imports what it needs
             return {"skipped": f"{error.name} is not installed: pip install 'synchrochain[models]'"}
 
@@ -196,6 +201,7 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
         champions = sum(task["accepted"] for task in trained.get("tasks", []))
         said = trained.get("skipped") or (
             f"{len(trained['tasks'])} models and their baselines, {champions} passed the gate"
+            + "".join(f"\n{name}: {why}" for name, why in trained.get("failed", {}).items())
         )
         rows.append(["train", said, seconds["train"]])
         rows.append(["decide", f"{len(report['decisions'])} live orders", seconds["decide"]])

@@ -73,13 +73,21 @@ class TrainingFailedError(SynchroChainError):
 
     Attributes:
         reports: of the others, which are trained and registered.
-        failures: by task, the line that says why not.
+        failures: by task, what stopped it.
     """
 
-    def __init__(self, reports: list[TaskReport], failures: dict[str, str]) -> None:
+    def __init__(self, reports: list[TaskReport], failures: dict[str, Exception]) -> None:
         self.reports, self.failures = reports, failures
-        lines = [f"{name} was not trained: {why}" for name, why in failures.items()]
+        lines = [f"{name} was not trained: {why}" for name, why in self.lines.items()]
         super().__init__("\n".join(lines))
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """By task the line that says why not."""
+        return {
+            name: str(why) if isinstance(why, SynchroChainError) else f"{type(why).__name__}: {why}"
+            for name, why in self.failures.items()
+        }
 
 
 def train(
@@ -111,15 +119,17 @@ def train(
     if len(wanted) == 1:
         return [_train(config, registry, task_named(wanted[0], registry), quick, told)]
     reports: list[TaskReport] = []
-    failures: dict[str, str] = {}
+    failures: dict[str, Exception] = {}
     for name in wanted:
         try:
             reports.append(_train(config, registry, task_named(name, registry), quick, told))
         except SynchroChainError as error:
-            failures[name] = str(error)
+            failures[name] = error
+        except ModuleNotFoundError:  # it is missing for all of them
+            raise
         except Exception as error:  # a defect of ours; the other models are not to suffer for it
             logger.exception("training %s failed", name)
-            failures[name] = f"{type(error).__name__}: {error}"
+            failures[name] = error
     if failures:
         raise TrainingFailedError(reports, failures)
     return reports
