@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from pipelines import cli_feast, cli_live, cli_models, cli_serving, cli_training
 from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
+from pipelines.printable import printable, set_up_output
 from pipelines.stopping import on_stop
 
 if TYPE_CHECKING:
@@ -237,7 +237,8 @@ def features(
     if not row.found:
         raise SynchroChainError(
             f"nothing is known of {', '.join(keys)} in {view}"
-            + ("" if at else ", or it has expired")
+            + (f" as of {shown(row.at)}" if row.at else "")
+            + ", or it has expired"
         )
 
 
@@ -325,12 +326,12 @@ def bench_freshness(
 
 def main() -> None:
     """Run the command line; our own errors become one line and an exit status."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    set_up_output()
     try:
         with on_stop(last=True):
             app()  # ends the process itself: 2 for wrong usage, 130 for Ctrl-C and its like
     except SynchroChainError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(f"error: {printable(str(error))}", fg="red", err=True)
         sys.exit(error.exit_code)
 
 
@@ -388,12 +389,9 @@ def _moment(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        moment = parse_time_stamp(text)
-        if not 1970 <= moment.year < 2262:  # what pandas and Feast can hold
-            raise ValueError
-    except ValueError:
+        return parse_time_stamp(text)
+    except (ValueError, OverflowError):
         raise UsageError(f"--at {text!r} is not a time such as 2026-01-31T12:00") from None
-    return moment
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@ standard output for answers."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,14 +21,27 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-answers = Console(highlight=False, markup=False, soft_wrap=False)
-messages = Console(stderr=True, highlight=False, markup=False)
+from pipelines.printable import json_text, printable
+
+
+class _Plain(Console):
+    """A console on which text is text: nothing in it is markup, nothing steers the terminal."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False)
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        """The text, with control characters spelled out."""
+        return super().render_str(printable(text, lines=True), **style)
+
+
+answers = _Plain()
+messages = _Plain(stderr=True)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, time stamps in ISO 8601."""
-    json.dump(value, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_text(value, default=_plain) + "\n")
 
 
 def print_table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
@@ -44,9 +56,9 @@ def print_table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
             no_wrap=index == 0,
         )
     for row in rows:
-        made.add_row(*(Text(shown(value)) for value in row))  # as text: a list is no markup
+        made.add_row(*(Text(printable(shown(value))) for value in row))
     if title:
-        answers.print(Text(title, style="bold"))
+        answers.print(Text(printable(title), style="bold"))
     answers.print(made)
 
 

@@ -21,7 +21,6 @@ from pipelines.settings import BatchConfig, DataConfig
 from pipelines.streaming import DataStreamer
 
 if TYPE_CHECKING:
-    import pandas as pd
     from feast import FeatureStore
 
 __all__ = ["DataConfig", "DataLayerOrchestrator", "FeatureRow", "LatestFeatures"]
@@ -165,15 +164,17 @@ class DataLayerOrchestrator:
         Args:
             view: a feature view's name.
             keys: the entity key columns with their values as text.
-            at: naive UTC; None asks the online store.
+            at: UTC, or aware; None asks the online store.
 
         Raises:
             UnknownNameError: there is no such view.
-            UsageError: the keys are not the view's, or have the wrong type.
+            UsageError: the keys are not the view's, or have the wrong type; the time is before
+                1970 or in the future.
             SynchroChainError: the feature repository was never applied here.
         """
         known = view_named(view)
         row = _typed_keys(view, known.keys, keys)
+        at = None if at is None else _past(at)
         references = [f"{view}:{name}" for name in known.features]
         with _explained():
             if at is None:
@@ -203,34 +204,58 @@ class DataLayerOrchestrator:
         features = {name: values[name] for name in (r.partition(":")[2] for r in references)}
         return FeatureRow(view, row, at, None, features)
 
-    def training_set(
-        self, entities: pd.DataFrame, features: list[str] | str, *, arrow: bool = False
-    ) -> Any:
+    def training_set(self, entities: Any, features: list[str] | str, *, arrow: bool = False) -> Any:
         """A point-in-time training set: each entity row with its features as of its time.
 
         Args:
-            entities: key columns and `event_timestamp`.
+            entities: key columns and `event_timestamp`, as a data frame, an Arrow table, a dict of
+                columns or a list of dicts; or a SQL query that DuckDB can run.
             features: references such as "user_intent:intent_score", or a feature service's name.
             arrow: whether to return a pyarrow Table instead of a pandas frame.
 
         Returns:
             The entity rows, in their order, with one column per feature.
+
+        Raises:
+            UsageError: the entities are none of these, or cannot be read.
+            SynchroChainError: the repository was never applied here, or a source cannot be read.
         """
-        wanted = self.store.get_feature_service(features) if isinstance(features, str) else features
-        job = self.store.get_historical_features(entity_df=entities, features=wanted)
-        return job.to_arrow() if arrow else job.to_df()
+        with _explained():
+            store = self.store
+            wanted = store.get_feature_service(features) if isinstance(features, str) else features
+            job = store.get_historical_features(entity_df=entities, features=wanted)
+            return job.to_arrow() if arrow else job.to_df()
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    from feast.errors import FeatureViewNotFoundException
+    import duckdb
+    from feast.errors import FeastObjectNotFoundException
 
     try:
         yield
-    except FeatureViewNotFoundException as error:
+    except FeastObjectNotFoundException as error:
         raise SynchroChainError(
             f"{error}: apply the feature repository with `synchrochain batch --once` first"
         ) from None
+    except duckdb.Error as error:
+        raise SynchroChainError(
+            f"the offline sources cannot be read: {str(error).splitlines()[0]}: restore them from "
+            "a backup, or make them anew with `synchrochain batch --rebuild --once`"
+        ) from error
+
+
+def _past(at: datetime) -> datetime:
+    """A time as naive UTC, which must be one that features are known of."""
+    try:
+        moment = at.astimezone(UTC).replace(tzinfo=None) if at.tzinfo else at
+    except OverflowError:
+        raise UsageError(f"{at} is out of range: features are known from 1970 on") from None
+    if moment.year < 1970:
+        raise UsageError(f"{at} is out of range: features are known from 1970 on")
+    if moment > utc_now():
+        raise UsageError(f"{at} lies in the future: leave the time out for the features of now")
+    return moment
 
 
 def _typed_keys(view: str, names: tuple[str, ...], given: Mapping[str, str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipelines.batch import BatchProcessor
 from pipelines.batch.batch_processor import READER
 from pipelines.cache import RealtimeCache
 from pipelines.monitoring.scoring import champions_scorer
+from pipelines.printable import set_up_output
 from pipelines.settings import ENV_PREFIX, BatchConfig, DataConfig
 from pipelines.stopping import PART_SECONDS, end_with_parent
 from pipelines.streaming import DataStreamer
@@ -133,7 +134,7 @@ def _environment(data: DataConfig, batch: BatchConfig) -> dict[str, str]:
 
 def main() -> None:
     """Be the child: run cycles on schedule, say when the first one is over, end with the parent."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    set_up_output()
     stop, cycled = threading.Event(), threading.Event()
 
     def told(_outcome: object) -> None:

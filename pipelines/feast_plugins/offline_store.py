@@ -37,6 +37,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from pipelines.errors import UsageError
+from pipelines.feast_plugins.entities import entity_frame
 from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewRead
 from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
@@ -83,7 +84,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         config: RepoConfig,
         feature_views: list[FeatureView],
         feature_refs: list[str],
-        entity_df: pd.DataFrame | str | None,
+        entity_df: Any,
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
@@ -97,8 +98,9 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         With the cut-off, only rows that were created by then count at all.
 
         Args:
-            entity_df: join keys, moments (`event_timestamp`, or the only column of times) and any
-                further columns; or a SQL query that DuckDB runs whenever the job is.
+            entity_df: join keys, event times (`event_timestamp`, or the only column of times) and
+                any further columns, in whatever `entity_frame` takes; or a SQL query that DuckDB
+                runs whenever the job is.
             filter_by_created_timestamp: cut off, even with `values_computed_later`.
             stretch: `start_date` and `end_date` of a request without a frame, which is refused.
 
@@ -112,6 +114,9 @@ class ParquetOfflineStore(DuckDBOfflineStore):
                 "get_historical_features needs an entity frame: entity_df is None, and this store "
                 "does not read a stretch of time (start_date, end_date) without one"
             )
+        copied = bool(config.coerce_tz_aware)
+        if not isinstance(entity_df, str | pd.DataFrame):
+            entity_df, copied = entity_frame(entity_df), True
         cut_off = filter_by_created_timestamp or not config.offline_store.values_computed_later
         if not all(is_parquet(view.batch_source) for view in feature_views):
             return _stock_job(
@@ -128,7 +133,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
             if isinstance(entity_df, str):
                 frame = _sql_frame(connection, entity_df)
             else:
-                frame = _pandas_frame(connection, entity_df, copied=bool(config.coerce_tz_aware))
+                frame = _pandas_frame(connection, entity_df, copied=copied)
             views = partial(
                 _read_views, config, feature_views, feature_refs, frame, full_feature_names
             )

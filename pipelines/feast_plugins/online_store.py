@@ -32,6 +32,7 @@ from pydantic import model_validator
 from redis.exceptions import RedisError
 
 from pipelines.clock import aware_now
+from pipelines.feast_plugins.entities import entity_rows as rows_of_entities
 from pipelines.feast_plugins.last_seen import Block, LastSeen, ReadMode
 from pipelines.feast_plugins.reading.connections import ReadConnections, Reply, is_wrong_type
 from pipelines.feast_plugins.reading.decoding import event_time, event_times, value_message
@@ -170,7 +171,12 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:
-        """Feast's answer; its attribute `read_mode` (`ReadMode`) says where it comes from."""
+        """Feast's answer; its attribute `read_mode` (`ReadMode`) says where it comes from.
+
+        Raises:
+            UsageError: the rows are nothing that `entity_rows` takes.
+        """
+        entity_rows = rows_of_entities(entity_rows)
         plan = self._plan(config, features, registry, project, full_feature_names)
         request = None if plan is None else read_request(plan, entity_rows)
         if plan is None or request is None:  # unusual, or wrong: Feast does it, or says why not

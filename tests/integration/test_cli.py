@@ -330,8 +330,9 @@ def test_stopping_twice_is_no_error(processed: Processed) -> None:
         (["user_intent", "42"], "'42' is not KEY=VALUE, such as user_id=42"),
         (["user_intent", "user_id="], "'user_id=' is not KEY=VALUE"),
         (["user_intent", "user_id=1", "--at", "noon"], "--at 'noon' is not a time such as"),
-        (["user_intent", "user_id=1", "--at", "0001-01-01"], "--at '0001-01-01' is not a time"),
+        (["user_intent", "user_id=1", "--at", "0001-01-01"], "0001-01-01 00:00:00 is out of range"),
         (["user_intent", "user_id=1", "--at", "0001-01-01T00:00+09:00"], "is not a time such as"),
+        (["user_intent", "user_id=1", "--at", "9999-12-31"], "lies in the future: leave the time"),
     ],
 )
 def test_what_is_asked_wrongly_is_told_in_one_line(

@@ -254,6 +254,28 @@ def test_a_sql_frame_gives_what_the_same_pandas_frame_gives(world: World) -> Non
     assert values(store, naive, "queried:x") == [3]
 
 
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda entities: pa.Table.from_pandas(entities),
+        lambda entities: pa.Table.from_pandas(entities).to_batches()[0],
+        lambda entities: entities.to_dict("list"),
+        lambda entities: entities.to_dict("records"),
+    ],
+    ids=["arrow", "batch", "columns", "rows"],
+)
+def test_an_entity_dataframe_is_held_by_whatever_is_at_hand(world: World, hold: Any) -> None:
+    """The answer is that of a pandas frame."""
+    name = "held"
+    if not (world.folder / f"{name}.parquet").exists():
+        world.view(name, [row(u, u % 7, u) for u in range(30)])
+    entities = frame(*(((u * 7) % 31, at((u * 3) % 11)) for u in range(50)))
+    entities["user_id"] = entities["user_id"].astype("int64")
+    usual = ask(world.store(), entities, f"{name}:x").to_arrow()
+    assert ask(world.store(), hold(entities), f"{name}:x").to_arrow().equals(usual)
+    assert usual["x"].null_count < 50
+
+
 def naive_seconds(times: pa.Array) -> pa.Array:
     return times.cast(pa.timestamp("us")).cast(pa.timestamp("s"))
 

@@ -379,6 +379,22 @@ def test_a_broken_version_is_not_loaded(
     assert registry.load(registry.get("supply_gnn", 2)).level == 0.2
 
 
+def test_our_reader_runs_nothing_that_a_version_brings_along(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    """MLflow's own `load_model` imports whatever module `MLmodel` names, before any check."""
+    version, proof = registry.get("supply_gnn", 3), tmp_path / "it ran"
+    path = version.folder / "MLmodel"
+    described = yaml.safe_load(path.read_text())
+    described["flavors"]["python_function"] |= {"loader_module": "tampered", "code": "code"}
+    path.write_text(yaml.safe_dump(described))
+    (version.folder / "code").mkdir()
+    program = f"open({str(proof)!r}, 'w').close()"
+    (version.folder / "code" / "tampered.py").write_text(program)
+    assert registry.load(version).level == 0.3
+    assert not proof.exists()
+
+
 def test_one_versions_files_do_not_pass_for_anothers(registry: ModelRegistry) -> None:
     """Even if they are whole in themselves."""
     second, third = (registry.get("supply_gnn", number) for number in (2, 3))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
-from pipelines.errors import RedisRefusedError
+from pipelines.errors import RedisRefusedError, UsageError
 from pipelines.feast_plugins import last_seen, online_store
 from pipelines.feast_plugins.last_seen import Block, LastSeen
 from pipelines.feast_plugins.reading.plan import Plans
@@ -104,6 +105,32 @@ def test_many_rows_are_as_one_by_one(store: Any) -> None:
     assert many.view_rows()["route_conditions"].statuses == [
         single.view_rows()["route_conditions"].statuses[0] for single in singles
     ]
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda routes: pd.DataFrame({"route_id": routes, "extra": 1}),
+        lambda routes: pa.table({"route_id": routes}),
+        lambda routes: {"route_id": routes},
+        lambda routes: tuple({"route_id": route} for route in routes),
+    ],
+    ids=["pandas", "arrow", "columns", "tuple"],
+)
+def test_entity_rows_are_held_by_whatever_is_at_hand(store: Any, hold: Any) -> None:
+    """The answer is that of a list of dicts; a column that nobody asks for changes nothing."""
+    routes = ["R2", "R-none", "R1"]
+    rows = [{"route_id": route} for route in routes]
+    usual = store.get_online_features(features=FEATURES, entity_rows=rows).to_dict()
+    answer = store.get_online_features(features=FEATURES, entity_rows=hold(routes))
+    assert answer.to_dict() == usual
+    assert usual["deliveries_24h"] == [2, None, 1]
+
+
+def test_what_holds_no_entity_rows_is_one_line(store: Any) -> None:
+    """Which says what can hold some."""
+    with pytest.raises(UsageError, match="entity rows are a str; they can be a pandas DataFrame"):
+        store.get_online_features(features=FEATURES, entity_rows="R1")
 
 
 def test_a_changed_service_is_planned_anew(store: Any) -> None:

@@ -17,7 +17,8 @@ from pipelines.settings import PROJECT_ROOT
 
 # Data flows one way: a part imports from the rows above its own, or from its own row.
 LAYERS = (
-    {"settings", "errors", "paths", "clock", "process_lock", "stopping", "created_clock"},
+    {"settings", "errors", "paths", "printable", "stopping"}
+    | {"clock", "process_lock", "created_clock"},
     {"live_databases"},
     {"change_log"},
     {"features"},

@@ -1,0 +1,103 @@
+"""Entities as they are at hand: data frames, Arrow tables, columns, rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pandas as pd
+import pyarrow as pa
+
+from pipelines.errors import UsageError
+
+EVENT_TIMESTAMP: Final = "event_timestamp"
+KINDS: Final = "a pandas DataFrame, an Arrow table, a dict of columns, a list of dicts"
+
+
+def entity_frame(given: Any) -> pd.DataFrame:
+    """An entity dataframe from whatever holds one.
+
+    Args:
+        given: see `KINDS`; anything else that hands over Arrow data (polars, DuckDB) too. In a dict
+            or a list of dicts, `event_timestamp` may be ISO 8601 texts, in UTC if they do not say.
+
+    Raises:
+        UsageError: it is none of these, its columns are not equally long, or a text is no time.
+    """
+    if isinstance(given, pd.DataFrame):
+        return given
+    table = _table(given)
+    if table is not None:
+        # Whole numbers with nulls would become floats, which match no key.
+        return pd.DataFrame(
+            {
+                name: column.to_pandas(types_mapper=_NULLABLE.get if column.null_count else None)
+                for name, column in zip(table.column_names, table.columns, strict=True)
+            }
+        )
+    if not isinstance(given, Mapping | list | tuple):
+        raise UsageError(
+            f"the entity dataframe is a {type(given).__name__}; it can be {KINDS}, or a SQL query"
+        )
+    try:
+        frame = pd.DataFrame(given if isinstance(given, Mapping) else list(given))
+        if EVENT_TIMESTAMP in frame and frame[EVENT_TIMESTAMP].dtype == object:
+            times = pd.to_datetime(frame[EVENT_TIMESTAMP], utc=True, format="ISO8601")
+            frame[EVENT_TIMESTAMP] = times
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"the entity dataframe cannot be read: {_line(error)}") from error
+    return frame
+
+
+def entity_rows(given: Any) -> list[dict[str, Any]] | Mapping[str, Any]:
+    """Entity rows as Feast knows them: a list of dicts, or a dict of columns.
+
+    Raises:
+        UsageError: they are none of `KINDS`.
+    """
+    if isinstance(given, list):
+        if {*map(type, given)} <= {dict}:
+            return given
+        raise UsageError(f"an entity row is a dict such as {{'user_id': 42}}; rows can be {KINDS}")
+    if isinstance(given, pd.DataFrame):
+        return {str(name): _values(given[name]) for name in given.columns}
+    if isinstance(given, Mapping):
+        if given and all(isinstance(value, str | int | float) for value in given.values()):
+            return [dict(given)]
+        return given  # columns that are no lists are Feast's own to read
+    table = _table(given)
+    if table is not None:
+        return {name: table[name].to_pylist() for name in table.column_names}
+    if isinstance(given, tuple) and all(isinstance(row, dict) for row in given):
+        return list(given)
+    raise UsageError(f"entity rows are a {type(given).__name__}; they can be {KINDS}")
+
+
+_NULLABLE: Final = {
+    pa.int64(): pd.Int64Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int8(): pd.Int8Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+
+
+def _table(given: Any) -> pa.Table | None:
+    if isinstance(given, pa.Table):
+        return given
+    if isinstance(given, pa.RecordBatch | pa.RecordBatchReader) or hasattr(
+        given, "__arrow_c_stream__"
+    ):
+        try:
+            return pa.table(given)
+        except (TypeError, ValueError, pa.ArrowException) as error:
+            raise UsageError(f"the entities cannot be read: {_line(error)}") from error
+    return None
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    return [None if value is pd.NA else value for value in column.tolist()]
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

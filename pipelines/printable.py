@@ -1,0 +1,61 @@
+"""Text that came from data, fit for a terminal and a log: one line stays one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from typing import Any, Final
+
+# C0, DEL and C1 steer terminals; the others end a line, or turn the direction of what follows.
+_STEERING: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_IN_A_LINE: Final = re.compile(f"[\t\n{_STEERING}]")
+_IN_LINES: Final = re.compile(f"[{_STEERING}]")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with its control characters spelled out, as Python would write them.
+
+    Args:
+        text: from anywhere.
+        lines: whether it may have several lines, and tabs.
+    """
+    return (_IN_LINES if lines else _IN_A_LINE).sub(_spelled, text)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
+
+
+def json_text(value: Any, *, default: Any = None) -> str:
+    """A JSON document that no terminal takes for commands, in the encoding of standard output."""
+    wide = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    text = json.dumps(value, default=default, indent=2, ensure_ascii=not wide)
+    return _IN_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Each record in one line, whatever its arguments hold; a traceback keeps its lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text."""
+        return printable(super().format(record), lines=bool(record.exc_info or record.stack_info))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        """The message, in one line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+def set_up_output() -> None:
+    """Make this process's output fit for its terminal: the root logger, and odd encodings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    # As `basicConfig`: whoever has set up logging before keeps it.
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # what is retried in vain is raised
+    for stream in (sys.stdout, sys.stderr):
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
+        if not encoding.startswith("utf") and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
