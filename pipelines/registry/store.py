@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from pipelines.clock import utc_now
-from pipelines.errors import UnknownNameError, UsageError
+from pipelines.errors import NewerFormatError, UnknownNameError, UsageError
 from pipelines.registry.logged_model import SERVICE_TAG, check_round_trip, log_package
 from pipelines.registry.mlflow_store import WAIT_SECONDS, MlflowStore, RegistryUnavailableError
 from pipelines.registry.packaging import (
@@ -41,6 +41,9 @@ CHALLENGER: Final = "challenger"
 HISTORY_TAG: Final = "champions"
 """On the registered model: the version numbers of earlier champions, oldest first, as JSON."""
 PACKAGE: Final = "package"
+FORMAT: Final = 1
+"""Of what a version's tags and package mean; a version without one has the first."""
+FORMAT_TAG: Final = "format"
 HISTORY_PREFIX: Final = "champion_"
 
 __all__ = [
@@ -138,6 +141,7 @@ class ModelRegistry:
                 "metrics": json.dumps({name: float(value) for name, value in metrics.items()}),
                 "package": fingerprint(package),
                 SERVICE_TAG: service,
+                FORMAT_TAG: str(FORMAT),
             }
             logged, folder = log_package(client, package, model, kind, run_id, example, outcome)
             if not client.search_registered_models(f"name = '{model}'"):
@@ -197,7 +201,9 @@ class ModelRegistry:
         Raises:
             BrokenModelError: a file is missing, truncated or altered, or the version was made for
                 other columns than the model is asked with.
+            NewerFormatError: a newer version of SynchroChain has registered it.
         """
+        check_format(version)
         check_signature(version.model, version.folder)
         package = version.folder / "data" / PACKAGE
         wanted = version.tags.get("package")
@@ -233,8 +239,12 @@ class ModelRegistry:
             model: one of MODELS.
             version: its number.
             reasons: why, as tags of the version.
+
+        Raises:
+            NewerFormatError: a newer version of SynchroChain has registered it.
         """
         chosen = self.get(model, version)
+        check_format(chosen)
         with self._moving(), self.store.client(writes=True) as client:
             before = self.with_alias(model, CHAMPION)
             _tag(client, chosen, {"promoted.at": _now(), **(reasons or {})})
@@ -328,6 +338,17 @@ class ModelRegistry:
             raise RegistryUnavailableError(
                 f"another process is moving aliases and holds {path}: try again"
             ) from None
+
+
+def check_format(version: ModelVersion) -> None:
+    """Make sure that this version of SynchroChain can read a model's.
+
+    Raises:
+        NewerFormatError: it cannot.
+    """
+    found = version.tags.get(FORMAT_TAG, "1")
+    if not found.isdecimal() or int(found) > FORMAT:
+        raise NewerFormatError(version.name, found, FORMAT)
 
 
 def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ oldest decisions give way to new ones, so the file stays below `keep` decisions.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -20,9 +21,11 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.errors import NewerFormatError, SynchroChainError, UnknownNameError
 
 FILE: Final = "decisions.db"
+FORMAT: Final = 1
+"""`PRAGMA user_version`; a file of before has none, and the same tables."""
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS networks (number INTEGER PRIMARY KEY AUTOINCREMENT, "
     "columns BLOB NOT NULL) STRICT",
@@ -155,11 +158,17 @@ class DecisionLog:
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             made = sqlite3.connect(self.path, timeout=self._busy, check_same_thread=False)
             try:
+                (found,) = made.execute("PRAGMA user_version").fetchone()
+                if found > FORMAT:
+                    newer = NewerFormatError(self.path, found, FORMAT)
+                    raise DecisionLogError(str(newer))  # a decision is made all the same
                 made.execute("PRAGMA journal_mode=WAL")
                 made.execute("PRAGMA synchronous=NORMAL")
                 made.execute(f"PRAGMA wal_autocheckpoint={_UNCHECKED_PAGES}")
                 for statement in _SCHEMA:
                     made.execute(statement)
+                if found < FORMAT:
+                    made.execute(f"PRAGMA user_version = {FORMAT}")
             except BaseException:
                 made.close()
                 raise
@@ -187,7 +196,17 @@ class _Reported:
             return
         if "locked" not in str(error):
             self._log._drop()
-        raise DecisionLogError(f"{self._log.path}: {error}") from None
+        raise DecisionLogError(f"{self._log.path}: {error}{_advice(error)}") from None
+
+
+def _advice(error: BaseException) -> str:
+    """What to do, where that is not to wait."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) or isinstance(error, zlib.error):
+        return ": it is damaged; restore it from a backup, or move it away, and a new one begins"
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
+        return ": free some room on the disk; what is logged is kept"
+    return ""
 
 
 def _packed(content: Any) -> bytes:

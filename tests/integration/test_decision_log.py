@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.serving.decision_log import (
+    FORMAT,
     DecisionLog,
     DecisionLogError,
     Record,
@@ -124,6 +125,35 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
         log.add([record("one")])
     with pytest.raises(DecisionLogError, match="not a database"):
         log.newest(1)
+
+
+@pytest.mark.parametrize("version", [0, FORMAT + 1])
+def test_a_log_of_before_is_read_on_and_one_of_a_newer_version_is_refused(
+    tmp_path: Path, version: int
+) -> None:
+    """In one line; decisions are made all the same, as when the log cannot be written."""
+    log = log_at(tmp_path)
+    log.add([record("one")])
+    log.close()
+    with closing(sqlite3.connect(log.path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    if version > FORMAT:
+        with pytest.raises(DecisionLogError, match=f"format {version}, this one knows up to"):
+            log.get("one")
+    else:
+        assert log.get("one").id == "one"
+
+
+def test_the_advice_for_a_damaged_log_works(tmp_path: Path) -> None:
+    """Once it is moved away, a new one begins."""
+    log = log_at(tmp_path)
+    log.path.parent.mkdir()
+    log.path.write_bytes(b"\xff" * 4096)
+    with pytest.raises(DecisionLogError, match="move it away, and a new one begins"):
+        log.add([record("one")])
+    log.path.rename(tmp_path / "elsewhere")
+    log.add([record("two")])
+    assert log.get("two").id == "two"
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tiny_model import Level, example, new_run, register
 
 from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
-from pipelines.errors import StorageFullError, UnknownNameError, UsageError
+from pipelines.errors import NewerFormatError, StorageFullError, UnknownNameError, UsageError
 from pipelines.registry import mlflow_store
 from pipelines.registry.packaging import BrokenModelError
 from pipelines.registry.signatures import CONTRACTS
@@ -506,6 +506,22 @@ def test_tags_are_read_back(registry: ModelRegistry) -> None:
 
 
 # Stores that fail
+
+
+def test_a_version_of_a_newer_format_is_listed_and_not_used(registry: ModelRegistry) -> None:
+    """In one line; one without a format is of the first."""
+    version = registry.get("supply_gnn", 3)
+    assert version.tags["format"] == "1"
+    with registry.store.client(writes=True) as client:
+        client.delete_model_version_tag("supply_gnn", "3", "format")
+    registry.load(registry.get("supply_gnn", 3))
+    registry.tag(version, {"format": "2"})
+    refused = r"supply_gnn 3 was .* \(format 2, this one knows up to 1\)"
+    with pytest.raises(NewerFormatError, match=refused):
+        registry.load(registry.get("supply_gnn", 3))
+    with pytest.raises(NewerFormatError, match=refused):
+        registry.promote("supply_gnn", 3)
+    assert {found.version for found in registry.versions("supply_gnn")} == {1, 2, 3}
 
 
 def _garbage(path: Path) -> None:
