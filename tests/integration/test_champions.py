@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,24 @@ def test_labels_are_scored_once(registry: ModelRegistry, champion: ModelVersion)
         1769860800000,
         1769861100000,
     ]
+
+
+def test_labels_of_what_had_not_ended_are_scored_later(
+    registry: ModelRegistry, champion: ModelVersion
+) -> None:
+    """A session that the log cut off is no label yet: scoring goes on from the log's last event."""
+    state = PipelineState(registry.config.state_path)
+    upto = max(f.max_time for f in state.files("log", "shipments") if f.max_time)
+    for until in (upto - timedelta(minutes=20), upto + timedelta(minutes=20)):
+
+        class CutOff(Guessing):
+            def data(self, until: datetime = until) -> Dataset:
+                return replace(super().data(), extra={"until": np.datetime64(until, "us")})
+
+        state.set_note(f"champion_scored:{MODEL}", "")
+        assert MODEL in score_champions(registry.config, [CutOff()], NOW)
+        noted = json.loads(state.note(f"champion_scored:{MODEL}") or "")
+        assert noted == {"scored": min(until, upto).isoformat(), "looked": upto.isoformat()}
 
 
 @pytest.mark.parametrize("rows", [0, champions.MIN_NEW_LABELS - 1])
