@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pipelines.batch import BatchProcessor
 from pipelines.batch.batch_processor import READER
+from pipelines.batch.update import CHECKED
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import ChangeLogGapError, SynchroChainError, TriggersError
@@ -102,6 +103,7 @@ def _quarantined(processor: BatchProcessor) -> dict[str, int]:
 
 def _online_store(processor: BatchProcessor) -> dict[str, Any]:
     from pipelines.redis import connect, find_server, translate_redis_errors
+    from pipelines.redis.facts import server_facts
 
     endpoint = find_server(processor.data)
     if endpoint is None:
@@ -109,6 +111,7 @@ def _online_store(processor: BatchProcessor) -> dict[str, Any]:
     with translate_redis_errors(endpoint), connect(endpoint) as client:
         memory: Any = client.info("memory")
         keys: Any = client.dbsize()
+        facts = server_facts(client, endpoint.db)
     return {
         "engine": endpoint.engine,
         "version": endpoint.version,
@@ -116,6 +119,8 @@ def _online_store(processor: BatchProcessor) -> dict[str, Any]:
         "pid": endpoint.pid,
         "keys": keys,
         "memory_bytes": memory.get("used_memory"),
+        "evicts": facts.evicts,
+        "last_check": json.loads(processor.state.note(CHECKED) or "{}"),
     }
 
 

@@ -65,7 +65,13 @@ def _streamer(found: dict[str, Any]) -> None:
     answers.print(f"feature rows written: {written}")
     if found["owed"]:
         answers.print(f"owed to the online store: {', '.join(found['owed'])}")
-    answers.print(f"the stream's online store: {_mode(found['online_store'])}")
+    for view, number in found.get("set_apart", {}).items():
+        answers.print(f"left to the batch flow: {number:,} keys of {view}")
+    for view, error in found.get("view_errors", {}).items():
+        answers.print(f"rows of {view} are not written: {error}")
+    looked = found.get("online_check", {})
+    mended = f", rows mended: {looked['mended']:,}" if looked.get("mended") else ""
+    answers.print(f"the stream's online store: {_mode(found['online_store'])}{mended}")
     cache = found["cache"]
     hits = "" if cache["hit_rate"] is None else f", hit rate {100 * cache['hit_rate']:.1f} %"
     answers.print(f"cache: {_mode(cache)}, {shown(cache['size'])} values{hits}")
@@ -121,8 +127,28 @@ def _online_store(found: dict[str, Any]) -> str:
     size = f", {memory / 2**20:.1f} MiB" if memory else ""
     return (
         f"{found['engine']} {found['version']} at {found['where']}, "
-        f"{shown(found['keys'])} keys{size}"
+        f"{shown(found['keys'])} keys{size}{_checked(found)}"
     )
+
+
+def _checked(found: dict[str, Any]) -> str:
+    """What the batch flow's last comparison of online and published rows found."""
+    said = ""
+    if found["evicts"]:
+        said = f"; it may evict rows (maxmemory-policy {found['evicts']}): set noeviction"
+    last = found["last_check"]
+    if not last:
+        return said
+    wrong = [
+        f"{number:,} {kind} of {view}"
+        for view, counts in last["views"].items()
+        for kind, number in counts.items()
+        if kind not in ("keys", "values")
+    ]
+    if wrong or last["warning"]:
+        mended = [f"mended {', '.join(wrong)}"] if wrong else []
+        said += f"; at {last['at']}: {'; '.join([*mended, *filter(None, [last['warning']])])}"
+    return said
 
 
 def _cycles(cycles: list[dict[str, Any]]) -> None:

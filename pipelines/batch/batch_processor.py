@@ -25,6 +25,7 @@ from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.update import (
     apply,
+    check_online,
     fill_if_emptied,
     forget_stale_rows,
     materialize,
@@ -74,6 +75,8 @@ class CycleReport:
     applied: bool = False
     materialized: dict[str, list[str]] = field(default_factory=dict)
     """By view, from when to when in event time."""
+    online_check: dict[str, Any] = field(default_factory=dict)
+    """What was compared online with what is published, and what was mended."""
     after_update: dict[str, Any] = field(default_factory=dict)
     """What was hung onto the update step had to tell; `error`, one line, if it failed."""
     trimmed: int = 0
@@ -301,14 +304,15 @@ class BatchProcessor:
                 forget_stale_rows(self.config, self.data, self.state)
                 if fill_if_emptied(self.config, self.data, self.state):
                     logger.info("the online store is empty or another one: filling it")
-                if not self.state.waiting_views():
-                    return
-                store = self._store = self._store or open_store(self.config)
-                done = materialize(
-                    store, self.state, self._clock(), lambda views: self._progress("update", views)
-                )
-                for view, span in done.items():
-                    report.materialized[view] = [str(moment) for moment in span]
+                now = self._clock()
+                if self.state.waiting_views():
+                    store = self._store = self._store or open_store(self.config)
+                    done = materialize(
+                        store, self.state, now, lambda views: self._progress("update", views)
+                    )
+                    for view, span in done.items():
+                        report.materialized[view] = [str(moment) for moment in span]
+                report.online_check = check_online(self.config, self.data, self.state, now)
 
     def _add_on(self) -> dict[str, Any]:
         if self._after_update is None:

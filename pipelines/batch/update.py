@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
+import json
 import logging
 import os
 import sys
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 APPLIED: Final = "applied_feature_repo"
 MARK: Final = "synchrochain:materialized"
+TTLS: Final = "times_to_live"
+CHECKED: Final = "online_check"
+CHECK: Final = "pipelines.feast_plugins.online_check"
+"""By name, as Feast finds plug-ins: they know the batch flow's files, not the other way round."""
 
 
 def open_store(config: BatchConfig) -> FeatureStore:
@@ -47,7 +53,8 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
         Whether there was anything to apply.
     """
     fingerprint = _fingerprint(config)
-    if state.note(APPLIED) == fingerprint and is_sealed(config.registry_path):
+    known = state.note(APPLIED) == fingerprint and state.note(TTLS) is not None
+    if known and is_sealed(config.registry_path):
         return False
     with _quiet(), _unchanged_process(config.feature_repo_path):
         from feast.repo_config import load_repo_config
@@ -58,6 +65,9 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
         apply_total(
             load_repo_config(repo, repo / "feature_store.yaml"), repo, skip_source_validation=True
         )
+    views = open_store(config).list_feature_views()
+    ttls = {view.name: view.ttl.total_seconds() if view.ttl else None for view in views}
+    state.set_note(TTLS, json.dumps(ttls))
     state.set_note(APPLIED, fingerprint)
     return True
 
@@ -137,6 +147,33 @@ def forget_stale_rows(config: BatchConfig, data: DataConfig, state: PipelineStat
     removed = forget_online_rows(config, data)
     logger.info("removed the online rows of %d keys", removed)
     state.forget_note(STALE_ONLINE)
+
+
+def check_online(
+    config: BatchConfig, data: DataConfig, state: PipelineState, now: datetime
+) -> dict[str, Any]:
+    """Compare what is online with what is published, mend it, and remember what was found.
+
+    Returns:
+        See `check_server` of the module `CHECK`; nothing for a store that is not ours.
+
+    Raises:
+        RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
+        CorruptFileError: a published file cannot be read.
+    """
+    if not _is_ours(config):
+        return {}
+    from pipelines.redis import connect, ensure_server, translate_redis_errors
+
+    module = importlib.import_module(CHECK)
+    endpoint = ensure_server(data)
+    with translate_redis_errors(endpoint), connect(endpoint) as client:
+        ttls = json.loads(state.note(TTLS) or "{}")
+        check = module.OnlineCheck(client, _description(config)["project"], state, ttls)
+        before = json.loads(state.note(CHECKED) or "{}")
+        found: dict[str, Any] = module.check_server(client, endpoint, check, now, before)
+    state.set_note(CHECKED, json.dumps(found))
+    return found
 
 
 def materialize(

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS: Final = 0.002
 SAVE_SECONDS: Final = 0.25
+LOOK_SECONDS: Final = 1.0
 SHORTEST_RETRY: Final = 0.1
 EVICT_SECONDS: Final = 60.0
 FEW_CHANGES: Final = 8
@@ -160,7 +161,11 @@ class DataStreamer:
     async def _run(self, flow: StreamingFlow) -> None:
         assert self._stop is not None
         stopped = asyncio.create_task(self._stop.wait())
-        tasks = [stopped, asyncio.create_task(self._watch()), asyncio.create_task(self._keep(flow))]
+        tasks: list[asyncio.Task[Any]] = [stopped]
+        tasks += [
+            asyncio.create_task(c) for c in (self._watch(), self._keep(flow), self._look(flow))
+        ]
+        endless = len(tasks)
         tasks += [asyncio.create_task(self._stream(flow, name)) for name in DATABASE_NAMES]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -168,7 +173,7 @@ class DataStreamer:
                 task.result()  # only a defect of ours ends one of them
         finally:
             self._stop.set()
-            for task in tasks[:3]:
+            for task in tasks[:endless]:
                 task.cancel()
             for event in self._wake.values():
                 event.set()
@@ -256,6 +261,15 @@ class DataStreamer:
                     await self._call(flow.tidy)
             except Exception as error:  # whatever it is, the streams go on
                 logger.error("the stream's state is not kept, it goes on trying: %s", error)
+
+    async def _look(self, flow: StreamingFlow) -> None:
+        """See that the online store has lost nothing, on a thread beside that of the streams."""
+        while True:
+            try:
+                await asyncio.to_thread(flow.look)
+            except Exception as error:  # whatever it is, the streams go on
+                logger.error("the online store is not looked after, it is tried again: %r", error)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _woken(self, name: str, seconds: float) -> None:
         try:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ from pipelines.errors import (
 )
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.streaming.hot_tables import HASH
 from pipelines.streaming.hot_window import HotWindow
+from pipelines.streaming.online_watch import OnlineWatch
 from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
 from pipelines.streaming.stream import DATA_TYPES, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
@@ -95,6 +98,14 @@ class StreamingFlow:
         self._saving = threading.Lock()
         self._cache_error: str | None = None
         self.online = OnlineSink(config, project_of(batch.feature_repo_path))
+        self.watch = OnlineWatch(
+            config,
+            project_of(batch.feature_repo_path),
+            self._state,
+            self._rewrite,
+            now=clock,
+            clock=time.monotonic,
+        )
         self.cache = CacheSink(cache)
         self.window = HotWindow(timedelta(seconds=config.allowed_lateness))
         known = self._published()
@@ -146,6 +157,14 @@ class StreamingFlow:
         if not any(self.views[view].owes for view in _views_of(name)):
             stream.counters.position = max(stream.counters.position, stream.counters.absorbed)
         return Step(taken.changes)
+
+    def look(self) -> bool:
+        """See that the online store has lost nothing; may run beside the other methods.
+
+        Returns:
+            Whether rows were compared; what was lost is mended.
+        """
+        return self.watch.look()
 
     def reconsider(self, name: str) -> int:
         """Take in those changes left to the batch flow that it has accepted since."""
@@ -245,6 +264,7 @@ class StreamingFlow:
                 "outages": self.online.outages,
                 "last_error": self.online.last_error,
             },
+            "online_check": self.watch.report(),
             "cache": {
                 "mode": cache.mode,
                 "size": cache.size,
@@ -258,6 +278,7 @@ class StreamingFlow:
 
     def close(self) -> None:
         """Let go of everything; what was written stays."""
+        self.watch.close()
         for stream in self.streams.values():
             stream.close()
         self.online.close()
@@ -285,6 +306,21 @@ class StreamingFlow:
     def _touch(self, touched: Mapping[str, set[int]]) -> None:
         for view, hashes in touched.items():
             self.views[view].touch(hashes)
+
+    def _rewrite(self) -> None:
+        """Touch the keys with changes that the batch flow has not put online yet."""
+        online = self._settled()
+        with self.window.cursor() as cursor:
+            for view in VIEWS:
+                hashes: set[int] = set()
+                for source in view.sources:
+                    seq = online.get(BY_NAME[source.log].database, 0)
+                    table = f"{view.name}.hot_{source.log}"
+                    rows = cursor.execute(
+                        f"SELECT DISTINCT {HASH} FROM {table} WHERE seq > {seq}"
+                    ).fetchall()
+                    hashes.update(row[0] for row in rows)
+                self.views[view.name].touch(hashes)
 
     def _absorbed(self, view: View) -> dict[str, int]:
         databases = {BY_NAME[source.log].database for source in view.sources}

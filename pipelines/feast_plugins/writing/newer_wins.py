@@ -119,6 +119,67 @@ return {written, repaired}
 """
 )
 
+MISSING, DAMAGED, OLDER, DIFFERENT = 1, 2, 3, 4
+"""What `CHECK_ROWS` finds: no row, one that no writer of ours leaves, an older one than should be
+there, and one of the same times with another value."""
+
+# Rows that should be there, or newer ones. KEYS and ARGV as above, but for a first argument: 1 to
+# write each row that is not. Rows without features are compared by their times alone. Returns of
+# each row found wrong its number, from 1, and the verdict. A row newer than it should be is left
+# alone if its created time belongs to it.
+CHECK_ROWS: Final = (
+    _HOLDS_NEWER
+    + """
+local repair, width, at, found = ARGV[1] == '1', tonumber(ARGV[2]), 2, {}
+local names, row = {}, {}
+for place = 1, width do
+  names[place] = ARGV[at + place]
+  row[2 * place - 1] = names[place]
+end
+at = at + width
+local function verdict(key)
+  local stored = pcall('HMGET', key, unpack(names))
+  if stored.err then
+    if not stored.err:find('WRONGTYPE', 1, true) then call('HMGET', key, unpack(names)) end
+    if repair then call('DEL', key) end
+    return 2
+  end
+  local old, made, event, created = stored[1], stored[2], ARGV[at + 1], ARGV[at + 2]
+  if not old then return 1 end
+  if old == event and made == created then
+    for place = 3, width do
+      if stored[place] ~= ARGV[at + place] then return 4 end
+    end
+    return 0
+  end
+  local old_seconds, old_nanos = read(old)
+  if not old_seconds then return 2 end
+  local seconds, nanos = read(event)
+  if old_seconds < seconds or (old_seconds == seconds and old_nanos < nanos) then return 3 end
+  if not made then return old == event and 3 or 0 end
+  if made:sub(1, -21) ~= old or not made:find('^[-%d]%d+$', -20) then return 2 end
+  if old == event and later(created, made) then return 3 end
+  return 0
+end
+for number = 1, #KEYS do
+  local key = KEYS[number]
+  local wrong = verdict(key)
+  if wrong > 0 then
+    found[#found + 1] = number
+    found[#found + 1] = wrong
+    if repair then
+      for place = 1, width do row[2 * place] = ARGV[at + place] end
+      for first = 1, 2 * width, 4000 do
+        call('HSET', key, unpack(row, first, math.min(first + 3999, 2 * width)))
+      end
+    end
+  end
+  at = at + width
+end
+return found
+"""
+)
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,11 @@ from pipelines.feast_plugins.writing.encoding import (
     times,
     values,
 )
-from pipelines.feast_plugins.writing.newer_wins import PUT_ROWS_UNLESS_OLDER, created_field
+from pipelines.feast_plugins.writing.newer_wins import (
+    CHECK_ROWS,
+    PUT_ROWS_UNLESS_OLDER,
+    created_field,
+)
 from pipelines.feast_plugins.writing.resp import Commands, argument, arguments, exchange
 
 ROWS_PER_CHUNK: Final = 8_192
@@ -30,7 +35,6 @@ SCRIPT_LOADS: Final = 3  # each after the server has lost the script during one 
 
 _EVENT: Final = "event_timestamp"
 _CREATED: Final = "created_timestamp"
-_SHA: Final = hashlib.sha1(PUT_ROWS_UNLESS_OLDER.encode()).hexdigest().encode()
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,19 @@ class EncodedRows:
     keys: pa.BinaryArray
     fields: Mapping[bytes, pa.BinaryArray]
 
-    def commands(self) -> Commands:
-        """Calls of the script that puts each row unless the server holds a newer one."""
-        rows, width = len(self.keys), len(self.fields)
-        each = max(1, min(ROWS_PER_SCRIPT, ARGUMENTS_PER_SCRIPT // width))
+    @property
+    def rows_per_call(self) -> int:
+        """How many rows one call of a script takes."""
+        return max(1, min(ROWS_PER_SCRIPT, ARGUMENTS_PER_SCRIPT // len(self.fields)))
+
+    def commands(self, script: str = PUT_ROWS_UNLESS_OLDER, *options: bytes) -> Commands:
+        """Calls of a script of `newer_wins` for several rows, with arguments before all others."""
+        rows, width, each = len(self.keys), len(self.fields), self.rows_per_call
         starts = range(0, rows, each)
         bounds = np.array([*starts, rows])
-        heads = [_head(min(each, rows - start), width) for start in starts]
-        names = b"".join(map(argument, (b"%d" % width, *self.fields)))
+        before = (*options, b"%d" % width, *self.fields)
+        heads = [_head(script, min(each, rows - start), len(before), width) for start in starts]
+        names = b"".join(map(argument, before))
         return Commands.of(
             joined(
                 pa.array(heads, pa.binary()),
@@ -78,7 +87,7 @@ class OnlineWriter:
     def __init__(self, client: redis.Redis, project: str) -> None:
         self._client = client
         self._project = project
-        self._loaded = False
+        self._loaded: set[str] = set()
         self.damaged = 0
 
     def write(self, rows: Mapping[str, pa.Table], keys: Mapping[str, Sequence[str]]) -> int:
@@ -113,19 +122,50 @@ class OnlineWriter:
         Raises:
             redis.RedisError: as it comes.
         """
+        replies = self._run(PUT_ROWS_UNLESS_OLDER, commands)
+        self.damaged += sum([damaged for _, damaged in replies])
+        return sum([written for written, _ in replies])
+
+    def check(
+        self, view: str, rows: pa.Table, keys: Sequence[str], *, repair: bool
+    ) -> list[tuple[int, int]]:
+        """Which rows are not stored as they should be, or newer: their number and the verdict.
+
+        Args:
+            rows: as for `write`; without features, only their times are compared.
+            repair: whether to write them, whatever is stored, in the same atomic step.
+
+        Raises:
+            UsageError, redis.RedisError: as for `write`.
+        """
+        found = []
+        for start in range(0, rows.num_rows, ROWS_PER_CHUNK):
+            encoded = self._encoded(view, rows.slice(start, ROWS_PER_CHUNK), keys)
+            first, each = start, encoded.rows_per_call
+            for reply in self._run(
+                CHECK_ROWS, encoded.commands(CHECK_ROWS, b"1" if repair else b"0")
+            ):
+                numbers = iter(reply)
+                found += [
+                    (first + row - 1, verdict)
+                    for row, verdict in zip(numbers, numbers, strict=True)
+                ]
+                first += each
+        return found
+
+    def _run(self, script: str, commands: Commands) -> list[Any]:
         for _ in range(SCRIPT_LOADS):
-            if not self._loaded:
-                self._client.script_load(PUT_ROWS_UNLESS_OLDER)
-                self._loaded = True
+            if script not in self._loaded:
+                self._client.script_load(script)
+                self._loaded.add(script)
             replies = exchange(self._client, commands)
             errors = [reply for reply in replies if isinstance(reply, Exception)]
             if not errors:
-                self.damaged += sum([damaged for _, damaged in replies])
-                return sum([written for written, _ in replies])
+                return replies
             for error in errors:
                 if not isinstance(error, NoScriptError):
                     raise error
-            self._loaded = False
+            self._loaded.discard(script)
         raise errors[0]
 
     def _encoded(self, view: str, table: pa.Table, keys: Sequence[str]) -> EncodedRows:
@@ -153,8 +193,13 @@ def time_columns(view: str, events: Any, created: Any) -> dict[bytes, pa.BinaryA
     return dict(zip(names, times(events, created), strict=True))
 
 
-def _head(rows: int, width: int) -> bytes:
+def _head(script: str, rows: int, before: int, width: int) -> bytes:
     """Of a call of the script: all before its keys."""
-    arguments = (b"EVALSHA", _SHA, b"%d" % rows)
-    number = len(arguments) + rows + 1 + width + rows * width
+    arguments = (b"EVALSHA", _sha(script), b"%d" % rows)
+    number = len(arguments) + rows + before + rows * width
     return b"*%d\r\n" % number + b"".join(map(argument, arguments))
+
+
+@cache
+def _sha(script: str) -> bytes:
+    return hashlib.sha1(script.encode()).hexdigest().encode()
