@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,9 @@ from pipelines.batch.extract import Span, plan
 from pipelines.batch.files import full_disk_reported
 from pipelines.batch.processor import DataProcessor, Produced, Progress
 from pipelines.batch.publish import publish, remove_everything, remove_leftovers
+from pipelines.batch.quarantine import KIND as QUARANTINE
+from pipelines.batch.rejected import KIND as REJECTED
+from pipelines.batch.rejected import Rejected
 from pipelines.batch.state import STREAM_READER, PipelineState
 from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
@@ -68,6 +71,8 @@ class CycleReport:
     extracted: int = 0
     accepted: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
+    resolved: dict[str, int] = field(default_factory=dict)
+    """Rows that were quarantined before and are accepted now."""
     unknown_rows: dict[str, int] = field(default_factory=dict)
     """Rows that the change log does not know, for they changed without triggers."""
     feature_rows: dict[str, int] = field(default_factory=dict)
@@ -242,12 +247,14 @@ class BatchProcessor:
                         )
                         processor.extract(readers, spans)
             produced = processor.produced
-            if produced.extracted:
+            rejected = self._rejected()
+            kept = [file for files in rejected.files.values() for file in files]
+            if produced.extracted or kept:
                 published = [file for files in history.values() for file in files]
-                check_contents(self.state, published, afresh=True)
+                check_contents(self.state, [*published, *kept], afresh=True)
                 attach_history(connection, history)
                 with self._timed("check", report):
-                    processor.check(spans, report.cycle)
+                    processor.check(spans, report.cycle, rejected)
                 with self._timed("transform", report):
                     processor.transform(created, report.cycle)
             with self._timed("load", report):
@@ -267,6 +274,14 @@ class BatchProcessor:
         for view in VIEWS:
             verified(self.state, "view", view.name, folder=self.config.offline_path / view.name)
 
+    def _rejected(self) -> Rejected:
+        return Rejected(
+            self._clock(),
+            timedelta(days=self.config.retention_days),
+            {log.name: self.state.files(REJECTED, log.name) for log in LOGS},
+            {log.table: self.state.files(QUARANTINE, log.table) for log in LOGS},
+        )
+
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
         before = self.state.bound_positions(READER)
         moved = {
@@ -275,7 +290,7 @@ class BatchProcessor:
             # Also where only what binds it to its log is new, as after an upgrade.
             if span.upto and span.end != before.get(name)
         }
-        if moved:
+        if moved or produced.drafts or produced.superseded:
             publish(
                 self.state,
                 report.cycle,
@@ -284,13 +299,23 @@ class BatchProcessor:
                 reader=READER,
                 positions=moved,
                 waiting=produced.waiting,
+                superseded=produced.superseded,
+                late=produced.late,
             )
+            for path in produced.superseded:
+                if path.is_relative_to(self.config.quarantine_path):
+                    path.unlink(missing_ok=True)  # so that people see each row once
         report.extracted = produced.extracted
         report.accepted = {n: c.accepted for n, c in produced.checked.items() if c.accepted}
         report.quarantined = {n: c.refused for n, c in produced.checked.items() if c.refused}
+        report.resolved = {log: len(seqs) for log, seqs in produced.late.items()}
         report.feature_rows = dict(produced.rows)
         report.files = len(produced.drafts)
         report.positions = self.state.positions(READER)
+        for log, count in report.resolved.items():
+            logger.info(
+                "%d rows of %s left the quarantine: what they waited for is there", count, log
+            )
         for log, count in report.quarantined.items():
             logger.warning("%d rows of %s were refused: see data/quarantine", count, log)
 

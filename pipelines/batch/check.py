@@ -1,13 +1,29 @@
-"""Check: type every change, refuse what breaks a rule, and keep the refused with the reasons."""
+"""Check: type every change, refuse what breaks a rule, and say what the good ones mean.
+
+A reference is good if its parent was ever accepted, before the row or after it. A deleted parent
+stays one: a click that is written late, or a delivery of an archived order, did happen.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
 
 from pipelines.batch.deletions import date_deletions, refuse_unknown_deletions
-from pipelines.batch.workspace import columns, empty
+from pipelines.batch.lives import normalise_operations
+from pipelines.batch.rejected import (
+    ONLY_EARLY,
+    RENAMED,
+    Rejected,
+    attach_rejected,
+    end_waiting,
+    given_up,
+    passed,
+    ready,
+)
+from pipelines.batch.workspace import columns, count, empty
 from pipelines.change_log.logs import BY_NAME, Log, parents_first
 from pipelines.change_log.parsing import typed_rows
 
@@ -16,53 +32,75 @@ from pipelines.change_log.parsing import typed_rows
 class Checked:
     """What the checks made of one log's changes."""
 
-    accepted: int
-    refused: int
+    accepted: int = 0
+    refused: int = 0
+    resolved: Sequence[tuple[int, int]] = ()
+    """Rows rejected before that have passed now: the cycle that rejected each, and `seq`."""
+    given_up: Sequence[tuple[int, int, str]] = ()
+    """Rejected rows that are waited for no longer, likewise, and why."""
 
 
-def check(connection: duckdb.DuckDBPyConnection) -> dict[str, Checked]:
+def check(
+    connection: duckdb.DuckDBPyConnection, rejected: Rejected | None = None
+) -> dict[str, Checked]:
     """Turn `raw_<log>` into `new_<log>` (good rows) and `bad_<log>` (seq, reason), for every log.
 
-    A row is refused for a wrong type, a value out of range, a missing key, a reference to nothing
-    and a second delivery. Parents are checked before children, so a row that refers to a refused
-    one is refused as well.
+    A row is refused for a wrong type, a value out of range, a missing key and a reference to
+    nothing. Parents are checked before children, so a row that refers to a refused one is refused
+    as well, and one whose parent passes now passes with it. See `lives` for what becomes of `op`.
+
+    Args:
+        connection: a workspace that holds `raw_<log>` and `old_<log>` for each log.
+        rejected: what earlier cycles have rejected; those that wait are checked again.
     """
-    return {log.name: _check(connection, log) for log in parents_first()}
+    rejected = rejected or Rejected()
+    attach_rejected(connection, rejected)
+    return {log.name: _check(connection, log, rejected) for log in parents_first()}
 
 
-def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int) -> list[str]:
-    """The refused changes of a log, a JSON object each: the change as it was and the reason."""
-    rows = connection.execute(
-        f"SELECT to_json({{'table': '{log.table}', 'seq': raw.seq, 'op': op, 'row': raw.row, "
-        f"'committed_at': committed_at, 'cycle': {cycle}, 'reason': bad.reason}}) "
-        f"FROM raw_{log.name} AS raw JOIN bad_{log.name} AS bad USING (seq) ORDER BY raw.seq"
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-def _check(connection: duckdb.DuckDBPyConnection, log: Log) -> Checked:
-    if not _count(connection, f"raw_{log.name}"):
-        connection.execute(f"CREATE OR REPLACE TABLE new_{log.name} AS {empty(log)}")
-        connection.execute(f"CREATE OR REPLACE TABLE bad_{log.name} (seq BIGINT, reason VARCHAR)")
-        return Checked(0, 0)
-    connection.execute(f"CREATE OR REPLACE TABLE typed AS {typed_rows(log, f'raw_{log.name}')}")
+def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) -> Checked:
     connection.execute(
-        f"CREATE OR REPLACE TABLE bad_{log.name} AS "
-        "SELECT seq, reason FROM typed WHERE reason IS NOT NULL"
+        f"CREATE OR REPLACE TABLE bad_{log.name} (seq BIGINT, reason VARCHAR, "
+        "waits BOOLEAN DEFAULT FALSE)"
+    )
+    waiting = bool(rejected.files.get(log.name)) or rejected.is_new_to(log)
+    connection.execute(
+        f"CREATE OR REPLACE TABLE ready AS {ready(log, rejected) if waiting else empty(log)}"
+    )
+    late = count(connection, "ready")
+    if not late and not count(connection, f"raw_{log.name}"):
+        connection.execute(f"CREATE OR REPLACE VIEW new_{log.name} AS {empty(log)}")
+        end_waiting(connection, log)
+        return Checked(given_up=given_up(connection, log, rejected) if waiting else ())
+    connection.execute(
+        f"CREATE OR REPLACE TABLE typed AS SELECT *, FALSE AS retried "
+        f"FROM ({typed_rows(log, f'raw_{log.name}')})"
+    )
+    connection.execute(f"INSERT INTO typed SELECT {columns(log)}, NULL, TRUE FROM ready")
+    connection.execute(
+        f"INSERT INTO bad_{log.name} SELECT seq, reason, regexp_full_match(reason, '{ONLY_EARLY}') "
+        "FROM typed WHERE reason IS NOT NULL"
     )
     for column, parent in log.references.items():
         _refuse_orphans(connection, log, column, BY_NAME[parent])
-    if log.append_only:
-        _refuse_duplicates(connection, log)
     refuse_unknown_deletions(connection, log)
+    _attach_keys(connection, log)
+    if waiting or count(connection, f"bad_{log.name}"):
+        end_waiting(connection, log)
+    resolved = passed(connection, log) if late else []
+    ended = given_up(connection, log, rejected) if waiting else []
+    normalise_operations(connection, log)
     date_deletions(connection, log)
     connection.execute(f"ALTER TABLE typed RENAME TO typed_{log.name}")
-    refused = _count(connection, f"bad_{log.name}")
+    refused = count(connection, f"bad_{log.name}")
     good = f"WHERE seq NOT IN (SELECT seq FROM bad_{log.name})" if refused else ""
     connection.execute(
-        f"CREATE VIEW new_{log.name} AS SELECT {columns(log)} FROM typed_{log.name} {good}"
+        f"CREATE OR REPLACE VIEW new_{log.name} AS "
+        f"SELECT {columns(log)} FROM typed_{log.name} {good}"
     )
-    return Checked(_count(connection, f"typed_{log.name}") - refused, refused)
+    accepted = count(connection, f"typed_{log.name}") - refused
+    again = late - len(resolved)
+    return Checked(accepted - len(resolved), refused - again, resolved, ended)
 
 
 def _refuse_orphans(
@@ -70,41 +108,43 @@ def _refuse_orphans(
 ) -> None:
     # What this cycle brings is looked up first, then only the rest, so that history is read by a
     # small join that passes over the files and row groups without a match.
+    key = f'"{parent.key[0]}"'
     connection.execute(
         f'CREATE OR REPLACE TEMP TABLE unknown AS SELECT "{column}" AS name FROM typed '
-        f'WHERE "{column}" IS NOT NULL EXCEPT SELECT "{parent.key[0]}" FROM new_{parent.name}'
+        f'WHERE "{column}" IS NOT NULL '
+        f"EXCEPT SELECT {key} FROM new_{parent.name} WHERE op <> 'D'"
     )
-    if _count(connection, "unknown"):
+    if count(connection, "unknown"):
         connection.execute(
-            f'DELETE FROM unknown WHERE name IN (SELECT old."{parent.key[0]}" '
-            f"FROM old_{parent.name} AS old SEMI JOIN unknown AS u "
-            f'ON old."{parent.key[0]}" = u.name)'
+            f"DELETE FROM unknown WHERE name IN (SELECT old.{key} "
+            f"FROM old_{parent.name} AS old SEMI JOIN unknown AS u ON old.{key} = u.name)"
         )
-    if not _count(connection, "unknown"):
+    if not count(connection, "unknown"):
         return
     connection.execute(
         f"INSERT INTO bad_{log.name} "
-        f"SELECT seq, '{column} = ' || \"{column}\" || ' is not in {parent.table}' FROM typed "
-        f"WHERE op <> 'D' AND reason IS NULL AND \"{column}\" IN (SELECT name FROM unknown) "
+        f"SELECT seq, '{column} = ' || \"{column}\" || ' is not in {parent.table}', TRUE "
+        f"FROM typed WHERE op <> 'D' AND reason IS NULL "
+        f'AND "{column}" IN (SELECT name FROM unknown) '
         f"AND seq NOT IN (SELECT seq FROM bad_{log.name})"
     )
 
 
-def _refuse_duplicates(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+def _attach_keys(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    """Make `rejected_keys`, of which a row was rejected, and `renamed`, which changed a key."""
     key = ", ".join(f'"{name}"' for name in log.key)
-    shown = " || ', ' || ".join(f"'{name} = ' || \"{name}\"" for name in log.key)
     connection.execute(
-        f"INSERT INTO bad_{log.name} "
-        f"WITH fresh AS (SELECT seq, {key} FROM typed WHERE op = 'I' "
-        f"AND seq NOT IN (SELECT seq FROM bad_{log.name})), "
-        f"known AS (SELECT {key} FROM old_{log.name} SEMI JOIN fresh USING ({key}) "
-        f"WHERE op = 'I'), "
-        f"again AS (SELECT seq, {key}, row_number() OVER (PARTITION BY {key} ORDER BY seq) > 1 "
-        f"OR ({key}) IN (SELECT ({key}) FROM known) AS twice FROM fresh) "
-        f"SELECT seq, {shown} || ' was inserted before' FROM again WHERE twice"
+        f"CREATE OR REPLACE TEMP TABLE rejected_keys AS SELECT {key} FROM rejected_{log.name} "
+        f"UNION SELECT {key} FROM typed SEMI JOIN bad_{log.name} USING (seq) WHERE op <> 'D'"
     )
-
-
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return int(found[0]) if found else 0
+    old = ", ".join(
+        f"TRY_CAST(json_extract_string(old_key, '$[{place}]') AS {log.types[name]}) "
+        f'AS "old_{name}"'
+        for place, name in enumerate(log.key)
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE {RENAMED} AS SELECT seq, {old} FROM ("
+        f"SELECT seq, old_key FROM raw_{log.name} WHERE old_key IS NOT NULL UNION ALL "
+        f"SELECT seq, old_key FROM rejected_{log.name} SEMI JOIN ready USING (seq) "
+        "WHERE old_key IS NOT NULL) WHERE json_valid(old_key)"
+    )

@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.batch.check import Checked, check, quarantine_lines
+from pipelines.batch.check import Checked, check
 from pipelines.batch.extract import Span, extract
 from pipelines.batch.files import Draft, write_lines, write_parquet
+from pipelines.batch.quarantine import KIND as QUARANTINE
+from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
+from pipelines.batch.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
 from pipelines.batch.transform import ROWS_PER_BATCH, transform
 from pipelines.batch.workspace import columns
 from pipelines.change_log.logs import LOGS, Log
@@ -29,6 +33,7 @@ _ARROW_TYPES: Final = {
     "VARCHAR": pa.string(),
     "TIMESTAMP": pa.timestamp("us"),
     "VARCHAR[]": pa.list_(pa.string()),
+    "BOOLEAN": pa.bool_(),
 }
 
 WORKERS: Final = 2
@@ -54,6 +59,13 @@ class Produced:
     """Feature rows by view."""
     waiting: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
     """Oldest and newest event time of the feature rows, by view."""
+    superseded: list[Path] = field(default_factory=list)
+    """Published files that some of the drafts replace."""
+
+    @property
+    def late(self) -> dict[str, list[int]]:
+        """By log, the `seq` of rows that were rejected before and are accepted now."""
+        return {n: [s for _, s in c.resolved] for n, c in self.checked.items() if c.resolved}
 
 
 class DataProcessor:
@@ -86,15 +98,24 @@ class DataProcessor:
             lambda rows: self._progress("extract", rows),
         )
 
-    def check(self, spans: Mapping[str, Span], cycle: int) -> None:
-        """Type and check the changes; draft the quarantine."""
+    def check(
+        self, spans: Mapping[str, Span], cycle: int, rejected: Rejected | None = None
+    ) -> None:
+        """Type and check the changes; draft the quarantine, and what is kept of rejected rows."""
         self._spans = spans
-        self.produced.checked = check(self._connection)
+        rejected = rejected or Rejected()
+        self.produced.checked = check(self._connection, rejected)
         for log in LOGS:
             found = self.produced.checked[log.name]
             self._progress("check", found.accepted + found.refused)
             if found.refused:
                 self._keep(self._quarantine(log, cycle))
+            if found.resolved or found.given_up:
+                lines = rejected.quarantine.get(log.table, ())
+                for file, draft in brought_up_to_date(lines, found, cycle):
+                    self.produced.superseded.append(file.path)
+                    self._keep(draft)
+            self._keep_rejected(log, cycle, rejected)
 
     def transform(self, created: datetime, cycle: int) -> None:
         """Draft the processed logs, compute the feature rows that the new changes touch and draft
@@ -108,15 +129,19 @@ class DataProcessor:
         with ThreadPoolExecutor(WORKERS) as pool:
             views = [pool.submit(self._view, view, created, cycle) for view in VIEWS]
             logs = [
-                pool.submit(self._log, log, self._spans[log.database])
+                pool.submit(self._log, log, self._spans[log.database], cycle)
                 for log in LOGS
                 if self.produced.checked[log.name].accepted
+                or self.produced.checked[log.name].resolved
             ]
             for draft in (*logs, *views):
                 self._keep(draft.result())
 
-    def _log(self, log: Log, span: Span) -> Draft | None:
+    def _log(self, log: Log, span: Span, cycle: int) -> Draft | None:
         name = f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
+        late = [seq for _, seq in self.produced.checked[log.name].resolved]
+        if late:  # they lie before the span, which may be empty and come again
+            name = f"{log.name}_{min(late):012d}-{span.upto:012d}_{cycle:08d}.parquet"
         with self._connection.cursor() as cursor:
             rows = cursor.execute(f"SELECT {columns(log)} FROM new_{log.name}")
             return write_parquet(
@@ -131,7 +156,22 @@ class DataProcessor:
     def _quarantine(self, log: Log, cycle: int) -> Draft:
         target = self._config.quarantine_path / log.table / f"{cycle:08d}.jsonl"
         lines = quarantine_lines(self._connection, log, cycle)
-        return write_lines(target, "quarantine", log.table, lines)
+        return write_lines(target, QUARANTINE, log.table, lines)
+
+    def _keep_rejected(self, log: Log, cycle: int, rejected: Rejected) -> None:
+        found, files = self.produced.checked[log.name], rejected.files.get(log.name, ())
+        whole = bool(found.resolved or found.given_up) or rejected.is_new_to(log)
+        whole = whole or len(files) >= self._config.merge_files
+        query = rest(self._connection, log, cycle, rejected, whole)
+        if query:
+            target = self._config.processed_data_path / FOLDER / f"{log.name}_{cycle:08d}.parquet"
+            schema = pa.schema(
+                [(n, _ARROW_TYPES[kind]) for n, kind in (log.types | dict(KEPT_COLUMNS)).items()]
+            )
+            rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
+            self._keep(write_parquet(target, KIND, log.name, schema, rows, "committed_at"))
+        if whole:
+            self.produced.superseded += [file.path for file in files]
 
     def _view(self, view: View, created: datetime, cycle: int) -> Draft | None:
         target = self._config.offline_path / view.name / f"{view.name}_{cycle:08d}.parquet"

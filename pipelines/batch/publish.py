@@ -16,7 +16,8 @@ from pipelines.batch.files import (
     identities_of,
     move_into_place,
 )
-from pipelines.batch.state import PipelineState
+from pipelines.batch.rejected import FOLDER
+from pipelines.batch.state import KINDS, PipelineState
 from pipelines.change_log.logs import LOGS
 from pipelines.change_log.positions import Position
 from pipelines.features.views import VIEWS
@@ -33,6 +34,7 @@ def publish(
     positions: Mapping[str, Position] | None = None,
     waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
     superseded: Sequence[Path] = (),
+    late: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Rename the drafts into place and commit what they stand for.
 
@@ -50,6 +52,7 @@ def publish(
             waiting=waiting,
             superseded=superseded,
             identities=identities_of(drafts),
+            late=late,
         )
     except BaseException:
         discard(drafts)
@@ -63,11 +66,7 @@ def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
     Returns:
         How many files were removed.
     """
-    pending = [
-        f.path
-        for kind in ("log", "view", "quarantine")
-        for f in state.files(kind, status="pending")
-    ]
+    pending = [f.path for kind in KINDS for f in state.files(kind, status="pending")]
     partial = [
         path
         for folder in folders
@@ -95,14 +94,15 @@ def remove_everything(state: PipelineState, config: BatchConfig) -> None:
 def _unknown(config: BatchConfig) -> Iterator[Path]:
     """Files that look as if the batch flow had published them."""
     logs = "|".join(re.escape(log.name) for log in LOGS)
-    span = r"\d{12,}-\d{12,}(_m\d{9,})?|kept_\d{8,}"
+    span = r"\d{12,}-\d{12,}(_m?\d{8,})?|kept_\d{8,}"
     yield from _named(config.processed_data_path, rf"({logs})_({span})\.parquet")
+    yield from _named(config.processed_data_path / FOLDER, rf"({logs})_\d{{8,}}\.parquet")
     for view in VIEWS:
         yield from _named(
             config.offline_path / view.name, rf"{re.escape(view.name)}_(m\d)?\d{{8,}}\.parquet"
         )
     for log in LOGS:
-        yield from _named(config.quarantine_path / log.table, r"\d{8,}\.jsonl")
+        yield from _named(config.quarantine_path / log.table, r"\d{8,}(_\d{8,})?\.jsonl")
 
 
 def _named(folder: Path, pattern: str) -> list[Path]:

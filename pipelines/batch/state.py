@@ -26,6 +26,8 @@ STREAM_READER: Final = "stream"
 GENERATION: Final = "generation"
 STALE_ONLINE: Final = "stale online store"
 """Noted until the rows of an earlier generation are removed from the online store."""
+KINDS: Final = ("log", "view", "quarantine", "rejected")
+"""Processed logs, offline sources, refused rows for people, and those that wait for a parent."""
 _TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
 
 
@@ -38,7 +40,7 @@ class PublishedFile:
 
     path: Path
     kind: str
-    """"log", "view" or "quarantine"."""
+    """One of `KINDS`."""
     name: str
     rows: int
     bytes: int
@@ -203,6 +205,9 @@ class PipelineState:
         """Drop the records of cycles that started before a time."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM cycles WHERE started_at < ?", (_text(before),))
+            connection.execute(
+                "DELETE FROM late_changes WHERE cycle < (SELECT min(id) FROM cycles)"
+            )
 
     def files(
         self, kind: str, name: str | None = None, status: str = "live"
@@ -254,6 +259,7 @@ class PipelineState:
         waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
         superseded: Sequence[Path] = (),
         identities: Mapping[Path, str] | None = None,
+        late: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """Make a cycle's files live, move the positions and supersede old files: all or nothing.
 
@@ -261,6 +267,7 @@ class PipelineState:
             identities: of those files that are known to be whole.
             waiting: per view, the oldest and newest event time that still has to be materialized;
                 it widens what already waits.
+            late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -283,6 +290,23 @@ class PipelineState:
                 "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
                 [(view, _text(a), _text(b)) for view, (a, b) in (waiting or {}).items()],
             )
+            connection.executemany(
+                "INSERT INTO late_changes VALUES (?, ?, ?)",
+                [(cycle, log, seq) for log, seqs in (late or {}).items() for seq in seqs],
+            )
+
+    def late_changes(self, after: int) -> tuple[int, dict[str, list[int]]]:
+        """Rows accepted later than their position was passed, by the cycles after one.
+
+        Returns:
+            The last cycle with such rows (`after` if there is none), and their `seq` by log.
+        """
+        found: dict[str, list[int]] = {}
+        last = after
+        for row in self._query("SELECT * FROM late_changes WHERE cycle > ? ORDER BY seq", after):
+            found.setdefault(row["log"], []).append(row["seq"])
+            last = max(last, row["cycle"])
+        return last, found
 
     def known_paths(self) -> set[Path]:
         """Every file that is published, about to be, or was until it was replaced."""
@@ -310,6 +334,7 @@ class PipelineState:
             connection.execute("UPDATE files SET status = 'pending'")
             connection.execute("DELETE FROM positions")
             connection.execute("DELETE FROM waiting_views")
+            connection.execute("DELETE FROM late_changes")
             connection.execute(
                 "DELETE FROM notes WHERE name = ? OR name LIKE 'trimmed %'", (STREAM_READER,)
             )

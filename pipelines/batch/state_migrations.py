@@ -46,7 +46,18 @@ _BOUND_POSITIONS: Final = (
 )
 """What binds a position to one change log; null for what was read before."""
 
-STEPS: Final[tuple[tuple[str, ...], ...]] = (_FORMAT_1, _FILES_KNOWN, _BOUND_POSITIONS)
+_LATE_CHANGES: Final = (
+    "CREATE TABLE late_changes (cycle INTEGER NOT NULL, log TEXT NOT NULL, seq INTEGER NOT NULL, "
+    "PRIMARY KEY (cycle, log, seq)) STRICT",
+)
+"""Rows that were accepted when what they waited for had come."""
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    _FORMAT_1,
+    _FILES_KNOWN,
+    _BOUND_POSITIONS,
+    _LATE_CHANGES,
+)
 """Statements by step; the first makes a new file, each later one takes the next format's."""
 
 FORMAT: Final = len(STEPS)

@@ -71,9 +71,15 @@ def attach_history(
         connection.execute(f"CREATE OR REPLACE VIEW old_{log.name} AS {source}")
 
 
-def columns(log: Log) -> str:
-    """The log's columns, quoted, for a SELECT."""
-    return ", ".join(f'"{name}"' for name in log.types)
+def columns(log: Log, of: str = "") -> str:
+    """The log's columns, quoted, for a SELECT; with the name of a relation, that one's."""
+    return ", ".join(f'{of}."{name}"' if of else f'"{name}"' for name in log.types)
+
+
+def count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:
+    """How many rows a relation has."""
+    found = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
+    return int(found[0]) if found else 0
 
 
 def empty(log: Log) -> str:

@@ -1,0 +1,72 @@
+"""The quarantine: for people, the rows that are refused now, each as it was and with the reason.
+
+A file a cycle and table, a JSON object a line. The line of a row that has passed since leaves its
+file; the line of one that is waited for no longer says so. Such a file is replaced by one that is
+called after both cycles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from pipelines.batch.check import Checked
+from pipelines.batch.files import Draft, write_lines
+from pipelines.batch.rejected import GIVEN_UP
+from pipelines.batch.state import PublishedFile
+from pipelines.change_log.logs import Log
+
+KIND: Final = "quarantine"
+
+
+def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int) -> list[str]:
+    """The refused changes of a log, a JSON object each: the change as it was and the reason."""
+    rows = connection.execute(
+        f"SELECT to_json({{'table': '{log.table}', 'seq': raw.seq, 'op': op, 'row': raw.row, "
+        f"'committed_at': committed_at, 'cycle': {cycle}, 'reason': bad.reason}}) "
+        f"FROM raw_{log.name} AS raw JOIN bad_{log.name} AS bad USING (seq) ORDER BY raw.seq"
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def brought_up_to_date(
+    files: Sequence[PublishedFile], checked: Checked, cycle: int
+) -> Iterator[tuple[PublishedFile, Draft | None]]:
+    """Files of one table with the drafts that replace them; None where no line is left."""
+    passed, given_up = defaultdict[int, set[int]](set), defaultdict[int, dict[int, str]](dict)
+    for at, seq in checked.resolved:
+        passed[at].add(seq)
+    for at, seq, why in checked.given_up:
+        given_up[at][seq] = why
+    for file in files:
+        at = int(file.path.stem.split("_")[0])
+        if at not in passed and at not in given_up:
+            continue
+        lines = []
+        for line in _lines(file.path):
+            try:
+                entry = json.loads(line)
+                seq = entry["seq"]
+            except (ValueError, TypeError, KeyError):  # whoever wrote it, it is kept
+                lines.append(line)
+                continue
+            if seq in passed[at]:
+                continue
+            if seq in given_up[at]:
+                entry["reason"] += f"{GIVEN_UP} in cycle {cycle}: {given_up[at][seq]}"
+                line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
+            lines.append(line)
+        target = file.path.with_name(f"{at:08d}_{cycle:08d}{file.path.suffix}")
+        yield file, write_lines(target, KIND, file.name, lines) if lines else None
+
+
+def _lines(path: Path) -> list[str]:
+    # By "\n" alone: JSON may hold other characters that Python takes for the end of a line.
+    if not path.exists():  # people may have put it away
+        return []
+    return [line for line in path.read_text("utf-8", "replace").split("\n") if line]
