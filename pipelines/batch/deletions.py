@@ -37,8 +37,8 @@ def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) ->
         )
     shown = " || ', ' || ".join(f"'{name} = ' || \"{name}\"" for name in log.key)
     connection.execute(
-        f"INSERT INTO bad_{log.name} (seq, reason) SELECT seq, {shown} || ' was never accepted: there is "
-        "nothing to delete' FROM gone"
+        f"INSERT INTO bad_{log.name} (seq, reason) SELECT seq, {shown} || ' was never accepted: "
+        "there is nothing to delete' FROM gone"
     )
 
 

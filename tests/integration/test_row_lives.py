@@ -251,7 +251,7 @@ def test_a_waiting_row_that_is_deleted_is_waited_for_no_longer(
     assert shop.run_cycle(update=False).resolved == {"orders": 1}
     assert ops(shop)[order] == "I"
     assert session not in ops(shop, "sessions")
-    (reason,) = refused(shop, "user_sessions").values()
+    reason = refused(shop, "user_sessions")[session]
     assert reason.startswith("user_id = 77 is not in users; given up in cycle ")
     assert reason.endswith(": the row was deleted, or has another key")
 
