@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Final
 _LITERAL: Final = str.maketrans(
     {"[": "[[]", "*": "[*]", "?": "[?]"} | ({"\\": "[[-^]"} if os.sep == "/" else {})
 )
+_ROOM: Final = 1 << 18
+"""Bytes; more than SQLite asks for at once."""
 
 
 def duckdb_pattern(path: Path | str) -> str:
@@ -44,6 +47,17 @@ def sqlite_file(database: str, *, uri: bool) -> Path:
     if not uri or not database.startswith("file:"):
         return Path(database)
     return Path(urllib.parse.unquote(urllib.parse.urlsplit(database).path))
+
+
+def disk_is_full(folder: Path) -> bool:
+    """Whether there is no room left to speak of where a folder lies.
+
+    SQLite calls it an I/O error when it finds no room for its -shm file.
+    """
+    try:
+        return shutil.disk_usage(folder).free < _ROOM
+    except OSError:
+        return False
 
 
 def unusable(path: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from contextlib import closing, suppress
 from itertools import count
@@ -16,17 +15,16 @@ from pipelines.errors import (
     StorageFullError,
     SynchroChainError,
 )
+from pipelines.paths import disk_is_full
 
 _DAMAGE: Final = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 _LOCKS: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_ROOM: Final = 1 << 20
-"""Bytes. SQLite calls it an I/O error when there is no room for its -shm file."""
 
 
 def state_error(path: Path, error: sqlite3.Error) -> SynchroChainError:
     """Our error for one of SQLite's about the state file."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path.parent)):
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and disk_is_full(path.parent)):
         return StorageFullError(
             f"no room left on the disk of {path}: free some and run the command again; "
             "nothing is lost"
@@ -72,10 +70,3 @@ def set_damaged_aside(path: Path) -> Path | None:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(f"{aside}{suffix}")
     return aside
-
-
-def _is_full(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(folder).free < _ROOM
-    except OSError:
-        return False

@@ -18,7 +18,7 @@ from pipelines.errors import (
     LiveDatabaseError,
     StorageFullError,
 )
-from pipelines.paths import sqlite_file
+from pipelines.paths import disk_is_full, sqlite_file
 
 _PASSWORD: Final = re.compile(r"(://[^/@]*?:)[^/@]*@")
 _OPTIONS: Final = re.compile(r"\?\w+=[^/]*$")
@@ -107,7 +107,8 @@ def live_database_error(where: str, text: str) -> LiveDatabaseError | StorageFul
     lowered = text.lower()
     if "locked" in lowered or "busy" in lowered:
         return LiveDatabaseBusyError(f"{where} is locked by another writer: {text}")
-    if "full" in lowered and "disk" in lowered:
+    full = "disk i/o error" in lowered and disk_is_full(Path(where).parent)
+    if full or ("full" in lowered and "disk" in lowered):
         return StorageFullError(f"{where}: the disk is full; free some room and try again")
     if "not a database" in lowered or "malformed" in lowered or "corrupt" in lowered:
         return LiveDatabaseError(

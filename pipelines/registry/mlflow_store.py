@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from pipelines.errors import StorageFullError, SynchroChainError
+from pipelines.paths import disk_is_full
 from pipelines.settings import BatchConfig
 
 if TYPE_CHECKING:
@@ -144,8 +145,9 @@ class MlflowStore:
 
     def _unavailable(self, error: Exception) -> SynchroChainError:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in said:
-            return StorageFullError(f"{self.path.parent}: the disk is full")
+        full = "disk I/O error" in said and disk_is_full(self.path.parent)
+        if full or getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in said:
+            return StorageFullError(f"{self.path}: the disk is full; free some room")
         if "locked" in said or "busy" in said:
             advice = "another process writes it; end that, or try again"
         elif "not a database" in said or "malformed" in said or "disk image" in said:

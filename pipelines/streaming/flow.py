@@ -18,7 +18,7 @@ import psutil
 import pyarrow as pa
 
 from pipelines.batch.state import PipelineState
-from pipelines.batch.verification import check_contents
+from pipelines.batch.verification import check_contents, check_strangers
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.positions import Position
@@ -108,6 +108,7 @@ class StreamingFlow:
         )
         self.cache = CacheSink(cache)
         self.window = HotWindow(timedelta(seconds=config.allowed_lateness))
+        check_strangers(self._state, batch.processed_data_path)
         known = self._published()
         done = self._state.positions(READER)
         self._begun = bool(done)

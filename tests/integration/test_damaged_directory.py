@@ -22,9 +22,16 @@ from test_upgrade import processor_of
 from pipelines.batch import BatchConfig
 from pipelines.batch.registry_file import FORMAT, is_sealed, sealed
 from pipelines.batch.state import PipelineState
+from pipelines.batch.state_rescue import state_error
 from pipelines.batch.workspace import remove_dead_workspaces
-from pipelines.errors import NewerFormatError, PipelineStateError, RegistryFileError
+from pipelines.errors import (
+    NewerFormatError,
+    PipelineStateError,
+    RegistryFileError,
+    StorageFullError,
+)
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.live_databases.engines import live_database_error
 
 LATER = NOW + timedelta(minutes=1)
 
@@ -140,6 +147,40 @@ def test_a_state_that_is_only_locked_is_not_called_damaged(shop: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(PipelineStateError, match="locked by another process"):
             state.set_note("a", "b")
+
+
+def test_a_streamer_does_not_start_on_a_state_that_lost_its_files(shop: Path) -> None:
+    """It would take the shop for a new one."""
+    away(shop / "pipeline_state.db")
+    answer = synchrochain("stream")
+    assert answer.status == 1
+    assert "is not among the files that" in answer.complaint
+    assert "`synchrochain batch --rebuild --once`" in answer.complaint
+
+
+def full(path: Path) -> sqlite3.Error:
+    """What SQLite says when there is no room left."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(sqlite3.OperationalError) as raised:
+            connection.execute("CREATE TABLE t AS SELECT zeroblob(100000)")
+    return raised.value
+
+
+def test_a_full_disk_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor when SQLite calls it an I/O error, as it does without room for its -shm file."""
+    path = tmp_path / "pipeline_state.db"
+    error = full(path)
+    assert isinstance(state_error(path, error), StorageFullError)
+    assert "free some and run the command again" in str(state_error(path, error))
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert type(state_error(path, failed)) is PipelineStateError
+    assert not isinstance(live_database_error(str(path), str(failed)), StorageFullError)
+    nothing_free = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: nothing_free)
+    assert isinstance(state_error(path, failed), StorageFullError)
+    assert isinstance(live_database_error(str(path), str(failed)), StorageFullError)
 
 
 def flipped(path: Path) -> None:

@@ -25,7 +25,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from pipelines.errors import UsageError
+from pipelines.errors import StorageFullError, UsageError
 from pipelines.feast_plugins.history.point_in_time import (
     ENTITY_ROWS,
     ONLY_NULLS,
@@ -284,6 +284,13 @@ def _interruptible() -> Iterator[None]:
     except RuntimeError as error:  # DuckDB's own name for Ctrl-C
         if "Query interrupted" in str(error):
             raise KeyboardInterrupt from error
+        raise
+    except duckdb.Error as error:
+        if "No space left" in str(error):
+            raise StorageFullError(
+                "no room left on the disk to which the retrieval spills: free some, or set "
+                "temp_directory of the offline_store to a larger one"
+            ) from None
         raise
 
 
