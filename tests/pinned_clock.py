@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ START: Final = datetime(2026, 6, 17, 12)
 CHILDREN: Final = Path(__file__).parent / "child_clock"
 SHIFT: Final = "TEST_CLOCK_SHIFT"
 """Seconds between the machine's clock and this one, for child processes."""
+REAL_SERVER: Final = "TEST_REDIS_SERVER"
+FAKED: Final = "faketime" in os.environ.get("LD_PRELOAD", "")
+"""Whether libfaketime sets the machine's clock, as in `make test-clocks`."""
 
 
 def pin() -> None:
@@ -31,14 +35,12 @@ def pin() -> None:
         os.environ[SHIFT] = str(shift.total_seconds())
         paths = (str(CHILDREN), os.environ.get("PYTHONPATH", ""))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        if FAKED and (server := shutil.which("redis-server")):
+            os.environ[REAL_SERVER] = server
+            os.environ["PATH"] = os.pathsep.join([str(CHILDREN / "bin"), os.environ["PATH"]])
     clock.source = shifted(float(os.environ[SHIFT]))
-    mend_sleep()
-
-
-def mend_sleep() -> None:
-    """Under libfaketime `time.sleep` fails or never ends, as it goes by an absolute time."""
-    if "faketime" in os.environ.get("LD_PRELOAD", ""):
-        time.sleep = _sleep
+    if FAKED:
+        time.sleep = _sleep  # the real one fails: libfaketime takes its absolute time for another
 
 
 def _sleep(seconds: float) -> None:

@@ -122,7 +122,10 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def age_of(process: psutil.Process) -> float:
-    """How long the process has been there, seconds; 0 when the clock was set back meanwhile."""
+    """How long the process has been there, seconds, also when the clock was set meanwhile."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        started = process.create_time() - psutil.boot_time()
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
     age: float = time.time() - process.create_time()
     return max(age, 0.0)
 
