@@ -166,9 +166,9 @@ def trim_change_logs(
 ) -> int:
     """Delete changes that every reader is done with and that are older than the retention.
 
-    First insertions of what others refer to stay, so that everything can be made anew from what is
-    left of the log; so do the last change, which says how far the log goes, and those at which
-    readers stand, which say that it is this log.
+    Insertions, changes of key and deletions of what others refer to stay, so that everything can be
+    made anew from what is left of the log; so do the last change, which says how far the log goes,
+    and those at which readers stand, which say that it is this log.
 
     Returns:
         The number of changes deleted. Small bites, so that a writer never waits for long.
@@ -203,7 +203,8 @@ def _trim(
     )
     remove = sa.text(
         "DELETE FROM change_log WHERE seq > :after AND seq <= :upto "
-        f"AND NOT (op = 'I' AND table_name IN ({lasting})) AND seq NOT IN ({kept})"
+        f"AND NOT ((op IN ('I', 'D') OR old_key IS NOT NULL) AND table_name IN ({lasting})) "
+        f"AND seq NOT IN ({kept})"
     )
     limit = f"{expiry:%Y-%m-%d %H:%M:%S.%f}"
     deleted = 0

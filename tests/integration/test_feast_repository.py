@@ -256,9 +256,17 @@ def test_feasts_own_redis_store_reads_what_ours_wrote(shop: Shop) -> None:
 
 def context(shop: Shop, **request: Any) -> tuple[Row, Row]:
     """decision_context of one request, and what it is made from."""
-    route = max(shop.newest("route_conditions").values(), key=lambda r: r["event_timestamp"])
-    stock = max(shop.newest("inventory_levels").values(), key=lambda r: r["event_timestamp"])
-    user = max(shop.newest("user_intent").values(), key=lambda r: r["event_timestamp"])
+    route, stock, user = (
+        max(
+            (
+                r
+                for r in shop.newest(view).values()
+                if any(r[n] is not None for n in FEATURES[view])
+            ),
+            key=lambda row: row["event_timestamp"],
+        )
+        for view in ("route_conditions", "inventory_levels", "user_intent")
+    )
     keys = {
         "route_id": route["route_id"],
         "warehouse_id": stock["warehouse_id"],
