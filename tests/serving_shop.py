@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from pipelines.clock import aware_now
+from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import view_named
 from pipelines.live_databases import (
     LiveDatabases,
@@ -29,6 +31,7 @@ from pipelines.live_databases import (
     users,
     warehouses,
 )
+from pipelines.redis import connect, ensure_server
 from pipelines.serving.loading import Absent, Served
 from pipelines.settings import DataConfig
 
@@ -189,6 +192,16 @@ def put(store: Any, view: str, keys: Mapping[str, Any], age: timedelta, **values
     row |= {**_VALUES[view], **keys, **values, "event_timestamp": at, "created_timestamp": at}
     frame = pd.DataFrame({name: [value] for name, value in row.items()})
     store.write_to_online_store(view, frame)
+
+
+def delete(data: DataConfig, view: str, keys: Mapping[str, Any]) -> None:
+    """Write the row of a deleted key as both flows do; Feast itself passes over rows of nulls."""
+    now = aware_now().replace(tzinfo=None)
+    schema = view_named(view).schema
+    row = {**dict(keys), "event_timestamp": now, "created_timestamp": now}
+    rows = pa.table({f.name: pa.array([row.get(f.name)], f.type) for f in schema})
+    with connect(ensure_server(data)) as client:
+        OnlineWriter(client, "synchrochain").write({view: rows}, {view: tuple(keys)})
 
 
 def put_everything(store: Any, age: timedelta = timedelta(minutes=1)) -> None:

@@ -30,7 +30,8 @@ class ViewRead:
     """How one view answered, row by row.
 
     `stamps` are event times as seconds since 1970 (0 of a missing row), `states` whether a row
-    counts. What is stale by its time to live is null in the columns.
+    counts. What is stale by its time to live is null in the columns. A row without any value is
+    missing: it says that its key was deleted.
     """
 
     stamps: list[float]
@@ -146,7 +147,14 @@ class OnlineFeatures:
             logger.warning("Feast could not read online features", exc_info=True)
             raise NotReadyError(f"Feast could not read online features: {_first(error)}") from None
         mode, age = _mode_of(response)
-        return OnlineRows(response.to_dict(), _views(response, view_of), mode, age, moment)
+        columns = response.to_dict()
+        views = {
+            view: _without_tombstones(
+                found, [columns[name] for name, of in view_of.items() if of == view]
+            )
+            for view, found in _views(response, view_of).items()
+        }
+        return OnlineRows(columns, views, mode, age, moment)
 
 
 def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRead]:
@@ -167,6 +175,20 @@ def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRead]:
             ]
             views[view] = _view(stamps, statuses)
     return views
+
+
+def _without_tombstones(read: ViewRead, features: Sequence[list[Any]]) -> ViewRead:
+    gone = [
+        row
+        for row, state in enumerate(read.states)
+        if state == "present" and all(column[row] is None for column in features)
+    ]
+    if not gone:
+        return read
+    stamps, states = list(read.stamps), list(read.states)
+    for row in gone:
+        stamps[row], states[row] = 0.0, "missing"
+    return ViewRead(stamps, states)
 
 
 def _view(stamps: list[float], statuses: Sequence[int]) -> ViewRead:

@@ -19,6 +19,7 @@ from serving_shop import (
     Linear,
     Models,
     decision_model,
+    delete,
     execute,
     insert,
     open_shop,
@@ -307,6 +308,29 @@ def test_a_feature_that_has_expired_is_stale(make: Make, store: Any, clean: Any)
     assert "features of user_intent" in noted(decision)
     assert decision.features["user_intent"].state == "stale"
     assert decision.features["user_intent"].values["urgency_score"] is None
+
+
+@pytest.mark.parametrize(
+    ("view", "keys"),
+    [
+        ("user_intent", {"user_id": 1}),
+        ("inventory_levels", {"warehouse_id": "W1", "product_id": "P1"}),
+        ("route_conditions", {"route_id": "W1-north-air"}),
+    ],
+)
+def test_the_features_of_what_was_deleted_are_missing(
+    make: Make, store: Any, folder: Path, view: str, keys: dict[str, Any]
+) -> None:
+    """A row without any value is not taken for knowledge: the rule decides."""
+    delete(DataConfig(data_dir=folder), view, keys)
+    try:
+        decision = make().decide(an_order())
+    finally:
+        put_everything(store, NOW)
+    assert any(why.startswith("missing online") for why in noted(decision).values())
+    assert decision.models["decision"].kind == "rule"
+    if view != "route_conditions":  # that of the route that was chosen is told
+        assert decision.features[view].state == "missing"
 
 
 @pytest.fixture
