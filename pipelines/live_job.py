@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from pipelines.batch import BatchProcessor
 from pipelines.console import messages, progress_of_steps
-from pipelines.errors import SynchroChainError
+from pipelines.errors import StreamerRunningError, SynchroChainError
 from pipelines.main_job import simulate_until_now
+from pipelines.process_lock import held_by
 from pipelines.serving.server import listen
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import PART_SECONDS, on_stop
 from pipelines.streaming import DataStreamer
+from pipelines.streaming.data_streamer import STREAM_LOCK
 
 PATIENCE: Final = PART_SECONDS + 1
 """Seconds that all parts have to end by themselves before they are made to."""
@@ -45,9 +47,13 @@ def run_everything(
 
     Raises:
         UsageError: the port is taken; nothing was begun.
+        StreamerRunningError: another streamer runs; nothing was begun.
         SynchroChainError: a part has ended.
     """
     listen(HOST, port).close()
+    streaming = held_by(processor.data.data_dir / STREAM_LOCK)
+    if streaming is not None:
+        raise StreamerRunningError(streaming)
     simulate_until_now(processor.data, sizes)
     with progress_of_steps("batch") as progress:
         BatchProcessor(processor.config, processor.data, progress=progress).run_cycle()

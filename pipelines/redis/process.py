@@ -25,6 +25,7 @@ CREATED_TOLERANCE: Final = 1.0
 TERMINATE_SECONDS: Final = 5.0
 KILL_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.01
+COMMAND_LINE_SECONDS: Final = 2.0
 
 # Kept, so that a server which ends before us is reaped and not left as a zombie.
 _children: list[subprocess.Popen[bytes]] = []
@@ -103,14 +104,24 @@ def _parent_pid(process: psutil.Process) -> int | None:
 
 def _serves(process: psutil.Process, root: Path) -> bool:
     try:
-        command = process.cmdline() or [""]  # empty or an error for a zombie
+        if Path(process.cwd()).parent != root:
+            return False
+        command = _command_line(process)
         if FROM_STDIN not in command[1:] and Path(command[-1]).name != CONFIG_NAME:
             return False
-        if not any(Path(part).name in PROGRAM_NAMES for part in command):
-            return False
-        return Path(process.cwd()).parent == root
+        return any(Path(part).name in PROGRAM_NAMES for part in command)
     except (psutil.Error, OSError):
         return False
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    """A process' command line; one that has only just begun is given the time to get it."""
+    deadline = time.monotonic() + COMMAND_LINE_SECONDS
+    while True:
+        command: list[str] = process.cmdline()
+        if command or is_gone(process) or time.monotonic() > deadline:
+            return command or [""]
+        time.sleep(POLL_SECONDS)
 
 
 def is_gone(process: psutil.Process) -> bool:

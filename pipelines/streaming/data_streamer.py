@@ -22,6 +22,8 @@ from pipelines.streaming.flow import StreamingFlow
 
 logger = logging.getLogger(__name__)
 
+STREAM_LOCK: Final = "stream.lock"
+"""In the data directory: held by its one streamer."""
 WATCH_SECONDS: Final = 0.002
 SAVE_SECONDS: Final = 0.25
 LOOK_SECONDS: Final = 1.0
@@ -94,7 +96,7 @@ class DataStreamer:
             self._stop.set()
         self._wake = {name: asyncio.Event() for name in DATABASE_NAMES}
         with ExitStack() as stack:
-            lock = self.config.data_dir / "stream.lock"
+            lock = self.config.data_dir / STREAM_LOCK
             stack.enter_context(only_one(lock, StreamerRunningError))
             # One thread for all streams: side by side they would spend more time waiting for the
             # interpreter's lock than they gain from a second core.

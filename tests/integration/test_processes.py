@@ -23,8 +23,10 @@ import psutil
 import pytest
 from test_cli import synchrochain
 
+from pipelines.process_lock import only_one
 from pipelines.redis import stop_server
 from pipelines.settings import PROJECT_ROOT, DataConfig
+from pipelines.streaming.data_streamer import STREAM_LOCK
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of Unix")
 
@@ -108,6 +110,18 @@ def test_a_taken_port_is_told_before_anything_begins(
     assert answer.status == 2
     assert f"cannot listen on 127.0.0.1 port {port} (process {os.getpid()}, " in answer.complaint
     assert "choose another --port" in answer.complaint
+    assert not (tmp_path / "data" / "simulation.json").exists()
+
+
+def test_another_streamer_is_told_before_anything_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not after a world was simulated and processed."""
+    monkeypatch.setenv("SYNCHROCHAIN_DATA_DIR", str(tmp_path / "data"))
+    with only_one(tmp_path / "data" / STREAM_LOCK, ValueError):
+        answer = synchrochain("up", "--port", str(free_port()))
+    assert answer.status == 1
+    assert f"a streamer is already running in process {os.getpid()}" in answer.complaint
     assert not (tmp_path / "data" / "simulation.json").exists()
 
 
