@@ -271,6 +271,7 @@ class BatchProcessor:
     def _check_published(self) -> None:
         check_strangers(self.state, self.config.processed_data_path)
         verified(self.state, "log")
+        verified(self.state, REJECTED)
         for view in VIEWS:
             verified(self.state, "view", view.name, folder=self.config.offline_path / view.name)
 

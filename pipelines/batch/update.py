@@ -97,13 +97,17 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
 
     Raises:
         RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
+        NewerFormatError: a newer version of SynchroChain writes it.
     """
     if not _is_ours(config):
         return False
     from pipelines.redis import connect, ensure_server, translate_redis_errors
+    from pipelines.redis.store_format import check_format, note_format
 
     endpoint = ensure_server(data)
     with translate_redis_errors(endpoint), connect(endpoint, decode_responses=True) as client:
+        check_format(client, f"{endpoint.host}:{endpoint.port}")
+        note_format(client)
         if state.note(MARK) is not None and client.get(MARK) == state.note(MARK):
             return False
         state.let_everything_wait()

@@ -50,6 +50,7 @@ from pipelines.redis import (
     translate_redis_errors,
 )
 from pipelines.redis.online_keys import project_keys
+from pipelines.redis.store_format import check_format
 from pipelines.settings import DataConfig
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -363,7 +364,11 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         with self._connecting:
             client = self._client
             if not isinstance(client, redis.Redis):
-                client = self._client = connect(self._find_server())
+                endpoint = self._find_server()
+                client = connect(endpoint)
+                with self._reported():
+                    check_format(client, f"{endpoint.host}:{endpoint.port}")
+                self._client = client
             return client
 
     async def _get_client_async(

@@ -24,6 +24,7 @@ from pipelines.redis import (
     find_server,
     translate_redis_errors,
 )
+from pipelines.redis.store_format import check_format
 from pipelines.settings import DataConfig
 from pipelines.streaming.view_refresh import AWAY
 
@@ -88,6 +89,7 @@ class OnlineSink:
 
         Raises:
             RedisUnavailableError, RedisRefusedError: not all of them are written.
+            NewerFormatError: a newer version of SynchroChain writes this store.
         """
         try:
             writer, endpoint = self._writer()
@@ -112,7 +114,10 @@ class OnlineSink:
                 raise RedisUnavailableError(
                     f"no Redis runs in {self._config.redis_dir}: `synchrochain batch` starts it"
                 )
-            self._client = connect(endpoint)
+            client = connect(endpoint)
+            with translate_redis_errors(endpoint):
+                check_format(client, f"{endpoint.host}:{endpoint.port}")
+            self._client = client
             self._found = (OnlineWriter(self._client, self._project), endpoint)
         return self._found
 
