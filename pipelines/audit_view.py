@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pipelines.console import answers, print_table, shown
 from pipelines.monitoring.audit import AuditReport, ViewAudit
+from pipelines.monitoring.live_tables import LiveAudit
 
 
 def print_audit(report: AuditReport) -> None:
@@ -19,6 +20,27 @@ def print_audit(report: AuditReport) -> None:
     if report.rows:
         _rows(report)
     answers.print(Text.assemble("consistency: ", (percent(report.consistency), "bold")))
+
+
+def print_live_audit(report: LiveAudit) -> None:
+    """Print what a live audit found: a line per table, then keys of rows that differ."""
+    figures = ("rows", "logged", "missing", "gone", "differing", "rejected", "not_comparable")
+    rows = [
+        [name, *(getattr(table, figure) for figure in figures), table.digest == table.digest_logged]
+        for name, table in report.tables.items()
+    ]
+    headings = ["table", "rows", "in the log", "missing", "gone", "differing", "rejected"]
+    print_table("live tables against their logs", [*headings, "too old", "same digest"], rows)
+    for name, table in report.tables.items():
+        if table.keys:
+            answers.print(Text(f"{name}, some that differ: {', '.join(table.keys)}"))
+        if table.not_comparable:
+            answers.print(
+                Text(
+                    f"{name}: {table.not_comparable:,} rows are older than what the logs hold, so "
+                    "they were not compared"
+                )
+            )
 
 
 def percent(share: float | None) -> str:

@@ -179,16 +179,23 @@ def up(
 @app.command()
 def audit(
     sample: Annotated[int, typer.Option(min=0, help="Keys per view; 0 for all of them.")] = 1000,
+    live: Annotated[
+        bool, typer.Option("--live", help="Instead: the live tables with what the logs say.")
+    ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare what is served online with what the offline side computes as of the same moment.
 
     Keys that changes are just touching are looked at again, and called unsettled if they never
-    come to rest. Exits 1 and lists the rows if anything differs.
+    come to rest. With --live every live table is compared with what its change log says, so that a
+    change that was never recorded shows. Exits 1 and lists the rows if anything differs.
 
     Example: `synchrochain audit --sample 200`
     """
+    if live:
+        cli_live.audit_live_tables(as_json)
+        return
     from pipelines.audit_view import percent, print_audit
     from pipelines.console import print_json, progress_of_steps
     from pipelines.monitoring.audit import audit as run_audit

@@ -1,4 +1,4 @@
-"""The command line of the live databases: their triggers."""
+"""The command line of the live databases: their triggers, and what the logs say of them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,33 @@ def triggers(
     if not all(database["sound"] for database in found.values()):
         raise SynchroChainError(
             "not every change is recorded: make the triggers with `synchrochain triggers --install`"
+        )
+
+
+def audit_live_tables(as_json: bool) -> None:
+    """Compare the live tables with what their change logs say, and print what was found.
+
+    Raises:
+        SynchroChainError: they differ, without a reason that is known.
+    """
+    from pipelines.audit_view import print_live_audit
+    from pipelines.console import print_json, progress_of_steps
+    from pipelines.monitoring.live_tables import audit_live
+    from pipelines.settings import BatchConfig, DataConfig, check_environment
+
+    check_environment()
+    with progress_of_steps("audit") as progress:
+        report = audit_live(DataConfig(), BatchConfig(), progress=progress)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_live_audit(report)
+    if report.unexplained:
+        tables = ", ".join(name for name, table in report.tables.items() if table.unexplained)
+        raise SynchroChainError(
+            f"the change log does not say what the live tables hold, rows: {report.unexplained:,} "
+            f"({tables}); insert them again through change_log, see 'Your own database' in the "
+            "README"
         )
 
 

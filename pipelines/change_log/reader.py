@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from pipelines.live_databases import (
     check_contract,
     live_database_error,
     open_engine,
+    row_of,
     sqlite_path,
     transaction,
     unknown_rows,
@@ -123,6 +124,17 @@ class ChangeLogReader:
             return iter(())
         return self._by_adbc(after, upto, size)
 
+    @contextmanager
+    def snapshot(self, size: int) -> Iterator[Snapshot]:
+        """The live tables and the end of their change log at one moment, while it is open.
+
+        Raises:
+            LiveDatabaseError: it is missing, corrupt or locked, or lacks a table or column.
+        """
+        self.check()
+        with self._adbc() as connection:
+            yield Snapshot(connection, size)
+
     @property
     def _where(self) -> str:
         return str(self._path)
@@ -141,6 +153,17 @@ class ChangeLogReader:
             engine.dispose()
 
     def _by_adbc(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
+        with self._adbc() as connection:
+            yield from _rows(
+                connection,
+                f"SELECT {TEXTS} FROM change_log WHERE seq > ? AND seq <= ? ORDER BY seq",
+                size,
+                (after, upto),
+            )
+
+    @contextmanager
+    def _adbc(self) -> Iterator[Any]:
+        """A connection of ADBC's, which is a transaction from its first query on."""
         from adbc_driver_manager import Error
         from adbc_driver_sqlite import dbapi
 
@@ -148,13 +171,49 @@ class ChangeLogReader:
             with closing(dbapi.connect(str(self._path))) as connection:
                 with closing(connection.cursor()) as cursor:
                     cursor.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
-                with closing(connection.cursor()) as cursor:
-                    cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(size)})
-                    cursor.execute(
-                        f"SELECT {TEXTS} FROM change_log WHERE seq > ? AND seq <= ? ORDER BY seq",
-                        (after, upto),
-                    )
-                    for batch in cursor.fetch_record_batch():
-                        yield _repaired(batch).cast(SCHEMA)
+                yield connection
         except Error as error:
             raise live_database_error(self._where, str(error)) from None
+
+
+class Snapshot:
+    """A live database at one moment.
+
+    Args:
+        connection: ADBC's, in a transaction.
+        size: rows per record batch.
+    """
+
+    def __init__(self, connection: Any, size: int) -> None:
+        self._connection = connection
+        self._size = size
+        with closing(connection.cursor()) as cursor:
+            # The first query: what it sees all later ones see.
+            cursor.execute(
+                "SELECT (SELECT coalesce(max(seq), 0) FROM change_log), "
+                "(SELECT removed_seq FROM change_log_info)"
+            )
+            found = cursor.fetchone()
+        self.end, self.removed = max(found), found[1]
+        """The last change of the log, and the last one that was removed from it."""
+
+    def rows(self, table: sa.Table, now: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a table as its triggers would record them just now: batches of `SCHEMA`."""
+        row = row_of(table, f'"{table.name}"')
+        return _rows(
+            self._connection,
+            f"SELECT 0 AS seq, '{table.name}' AS table_name, 'I' AS op, {row} AS \"row\", "
+            f'? AS committed_at, NULL AS old_key FROM "{table.name}"',
+            self._size,
+            (now,),
+        )
+
+
+def _rows(
+    connection: Any, query: str, size: int, values: tuple[object, ...]
+) -> Iterator[pa.RecordBatch]:
+    with closing(connection.cursor()) as cursor:
+        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(size)})
+        cursor.execute(query, values)
+        for batch in cursor.fetch_record_batch():
+            yield _repaired(batch).cast(SCHEMA)

@@ -30,6 +30,7 @@ from pipelines.live_databases.install import (
 )
 from pipelines.live_databases.schema import (
     ACTIONS,
+    CHANGED_AT,
     METADATA,
     MODES,
     ORDER_STATUSES,
@@ -57,12 +58,14 @@ from pipelines.live_databases.triggers import (
     ChangeLogState,
     TableTriggers,
     change_log_state,
+    row_of,
     trigger_statements,
 )
 
 __all__ = [
     "ACTIONS",
     "BLOBS",
+    "CHANGED_AT",
     "CHANGE_LOG_COLUMNS",
     "FORMAT",
     "METADATA",
@@ -89,6 +92,7 @@ __all__ = [
     "orders_db",
     "products",
     "routes",
+    "row_of",
     "shipments",
     "sqlite_path",
     "suppliers",

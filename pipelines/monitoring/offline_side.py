@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
@@ -107,9 +107,17 @@ class OfflineSide:
 
 @contextmanager
 def offline_side(
-    data: DataConfig, config: BatchConfig, state: PipelineState, progress: Progress
+    data: DataConfig,
+    config: BatchConfig,
+    state: PipelineState,
+    progress: Progress,
+    *,
+    first: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None,
 ) -> Iterator[OfflineSide]:
     """The logs as they stand now; its only files are in a staging folder that is removed.
+
+    Args:
+        first: called with the workspace before the logs are looked at.
 
     Raises:
         CorruptFileError: a published log is not what was published; each is read through.
@@ -119,12 +127,13 @@ def offline_side(
         name: ChangeLogReader(name, data.database_url(name), data.busy_timeout)
         for name in DATABASE_NAMES
     }
-    positions, files = _published(state)
-    spans = plan(readers, positions)  # first of all: what is committed from here on is too late
-    published = [file for of_log in files.values() for file in of_log]
-    check_contents(state, published, afresh=True)
     name = f"audit-{os.getpid()}-{uuid.uuid4().hex}"
     with workspace(config.data_dir / STAGING / name) as connection:
+        first(connection)
+        positions, files = _published(state)
+        spans = plan(readers, positions)  # what is committed from here on is too late
+        published = [file for of_log in files.values() for file in of_log]
+        check_contents(state, published, afresh=True)
         attach_history(connection, files)
         extract(
             connection, readers, spans, config.batch_size, lambda rows: progress("extract", rows)

@@ -1,0 +1,283 @@
+"""The live audit: whether the change log says what the live tables hold.
+
+A change that no trigger has recorded is missing offline and online alike, so that these agree. Here
+each live table is compared with the newest accepted change of each key, from the processed logs and
+the rest of the change log; both sides are typed by the same rules. First the number of rows and a
+digest; where those differ, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.batch.cleanup import LONGEST_WINDOW
+from pipelines.batch.processor import Progress
+from pipelines.batch.state import PipelineState
+from pipelines.batch.workspace import columns
+from pipelines.change_log.logs import LOGS, NUMBER, Log, logs_of
+from pipelines.change_log.parsing import typed_rows
+from pipelines.change_log.reader import SCHEMA, ChangeLogReader
+from pipelines.clock import utc_now
+from pipelines.live_databases import CHANGED_AT, METADATA
+from pipelines.monitoring.audit import AuditError
+from pipelines.monitoring.offline_side import offline_side
+from pipelines.paths import duckdb_pattern
+from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+
+KEYS_SHOWN: Final = 5
+SAME_NUMBER: Final = 1e-13
+"""Relative: versions of SQLite write a number to the log with 15 or 17 digits."""
+QUARANTINED: Final = (
+    "{'seq': 'BIGINT', 'op': 'VARCHAR', 'row': 'VARCHAR', 'committed_at': 'VARCHAR'}"
+)
+DIGITS: Final = 12
+"""Of a number in the digest."""
+
+
+@dataclass(frozen=True)
+class TableAudit:
+    """One live table against what the log says of it.
+
+    `rows` are in the table, `logged` keys the log says are in it. `rejected` rows break a rule or
+    were refused, so that the features lack them with a reason. `not_comparable` ones differ, but
+    are older than what the logs hold. All others that differ: `missing` from the log, `gone` from
+    the table, or `differing`; `keys` are some of them.
+    """
+
+    database: str
+    rows: int
+    logged: int
+    digest: str
+    digest_logged: str
+    rejected: int = 0
+    not_comparable: int = 0
+    missing: int = 0
+    gone: int = 0
+    differing: int = 0
+    keys: tuple[str, ...] = ()
+
+    @property
+    def unexplained(self) -> int:
+        """How many rows differ without a reason."""
+        return self.missing + self.gone + self.differing
+
+
+@dataclass(frozen=True)
+class LiveAudit:
+    """What a live audit found, by table; `upto` is each log's last change that counts."""
+
+    tables: dict[str, TableAudit]
+    upto: dict[str, int]
+
+    @property
+    def unexplained(self) -> int:
+        """How many rows differ without a reason."""
+        return sum(table.unexplained for table in self.tables.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain dicts and lists."""
+        return asdict(self) | {"unexplained": self.unexplained}
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Where a database's log ended when its tables were looked at, and what was removed of it."""
+
+    end: int
+    removed: int
+
+
+def audit_live(
+    data: DataConfig,
+    config: BatchConfig,
+    *,
+    now: Callable[[], datetime] = utc_now,
+    progress: Progress = lambda _step, _rows: None,
+) -> LiveAudit:
+    """Compare each live table with what its change log says.
+
+    Args:
+        now: the present moment, UTC and naive.
+        progress: told the step and how many more rows it has dealt with.
+
+    Raises:
+        AuditError: nothing was processed yet.
+        LiveDatabaseError: a live database cannot be read, or is not the one that was read before.
+        CorruptFileError: a published log is not what was published.
+    """
+    if not config.state_path.exists():
+        raise AuditError(
+            f"nothing was processed in {config.data_dir} yet: run `synchrochain batch --once` first"
+        )
+    state = PipelineState(config.state_path)
+    moment = now()
+    ends: dict[str, _Ends] = {}
+
+    def look(connection: duckdb.DuckDBPyConnection) -> None:
+        for name in DATABASE_NAMES:
+            ends[name] = _look(connection, name, data, config, moment, progress)
+
+    with offline_side(data, config, state, progress, first=look) as offline:
+        kept_since = moment - timedelta(days=config.retention_days)
+        if not state.generation:  # never rebuilt: the logs hold more than the change log
+            kept_since -= LONGEST_WINDOW
+        tables = {}
+        for log in LOGS:
+            at = ends[log.database]
+            _quarantined(offline.connection, state, log)
+            rebuilt = bool(state.generation)
+            tables[log.table] = _compare(offline.connection, log, at, kept_since, rebuilt)
+            progress("compare", tables[log.table].rows)
+    return LiveAudit(tables, {name: at.end for name, at in ends.items()})
+
+
+def _look(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    data: DataConfig,
+    config: BatchConfig,
+    moment: datetime,
+    progress: Progress,
+) -> _Ends:
+    """Read the live tables of one database at one moment: `live_<log>`, typed."""
+    reader = ChangeLogReader(name, data.database_url(name), data.busy_timeout)
+    with reader.snapshot(config.batch_size) as snapshot:
+        for log in logs_of(name):
+            table = METADATA[name].tables[log.table]
+            batches = snapshot.rows(table, f"{moment:%Y-%m-%d %H:%M:%S.%f}")
+            connection.register("rows", pa.RecordBatchReader.from_batches(SCHEMA, batches))
+            connection.execute("CREATE OR REPLACE TEMP TABLE found AS SELECT * FROM rows")
+            connection.unregister("rows")
+            connection.execute(
+                f"CREATE TABLE live_{log.name} AS SELECT * FROM ({typed_rows(log, 'found')})"
+            )
+            progress("read live", _number(connection, f"SELECT count(*) FROM live_{log.name}"))
+        connection.execute("DROP TABLE IF EXISTS found")
+        return _Ends(snapshot.end, snapshot.removed)
+
+
+def _quarantined(connection: duckdb.DuckDBPyConnection, state: PipelineState, log: Log) -> None:
+    """`refused_<log>`: per key the newest change that was refused, in this cycle or before."""
+    kept = "(SELECT NULL::BIGINT AS seq, '' AS op, '' AS \"row\", '' AS committed_at WHERE FALSE)"
+    files = state.files("quarantine", log.table)
+    if files:
+        listed = ", ".join("'" + duckdb_pattern(f.path).replace("'", "''") + "'" for f in files)
+        kept = f"read_json([{listed}], format = 'newline_delimited', columns = {QUARANTINED})"
+    keys = _listed(log.key)
+    fresh = f"SELECT seq, {keys} FROM typed_{log.name} SEMI JOIN bad_{log.name} USING (seq)"
+    if not _number(connection, f"SELECT count(*) FROM bad_{log.name}"):
+        fresh = f"SELECT seq, {keys} FROM new_{log.name} WHERE FALSE"
+    connection.execute(
+        f"CREATE TABLE refused_{log.name} AS SELECT {keys}, max(seq) AS seq FROM ("
+        f"SELECT seq, {keys} FROM ({typed_rows(log, kept)}) UNION ALL {fresh}) GROUP BY ALL"
+    )
+
+
+def _compare(
+    connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, kept_since: datetime, rebuilt: bool
+) -> TableAudit:
+    keys = _listed(log.key)
+    every = " UNION ALL ".join(f"SELECT {columns(log)} FROM {s}_{log.name}" for s in ("old", "new"))
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE said AS SELECT * FROM (SELECT * FROM ({every}) "
+        f"WHERE seq <= {at.end} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY seq DESC) "
+        "= 1) WHERE op <> 'D'"
+    )
+    good = f"(SELECT * FROM live_{log.name} WHERE reason IS NULL)"
+    rows = _number(connection, f"SELECT count(*) FROM live_{log.name}")
+    bad = rows - _number(connection, f"SELECT count(*) FROM {good}")
+    logged = _number(connection, "SELECT count(*) FROM said")
+    digest, digest_logged = (_digest(connection, log, source) for source in (good, "said"))
+    if bad == 0 and (rows, digest) == (logged, digest_logged):
+        return TableAudit(log.database, rows, logged, digest, digest_logged)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE verdicts AS {_verdicts(log, at, kept_since, rebuilt)}"
+    )
+    counts = dict(
+        connection.execute("SELECT verdict, count(*) FROM verdicts GROUP BY verdict").fetchall()
+    )
+    shown = connection.execute(
+        f"SELECT {_shown(log)} FROM verdicts WHERE verdict IN ('missing', 'gone', 'differing') "
+        f"ORDER BY ALL LIMIT {KEYS_SHOWN}"
+    ).fetchall()
+    return TableAudit(
+        log.database,
+        rows,
+        logged,
+        digest,
+        digest_logged,
+        counts.get("rejected", 0),
+        counts.get("not comparable", 0),
+        counts.get("missing", 0),
+        counts.get("gone", 0),
+        counts.get("differing", 0),
+        tuple(key for (key,) in shown),
+    )
+
+
+def _verdicts(log: Log, at: _Ends, kept_since: datetime, rebuilt: bool) -> str:
+    """A query: the keys on which table and log do not agree, and why."""
+    on = " AND ".join(f'live."{key}" IS NOT DISTINCT FROM said."{key}"' for key in log.key)
+    same = " AND ".join(_same(column.name, column.type) for column in log.columns)
+    either = ", ".join(f'coalesce(live."{key}", said."{key}") AS "{key}"' for key in log.key)
+    time = CHANGED_AT.get(log.table)
+    recent = f"live.\"{time}\" >= TIMESTAMP '{kept_since}'" if time else "FALSE"
+    # Retention keeps the newest row of some logs' keys for ever, but a rebuild begins with what is
+    # left of the change log.
+    whole = at.removed == 0 or (log.lasts and not rebuilt)
+    comparable = "TRUE" if whole else f"coalesce(said.seq > {at.removed} OR {recent}, FALSE)"
+    return f"""
+        SELECT {either},
+        CASE WHEN live.reason IS NOT NULL OR refused.seq > coalesce(said.seq, 0) THEN 'rejected'
+        WHEN NOT ({comparable}) THEN 'not comparable'
+        WHEN said.seq IS NULL THEN 'missing'
+        WHEN live.op IS NULL THEN 'gone'
+        ELSE 'differing' END AS verdict
+        FROM live_{log.name} AS live FULL JOIN said ON {on}
+        LEFT JOIN refused_{log.name} AS refused
+        ON {
+        " AND ".join(f'refused."{key}" = coalesce(live."{key}", said."{key}")' for key in log.key)
+    }
+        WHERE NOT coalesce({same} AND live.op IS NOT NULL AND said.seq IS NOT NULL, FALSE)
+        OR live.reason IS NOT NULL
+    """
+
+
+def _same(name: str, kind: str) -> str:
+    equal = f'live."{name}" IS NOT DISTINCT FROM said."{name}"'
+    if kind != NUMBER:
+        return equal
+    near = f'abs(live."{name}" - said."{name}") <= {SAME_NUMBER} * abs(live."{name}")'
+    return f"({equal} OR coalesce({near}, FALSE))"
+
+
+def _digest(connection: duckdb.DuckDBPyConnection, log: Log, relation: str) -> str:
+    """Of the rows in any order."""
+    values = ", ".join(
+        f"format('{{:.{DIGITS}g}}', \"{c.name}\")" if c.type == NUMBER else f'"{c.name}"'
+        for c in log.columns
+    )
+    found = connection.execute(
+        f"SELECT bit_xor(hash({values})), sum(hash({values}) % 4294967296) FROM {relation}"
+    ).fetchone()
+    xor, total = found or (0, 0)
+    return f"{xor or 0:016x}{int(total or 0):016x}"
+
+
+def _shown(log: Log) -> str:
+    return " || ' ' || ".join(f"'{key}=' || coalesce(\"{key}\"::VARCHAR, '')" for key in log.key)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _number(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    found = connection.execute(query).fetchone()
+    return int(found[0]) if found else 0

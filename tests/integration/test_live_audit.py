@@ -1,0 +1,203 @@
+"""The live audit: a change that no trigger has recorded cannot stay unnoticed."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import used_directory
+from test_cli import synchrochain
+
+from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.errors import SynchroChainError
+from pipelines.live_databases import METADATA, LiveDatabases, install_triggers, open_engine
+from pipelines.monitoring.live_tables import LiveAudit, audit_live
+from pipelines.settings import DataConfig
+
+NOW = datetime(2026, 5, 1, 12)
+AT = "2026-05-01 11:00:00.000000"
+ORDER = "INSERT INTO orders VALUES (?, 1, 'p1', 1, 2.5, 'w1', 'standard', ?, 'placed')"
+
+
+class Shop:
+    """A small shop on live tables, and a batch flow that looks at them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now = NOW
+        self.processor = BatchProcessor(
+            BatchConfig(retention_days=5), DataConfig(), clock=lambda: self.now
+        )
+
+    def execute(self, name: str, statement: str, *values: Any) -> None:
+        """One commit of the shop's; what commit time it gets is `now`."""
+        path = self.folder / "live_databases" / f"{name}.db"
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(statement, values)
+            connection.execute(
+                "UPDATE change_log SET committed_at = ? WHERE seq = (SELECT max(seq) FROM "
+                "change_log) AND committed_at NOT LIKE '%.000000'",
+                (f"{self.now:%Y-%m-%d %H:%M:%S}.000000",),
+            )
+
+    def unrecorded(self, name: str, table: str, *statements: str) -> None:
+        """What happens while a table has no triggers, which are back afterwards."""
+        engine = open_engine(DataConfig().database_url(name))
+        path = self.folder / "live_databases" / f"{name}.db"
+        with closing(sqlite3.connect(path)) as connection, connection:
+            for event in ("insert", "update", "delete"):
+                connection.execute(f"DROP TRIGGER {table}_{event}_to_change_log")
+            for statement in statements:
+                connection.execute(statement)
+        install_triggers(engine, METADATA[name])
+        engine.dispose()
+
+    def cycle(self) -> None:
+        self.processor.run_cycle(update=False)
+
+    def audit(self) -> LiveAudit:
+        return audit_live(DataConfig(), self.processor.config, now=lambda: self.now)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    with used_directory(tmp_path):
+        with LiveDatabases.open(DataConfig()) as databases:
+            databases.create()
+        shop = Shop(tmp_path)
+        for user in range(1, 4):
+            shop.execute("users", "INSERT INTO users VALUES (?, 'north', ?)", user, AT)
+        shop.execute("inventory", "INSERT INTO warehouses VALUES ('w1', 'north', 1.5, 2.5, 9)")
+        shop.execute("inventory", "INSERT INTO products VALUES ('p1', 'c', 0.1, 0.30000000000004)")
+        shop.execute(
+            "inventory", "INSERT INTO inventory VALUES ('w1', 'p1', 5, 0, 2, 1.0 / 3, ?)", AT
+        )
+        shop.execute(
+            "users",
+            "INSERT INTO user_sessions VALUES ('s1', 1, '[\"p1\"]', '[]', 3, ?, '{}')",
+            AT,
+        )
+        for number in range(1, 6):
+            shop.execute("orders", ORDER, number, AT)
+        yield shop
+
+
+def figures(report: LiveAudit, table: str) -> tuple[int, int, int, int, int]:
+    found = report.tables[table]
+    return found.missing, found.gone, found.differing, found.rejected, found.not_comparable
+
+
+def test_a_log_that_says_what_the_tables_hold(shop: Shop) -> None:
+    """Read by the batch flow or not yet, in part or not at all; with equal digests."""
+    shop.cycle()
+    shop.execute("orders", "UPDATE orders SET id = 9, status = 'shipped' WHERE id = 1")
+    shop.execute("orders", "DELETE FROM orders WHERE id = 2")
+    shop.execute("orders", ORDER, 7, AT)
+    for _ in range(2):
+        report = shop.audit()
+        assert report.unexplained == 0
+        for table in report.tables.values():
+            assert (table.rows, table.digest) == (table.logged, table.digest_logged)
+        shop.cycle()
+
+
+def test_what_no_trigger_has_recorded_is_found(shop: Shop) -> None:
+    """By table, with keys: an insertion, an update, a deletion; the digests differ."""
+    shop.cycle()
+    shop.unrecorded(
+        "users",
+        "users",
+        f"INSERT INTO users VALUES (77, 'south', '{AT}')",
+        "UPDATE users SET region = 'south' WHERE user_id = 2",
+        "DELETE FROM users WHERE user_id = 3",
+    )
+    shop.cycle()
+    report = shop.audit()
+    assert figures(report, "users") == (1, 1, 1, 0, 0)
+    users = report.tables["users"]
+    assert users.keys == ("user_id=2", "user_id=3", "user_id=77")
+    assert users.digest != users.digest_logged
+    assert report.unexplained == 3
+    answer = synchrochain("audit", "--live", "--json")
+    assert answer.status == 1
+    assert "rows: 3 (users)" in answer.err
+    assert answer.document["tables"]["users"]["missing"] == 1
+    assert "users, some that differ: user_id=2" in synchrochain("audit", "--live").out
+    shop.execute("users", "UPDATE users SET region = 'east' WHERE user_id IN (2, 77)")
+    shop.execute("users", f"INSERT INTO users VALUES (3, 'south', '{AT}')")
+    assert shop.audit().unexplained == 0
+    assert synchrochain("audit", "--live").status == 0
+
+
+def test_rows_that_were_refused_are_known(shop: Shop) -> None:
+    """In quarantine or not read yet, for a broken rule, a BLOB or an unknown parent."""
+    shop.cycle()
+    shop.execute("orders", ORDER, 11, "yesterday")
+    shop.execute("orders", "UPDATE orders SET user_id = 900 WHERE id = 1")
+    shop.cycle()
+    shop.execute("orders", "UPDATE orders SET quantity = x'01' WHERE id = 2")
+    shop.execute("orders", "UPDATE orders SET user_id = 901 WHERE id = 3")
+    report = shop.audit()
+    assert figures(report, "orders") == (0, 0, 0, 4, 0)
+    assert report.unexplained == 0
+
+
+def test_what_is_older_than_the_logs_is_not_compared(shop: Shop) -> None:
+    """It is counted, and said; what is newer is compared as ever."""
+    shop.cycle()
+    shop.now += timedelta(days=100)
+    now = f"{shop.now:%Y-%m-%d %H:%M:%S}.000000"
+    session = "INSERT INTO user_sessions VALUES (?, 1, '[]', '[]', 3, ?, '{}')"
+    for name in ("s2", "s3"):
+        shop.execute("users", session, name, now)
+    shop.cycle()
+    shop.cycle()
+    report = shop.audit()
+    assert figures(report, "user_sessions") == (0, 0, 0, 0, 1)
+    assert report.unexplained == 0
+    shop.unrecorded(
+        "users",
+        "user_sessions",
+        f"UPDATE user_sessions SET session_duration = 4, timestamp = '{now}'",
+    )
+    assert figures(shop.audit(), "user_sessions") == (1, 0, 2, 0, 0)
+
+
+def test_a_deleted_parent_does_not_come_back_with_a_rebuild(shop: Shop) -> None:
+    """Trimming keeps its deletion as it keeps its insertion, and the change of a key."""
+    shop.execute("users", "DELETE FROM users WHERE user_id = 3")
+    shop.execute("users", "UPDATE users SET user_id = 8 WHERE user_id = 2")
+    shop.cycle()
+    shop.now += timedelta(days=100)
+    shop.cycle()
+    shop.processor.rebuild()
+    shop.cycle()
+    assert figures(shop.audit(), "users") == (0, 0, 0, 0, 0)
+
+
+def test_a_busy_shop_is_looked_at_as_of_one_moment(shop: Shop) -> None:
+    """What is committed while it looks concerns neither side."""
+    shop.cycle()
+    number = iter(range(100, 10_000))
+    rng = random.Random(1)
+
+    def commit(_step: str, _rows: int) -> None:
+        shop.execute("orders", ORDER, next(number), AT)
+        shop.execute("orders", f"UPDATE orders SET quantity = {rng.randint(1, 9)}")
+        shop.execute("orders", "DELETE FROM orders WHERE id = 3")
+
+    report = audit_live(DataConfig(), shop.processor.config, now=lambda: NOW, progress=commit)
+    assert report.unexplained == 0
+    assert report.tables["orders"].rows >= 5
+
+
+def test_there_must_be_something_to_compare(tmp_path: Path) -> None:
+    """One line says what to run first."""
+    with used_directory(tmp_path), pytest.raises(SynchroChainError, match=r"`.* batch --once`"):
+        audit_live(DataConfig(), BatchConfig())
