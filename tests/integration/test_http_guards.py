@@ -145,10 +145,12 @@ def test_a_client_that_does_not_come_to_an_end_is_cut_off(
     port: int, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     """In its head as in its body; others are answered meanwhile."""
-    monkeypatch.setattr(connections, "READ_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) as client:
         client.sendall(sent)
         assert asked(port, "/healthz")[0] == 200
+    monkeypatch.setattr(connections, "READ_SECONDS", 0.05)
+    with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) as client:
+        client.sendall(sent)
         received = b""
         while part := client.recv(65_536):
             received += part
