@@ -136,7 +136,8 @@ def test_a_data_set_is_thinned_out_where_memory_is_short(in_small_shop: Path) ->
     assert "prefixes of" in short.notes[0]
     assert "evenly over time" in short.notes[-1]
 
-    short = again(source, 20_000_000)
+    regions = 4_500_000 * len(set(read_history(again(source)).shop.warehouse_regions))
+    short = again(source, 18_000_000 + regions)
     history = read_history(short)
     assert history.shop.look_hours > 3
     assert history.days == read_history(again(source)).days
@@ -155,7 +156,7 @@ def test_what_cannot_be_thinned_out_to_fit_is_refused(in_small_shop: Path) -> No
     size = r"would take about [\d.]+ [GM]B of memory to train on, and 1\.0 MB may be used here"
     for make, what in (
         (make_dataset, r"prefixes of [\d,]+ sessions"),
-        (read_history, r"7 days of \d+ routes, \d+ orders and \d+ positions"),
+        (read_history, r"\d+ days of \d+ routes, \d+ orders and \d+ positions"),
         (build, r"changes of shipments and [\d,]+ of routes"),
     ):
         with pytest.raises(TrainingDataError, match=f"{what} {size}"):

@@ -45,8 +45,9 @@ USER_FEATURES: Final = (
     *("is_weekend", "days_since_previous_order"),
 )
 _DAY: Final = 24
-# Bytes, see `memory`: of a look at a route, features and all; of a position; of an order.
-_A_LOOK, _A_POSITION, _AN_ORDER = 3500, 120, 6000
+# Bytes, see `memory`: of a look at a route, features and all; of a position; of an order; of a
+# region that warehouses stand in, which is a number in each option that the agent sees.
+_A_LOOK, _A_POSITION, _AN_ORDER, _A_REGION = 3500, 120, 6000, 4_500_000
 _LOOK_HOURS: Final = (3, 6, 12, 24)  # between two looks at the routes, as memory allows
 _FEWEST_DAYS: Final = 14  # that must fit, or all that there are
 
@@ -128,6 +129,7 @@ def _what_fits(source: TrainingSource, tables: Tables, orders: int, days: int) -
     routes, positions = len(tables.routes), tables.carried.num_rows
     size = len(tables.warehouses) * len(tables.products)
     fixed = _A_POSITION * size + _AN_ORDER * orders
+    fixed += _A_REGION * tables.warehouses.region.nunique()
     a_day = routes * _A_LOOK * _DAY
     free = source.memory - fixed
     fewest = min(days, _FEWEST_DAYS)
