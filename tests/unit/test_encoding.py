@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -202,6 +202,15 @@ def test_times_are_those_of_the_store(data: Any) -> None:
         [fields[1] for fields in expected],
         [fields[3] for fields in expected],
     )
+
+
+@pytest.mark.parametrize("microseconds", [-1_000_001, -1, 0, 1, 999_999, 1_000_000])
+def test_times_around_1970_have_their_sign(microseconds: int) -> None:
+    """The first moment of 1970 is neither before it nor after."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    column = pa.array([moment], pa.timestamp("us", "UTC"))
+    fields = time_fields("view", moment, moment)
+    assert encoded(encoding.times, column, column) == ([fields[1]], [fields[3]])
 
 
 @pytest.fixture
