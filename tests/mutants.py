@@ -71,7 +71,8 @@ def main() -> int:
                 continue
             wanted = chosen[group["name"]]
             print(f"{group['name']}: {len(wanted)} mutants", flush=True)
-            found = run(folder, group, wanted, given.processes)
+            paths = paths_of(folder, settings["groups"], group["name"])
+            found = run(folder, paths, group["tests"], wanted, given.processes)
             counts.update(found.values())
             survivors += [
                 survivor(folder, mutant) for mutant, how in found.items() if how in SURVIVED
@@ -109,7 +110,7 @@ def sampled(
     os.chdir(folder)  # where mutmut looks for its settings
     known: list[tuple[str, str]] = []
     for group in groups:
-        for path in paths_of(folder, group):
+        for path in paths_of(folder, groups, group["name"]):
             made = mutate_file_contents(str(path), (folder / path).read_text(encoding="utf-8"))
             known += [(group["name"], get_mutant_name(path, name)) for name in made.mutant_names]
     drawn = random.Random(seed).sample(known, min(size, len(known)))
@@ -117,10 +118,15 @@ def sampled(
     return {group["name"]: sorted(n for g, n in drawn if g == group["name"]) for group in groups}
 
 
-def paths_of(folder: Path, group: dict[str, Any]) -> list[Path]:
-    """A group's modules, relative to the checkout."""
+def paths_of(folder: Path, groups: Sequence[dict[str, Any]], name: str) -> list[Path]:
+    """A group's modules, relative to the checkout; a module is in the first group that fits."""
     files = sorted(path.relative_to(folder) for path in folder.glob("pipelines/**/*.py"))
-    return [path for path in files if any(fnmatch(str(path), p) for p in group["paths"])]
+    return [path for path in files if _group_of(path, groups) == name]
+
+
+def _group_of(path: Path, groups: Sequence[dict[str, Any]]) -> str | None:
+    fits = (g["name"] for g in groups if any(fnmatch(str(path), p) for p in g["paths"]))
+    return next(fits, None)
 
 
 def configure(folder: Path, paths: Sequence[Path], tests: Sequence[str]) -> None:
@@ -144,14 +150,18 @@ def configure(folder: Path, paths: Sequence[Path], tests: Sequence[str]) -> None
 
 
 def run(
-    folder: Path, group: dict[str, Any], mutants: Sequence[str], processes: int
+    folder: Path,
+    paths: Sequence[Path],
+    tests: Sequence[str],
+    mutants: Sequence[str],
+    processes: int,
 ) -> dict[str, str]:
-    """How each mutant fared by the group's tests."""
+    """How each mutant fared by these tests."""
     if not mutants:
         return {}
     shutil.rmtree(folder / "mutants", ignore_errors=True)
     (folder / "mutants").mkdir()  # Python remembers of a path that it is not there
-    configure(folder, paths_of(folder, group), group["tests"])
+    configure(folder, paths, tests)
     # Child processes of the tests import the mutated sources too, not those of the checkout.
     environment = {**os.environ, "PYTHONPATH": str(folder / "mutants")}
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes), *mutants]
