@@ -466,7 +466,8 @@ def _note(connection: sqlite3.Connection, name: str) -> str | None:
 
 
 def _text(moment: datetime) -> str:
-    return moment.strftime(_TIME_FORMAT)
+    # What `_TIME_FORMAT` reads; strftime would leave out the zeros in front of an early year.
+    return moment.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def _time(text: str) -> datetime:

@@ -96,6 +96,30 @@ def test_a_newer_row_stays(world: World) -> None:
     assert world.values() == {1: "correction", 2: "of stock", 3: "newer"}
 
 
+@pytest.mark.parametrize("year", [1, 1426, 1900, 1969])
+@pytest.mark.parametrize("first_by_stock", [False, True])
+def test_rows_of_long_ago_are_rows(world: World, year: int, first_by_stock: bool) -> None:
+    """A sentinel of 1900 keeps no later row out; whoever wrote it, both stores read it."""
+    old = T.replace(year=year, month=1, day=2)
+    start = old - HOUR
+    world.fill(rows((1, "sentinel", old, old), (2, "sentinel", old, old)))
+    world.materialize(start, ours=not first_by_stock)
+    assert world.values() == {1: "sentinel", 2: "sentinel"}
+    asked = {"features": ["v:x"], "entity_rows": [{"k": 1}]}
+    assert world.store(ours=False).get_online_features(**asked).to_dict()["x"] == ["sentinel"]
+    before, later = old - MICROSECOND, old + MICROSECOND
+    world.fill(rows((1, "older", before, T), (2, "made before", old, before)))
+    world.materialize(start)
+    kept = "made before" if first_by_stock else "sentinel"  # stock keeps no created times
+    assert world.values() == {1: "sentinel", 2: kept}
+    world.fill(rows((1, "newer", later, before), (2, "made later", old, later)))
+    world.materialize(start)
+    assert world.values() == {1: "newer", 2: "made later"}
+    world.fill(rows((1, "now", T, T)))
+    world.materialize(start)
+    assert world.values()[1] == "now"
+
+
 def test_of_several_writers_at_once_the_newest_row_wins(
     client: redis.Redis, project: str, tmp_path: Path
 ) -> None:

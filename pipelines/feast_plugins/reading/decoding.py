@@ -102,9 +102,9 @@ def event_times(stamps: Cells) -> EventTimes:
         usual = _usual_seconds(stamps)
         if usual is not None:
             return EventTimes(stamps, usual, (), 0)
-    found = [None if stamp is None else _seconds(stamp) for stamp in stamps]
+    found = [_SECONDS[stamp] for stamp in stamps]
     if None not in found:
-        return EventTimes(stamps, found, (), 0)  # type: ignore[arg-type]  # there is no None
+        return EventTimes(stamps, found, (), 0)
     absent = [row for row, second in enumerate(found) if second is None]
     damaged = sum(stamps[row] is not None for row in absent)
     kept = [None if second is None else stamp for stamp, second in zip(stamps, found, strict=True)]
@@ -219,8 +219,10 @@ def _usual_seconds(stamps: Cells) -> list[int] | None:
     return seconds
 
 
-def _seconds(stamp: bytes) -> int | None:
+def _seconds(stamp: bytes | None) -> int | None:
     """The seconds of a time; None if it is damaged: whatever no writer of Feast's would write."""
+    if stamp is None:
+        return None
     try:
         time = Timestamp.FromString(stamp)
     except DecodeError:
@@ -231,3 +233,6 @@ def _seconds(stamp: bytes) -> int | None:
     sound = _FIRST <= seconds <= _LAST and 0 <= time.nanos < 1_000_000_000
     canonical = sound and Timestamp(seconds=seconds, nanos=time.nanos).SerializeToString() == stamp
     return seconds if canonical else None
+
+
+_SECONDS: Final = _Memo(_seconds)
