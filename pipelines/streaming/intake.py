@@ -182,7 +182,7 @@ class Intake:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(list(bad), pa.int64()))))
         verdicts.good = rows
         verdicts.newest = _newest(log, rows)
-        if verdicts.newest is not None:
+        if log.name in TIMES and rows.num_rows:
             late = [
                 pc.and_(rows[feeds(view)], _before(log, rows, edges[view.name]))
                 for view in VIEWS

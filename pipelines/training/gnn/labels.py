@@ -29,7 +29,9 @@ _SECOND: Final = np.timedelta64(1, "s")
 _SHIPMENTS: Final = """
     SELECT route_id, min(shipped_at) AS shipped_at, min(promised_at) AS promised_at,
         max(delivered_at) AS delivered_at, min(carbon_kg) AS carbon_kg
-    FROM shipments WHERE op <> 'D' GROUP BY shipment_id, route_id
+    FROM (SELECT *, count(*) FILTER (op = 'D') OVER (PARTITION BY shipment_id ORDER BY seq) AS life
+        FROM shipments)  -- once its record is deleted, an id may stand for another shipment
+    WHERE op <> 'D' GROUP BY shipment_id, life, route_id
     ORDER BY shipped_at, shipment_id
 """
 _ROUTES: Final = """

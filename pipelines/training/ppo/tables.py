@@ -38,8 +38,9 @@ _ORDERS: Final = """
         WHERE op <> 'D' GROUP BY user_id) u USING (user_id)
     WHERE o.op = 'I' ORDER BY o.order_timestamp, o.id"""
 _SHIPPED: Final = """
-    SELECT route_id, shipped_at, promised_at, delivered_at FROM shipments WHERE op <> 'D'
-    QUALIFY row_number() OVER (PARTITION BY shipment_id ORDER BY seq DESC) = 1"""
+    SELECT route_id, shipped_at, promised_at, delivered_at FROM shipments
+    QUALIFY op <> 'D'
+        AND coalesce(lead(op) OVER (PARTITION BY shipment_id ORDER BY seq), 'D') = 'D'"""
 # Who supplies a product is seen from what came in; else by all who deliver to the warehouse.
 _LEADS: Final = """
     WITH inbound AS (SELECT DISTINCT route_id, destination_id, base_hours, lead_time_days
