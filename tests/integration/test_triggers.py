@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,7 +26,7 @@ from pipelines.live_databases import (
 )
 from pipelines.live_databases.triggers import format_1_statements
 from pipelines.serving.orchestrator import ModelOrchestrator
-from pipelines.settings import DataConfig
+from pipelines.settings import PROJECT_ROOT, DataConfig
 from pipelines.status import collect_status
 
 FORMAT_1 = """CREATE TABLE change_log (seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -187,3 +188,20 @@ def test_an_older_log_is_upgraded_by_a_cycle(folder: Path) -> None:
     assert not upgrade_change_log(engine, METADATA["orders"])
     engine.dispose()
     assert "error" not in synchrochain("status", "--json").document["databases"]["orders"]
+
+
+def test_the_statement_of_the_readme_makes_rows_known(folder: Path) -> None:
+    """As it stands there; afterwards the customers are in the processed log."""
+    text = (PROJECT_ROOT / "README.md").read_text("utf-8")
+    (statement,) = re.findall(r"```sql\n(INSERT INTO change_log .*?)```", text, flags=re.DOTALL)
+    users = "".join(
+        f"DROP TRIGGER users_{event}_to_change_log;" for event in ("insert", "update", "delete")
+    )
+    rows = "INSERT INTO users VALUES (7, 'north', '2024-01-01'), (8, 'south', '2024-01-01');"
+    script(folder, "users", users + rows)
+    synchrochain("triggers", "--install")
+    processor = BatchProcessor(BatchConfig(), DataConfig())
+    assert processor.run_cycle(update=False).unknown_rows == {"users": 2}
+    script(folder, "users", statement)
+    report = processor.run_cycle(update=False)
+    assert (report.unknown_rows, report.accepted) == ({}, {"users": 2})
