@@ -295,6 +295,11 @@ class PipelineState:
                 [(cycle, log, seq) for log, seqs in (late or {}).items() for seq in seqs],
             )
 
+    def last_late_cycle(self) -> int:
+        """The last cycle that accepted rows which were rejected before; 0 if there is none."""
+        rows = self._query("SELECT coalesce(max(cycle), 0) AS cycle FROM late_changes")
+        return int(rows[0]["cycle"])
+
     def late_changes(self, after: int) -> tuple[int, dict[str, list[int]]]:
         """Rows accepted later than their position was passed, by the cycles after one.
 

@@ -114,6 +114,7 @@ class StreamingFlow:
         self._begun = bool(done)
         with self.window.cursor() as cursor:
             self._missed = warm(self.window, cursor, known, done)
+        self._late = known.late_cycle
         self.views = {
             view.name: ViewRefresh(
                 self.window,
@@ -170,7 +171,7 @@ class StreamingFlow:
     def reconsider(self, name: str) -> int:
         """Take in those changes left to the batch flow that it has accepted since."""
         stream = self.streams[name]
-        if not stream.left:
+        if not stream.left and not stream.late:
             return 0
         taken = stream.reconsider(self._published())
         self._touch(taken.touched)
@@ -201,6 +202,9 @@ class StreamingFlow:
         if self._state.generation != self._generation:
             self.outdated = True
             return
+        self._late, late = self._state.late_changes(self._late)
+        for log, seqs in late.items():
+            self.streams[BY_NAME[log].database].late.setdefault(log, []).extend(seqs)
         for name in self.streams:
             self.reconsider(name)
         online = self._settled()

@@ -36,6 +36,7 @@ from pipelines.streaming.hot_tables import (
 )
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.known_keys import PARENTS, keeps_keys
+from pipelines.streaming.operations import UNDECIDED, Decided, Operations
 
 TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
 """The column that holds a log's event time, for logs whose rows are about a moment."""
@@ -59,6 +60,8 @@ class Verdicts:
     """`seq` and what is missing."""
     missing: set[str] = field(default_factory=set)
     """Logs in which something that was referred to is not to be found."""
+    decided: Decided | None = None
+    """Of facts: what the operations mean, to be committed."""
 
 
 class Intake:
@@ -75,6 +78,10 @@ class Intake:
         self._deletions = window.deletions
         self._at_hand: dict[str, set[Any]] = {}
         self.logs = tuple(log for log in parents_first() if log in logs_of(database))
+        self._operations = {
+            log.name: Operations(window.keys[log.name]) for log in self.logs if log.append_only
+        }
+        self._renames: dict[int, str] = {}
         self._raw = f"raw_{database}"
         self._cursor = window.cursor()
         for log in self.logs:
@@ -93,12 +100,17 @@ class Intake:
 
         Args:
             changes: a table of the change log's schema; what no log stands for is passed over.
-            horizons: by append-only log, the event time before which repetitions go unnoticed.
+            horizons: by append-only log, the event time before which facts are forgotten.
             edges: by view, the event time before which a row's features are not exact here.
         """
         self._at_hand.clear()
         self._cursor.execute(f"DELETE FROM {self._raw}")
         insert(self._cursor, self._raw, changes)
+        self._renames = {}
+        if changes["old_key"].null_count < changes.num_rows:
+            renamed = changes.filter(pc.is_valid(changes["old_key"]))
+            pairs = zip(renamed["seq"].to_pylist(), renamed["old_key"].to_pylist(), strict=True)
+            self._renames = dict(pairs)
         names = set(changes["table_name"].to_pylist())
         found = {}
         for log in self.logs:
@@ -116,7 +128,34 @@ class Intake:
         chosen = f"(SELECT * FROM {read_files(files)} WHERE seq IN (SELECT unnest(?)))"
         query = _yielded(log, chosen, "NULL AS reason")
         rows = self._cursor.execute(query, [list(seqs)]).to_arrow_table()
+        here = self._in_the_window(log, seqs)
+        if here:
+            rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(here, pa.int64()))))
         return Verdicts(rows, _newest(log, rows))
+
+    def accepted(self, log: Log, found: Verdicts) -> None:
+        """What the batch flow has decided was taken in: whose rows these are, is there."""
+        if log.append_only and found.good is not None:
+            self._remember_facts(log.name, found.good)
+
+    def _in_the_window(self, log: Log, seqs: Sequence[int]) -> list[int]:
+        """Those of the changes that were taken in already: their parent was known here sooner."""
+        tables = [f"{view.name}.hot_{log.name}" for view in VIEWS if log.name in logs_of_view(view)]
+        if not tables:
+            return []
+        every = " UNION ".join(
+            f"SELECT seq FROM {table} WHERE seq IN (SELECT unnest($1))" for table in tables
+        )
+        return [row[0] for row in self._cursor.execute(every, [list(seqs)]).fetchall()]
+
+    def commit(self, verdicts: Mapping[str, Verdicts]) -> None:
+        """The micro-batch was taken in: remember which facts are there."""
+        for log, found in verdicts.items():
+            if found.decided is not None:
+                self._operations[log].commit(found.decided)
+                if found.decided.renamed and found.good is not None:
+                    seqs = pa.array(list(found.decided.renamed), pa.int64())
+                    self._remember_facts(log, found.good.filter(pc.is_in(found.good["seq"], seqs)))
 
     def remember(self, log: str, rows: pa.Table) -> None:
         """Keep the keys of good changes, once these are in the window."""
@@ -127,11 +166,21 @@ class Intake:
             self._accepted[log].add(rows.filter(pc.equal(rows["op"], "I"))[KEY_HASH].to_pylist())
         if not keeps_keys(kept):
             return
-        if kept.append_only:  # of facts those inserted, of others those seen first
-            rows = rows.filter(pc.equal(rows["op"], "I"))
+        if kept.append_only:
+            self._remember_facts(log, rows.filter(pc.not_equal(rows["op"], "U")))
+            return
         since = rows[TIMES[log]] if log in TIMES else pa.nulls(len(rows), pa.timestamp("us"))
         columns = [rows[KEY_HASH], rows[kept.key[0]], rows["op"], since]
         self._keys[log].add(pa.table(columns, names=["h", "key", "op", "since"]))
+
+    def _remember_facts(self, log: str, rows: pa.Table) -> None:
+        keys, key = self._keys[log], BY_NAME[log].key[0]
+        there = rows.filter(pc.not_equal(rows["op"], "D"))
+        columns = [there[KEY_HASH], there[key], there["op"], there[TIMES[log]]]
+        keys.add(pa.table(columns, names=["h", "key", "op", "since"]))
+        if keys.frees or there.num_rows < rows.num_rows:
+            ordered = rows.sort_by("seq")
+            keys.turn(*(ordered[name].to_pylist() for name in ("seq", "op", key)))
 
     def close(self) -> None:
         """Close the cursor."""
@@ -170,7 +219,7 @@ class Intake:
                 if values:
                     verdicts.missing.add(parent)
         if log.append_only:
-            self._refuse_repetitions(log, rows, there, horizons[log.name], verdicts, put, bad)
+            rows = self._operate(log, rows, there, horizons[log.name], verdicts, put)
         if log.changed_at:
             unknown = self._deletions_of_unknown(log, rows, bad)
             put(verdicts.left, unknown, repeat("it is not known whether what it deletes was there"))
@@ -194,7 +243,7 @@ class Intake:
             self._at_hand[log.name] = set(rows[log.key[0]].to_pylist())
         return verdicts
 
-    def _refuse_repetitions(
+    def _operate(
         self,
         log: Log,
         rows: pa.Table,
@@ -202,25 +251,32 @@ class Intake:
         horizon: datetime,
         verdicts: Verdicts,
         put: Any,
-        bad: set[int],
-    ) -> None:
+    ) -> pa.Table:
+        """The rows of a log of facts with `op` as it is meant."""
         inserted = pc.and_(there, pc.equal(rows["op"], "I"))
         too_old = pc.and_(inserted, _before(log, rows, horizon))
-        count = pc.sum(too_old).as_py() or 0
-        put(verdicts.left, too_old, ["it is older than the hot window"] * count)
-        key = log.key[0]
-        fresh = rows.filter(inserted).sort_by("seq")
-        if self._keys[log.name].are_new(fresh[key]):
-            return
-        seqs, values = fresh["seq"].to_pylist(), fresh[key].to_pylist()
-        seen = set(values) - self._unknown(log.name, values)
-        for seq, value in zip(seqs, values, strict=True):
-            if seq in bad:
-                continue
-            if value in seen:
-                bad.add(seq)
-                verdicts.refused.append((seq, f"{key} = {value} was inserted before"))
-            seen.add(value)
+        put(verdicts.left, too_old, repeat("it is older than the hot window"))
+        decided = verdicts.decided = self._operations[log.name].decide(
+            rows,
+            {seq for seq, _ in verdicts.refused},
+            {seq for seq, _ in verdicts.left},
+            self._renames,
+        )
+        undecided = pc.is_in(rows["seq"], pa.array(decided.left, pa.int64()))
+        put(verdicts.left, undecided, repeat(UNDECIDED))
+        if not decided.operations:
+            return rows
+        seqs, ops = rows["seq"].to_pylist(), rows["op"].to_pylist()
+        meant = [decided.operations.get(seq, op) for seq, op in zip(seqs, ops, strict=True)]
+        rows = rows.set_column(rows.schema.get_field_index("op"), "op", pa.array(meant))
+        views = [view for view in VIEWS if log.name in logs_of_view(view)]
+        fed = ", ".join(f"{feeding(view, log.name)} AS {feeds(view)}" for view in views)
+        self._cursor.register("meant", rows)
+        rows = self._cursor.execute(f"SELECT * REPLACE ({fed}) FROM meant").to_arrow_table()
+        self._cursor.unregister("meant")
+        old = pc.and_(pc.equal(rows["op"], "I"), _before(log, rows, horizon))
+        put(verdicts.left, old, repeat("it is older than the hot window"))
+        return rows
 
     def _deletions_of_unknown(self, log: Log, rows: pa.Table, bad: set[int]) -> pa.Array:
         """A mask of the deletions of keys that are not known to have been accepted."""

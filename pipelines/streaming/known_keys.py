@@ -19,7 +19,7 @@ PARENTS: Final = frozenset(name for log in LOGS for name in log.references.value
 
 
 def keeps_keys(log: Log) -> bool:
-    """Whether a log's keys are remembered: for references, or to refuse repetitions."""
+    """Whether a log's keys are remembered: for references, or to notice what comes twice."""
     return log.append_only or log.name in PARENTS
 
 
@@ -42,6 +42,11 @@ class KnownKeys:
         self._begun: dict[int, datetime] = {}
         self._largest: Any = None
         self._buffered: list[pa.Table] = []
+        self._freed: dict[Any, int] = {}
+        self.refused: set[Any] = set()
+        """Of facts: keys of which rows were refused for good, since their last deletion."""
+        self.left: set[Any] = set()
+        """Of facts: keys of which a row waits for the batch flow or for its parent."""
         self._table = f"keys_{log.name}"
         if log.append_only:
             key = log.types[log.key[0]]
@@ -53,19 +58,40 @@ class KnownKeys:
         with self._lock:
             if not self.log.append_only:
                 return {value for value in asked if value not in self._since}
-            if not asked:
+            old = [v for v in asked if self._largest is not None and v <= self._largest]
+            if not old:
                 return asked
             self._flush()
             rows = self._cursor.execute(
                 f"SELECT DISTINCT key FROM {self._table} WHERE key IN (SELECT unnest(?))",
-                [list(asked)],
+                [old],
             ).fetchall()
             return asked - {row[0] for row in rows}
+
+    def alive(self, values: Iterable[Any]) -> set[Any]:
+        """Those of the values that are known and were not deleted since."""
+        asked = {value for value in values if value is not None}
+        known = asked - self.unknown(asked)
+        return {value for value in known if value not in self._freed}
+
+    def turn(self, seqs: Iterable[int], ops: Iterable[str], keys: Iterable[Any]) -> None:
+        """Take note of which facts were deleted, and whose key another one has then."""
+        for seq, op, key in zip(seqs, ops, keys, strict=True):
+            if op == "D":
+                self._freed[key] = max(seq, self._freed.get(key, seq))
+            elif key in self._freed and self._freed[key] < seq:
+                del self._freed[key]
+
+    @property
+    def frees(self) -> bool:
+        """Whether any fact was deleted."""
+        return bool(self._freed)
 
     def are_new(self, keys: pa.ChunkedArray) -> bool:
         """Whether the keys are surely new and differ: all larger than any that was ever known.
 
-        Keys that count upwards are told to be new at once; of others the answer is no.
+        The fast path for keys that count upwards; of others, and of a highest key that is used
+        again after its deletion, the answer is no.
         """
         if len(keys) == 0:
             return True
@@ -100,6 +126,11 @@ class KnownKeys:
             if self.log.append_only:
                 self._flush()
                 self._cursor.execute(f"DELETE FROM {self._table} WHERE since < ?", [before])
+                if self._freed:
+                    query = f"SELECT key FROM {self._table} WHERE key IN (SELECT unnest(?))"
+                    rows = self._cursor.execute(query, [list(self._freed)]).fetchall()
+                    kept = {row[0] for row in rows}
+                    self._freed = {k: seq for k, seq in self._freed.items() if k in kept}
                 return
             old = [key for key, since in self._since.items() if since and since < before]
             for key in old:

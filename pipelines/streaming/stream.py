@@ -88,6 +88,8 @@ class Stream:
         self.counters = StreamCounters(position=written, absorbed=position)
         self.left: dict[str, list[int]] = {}
         """By log, the changes that the batch flow has to decide."""
+        self.late: dict[str, list[int]] = {}
+        """By log, changes that it has let in since, after it had rejected them."""
         self.lags_at: datetime | None = None
         """When the last change taken in was committed, while there are more; None when not."""
         self.undecided: list[int] = []
@@ -159,6 +161,7 @@ class Stream:
         if waits_for and not final:
             return Taken(waits_for=frozenset(waits_for))
         touched, cold = self._absorb(verdicts, edges)
+        self._intake.commit(verdicts)
         self.counters.absorbed = changes["seq"][-1].as_py()
         self._capture.forget_but(
             {self.counters.absorbed, self.counters.position, self._silent_until}
@@ -170,12 +173,15 @@ class Stream:
         decided = known.positions.get(self.name, 0)
         edges = {view.name: self._window.edge(view) for view in VIEWS}
         taken, touched = 0, dict[str, set[int]]()
-        for log, seqs in list(self.left.items()):
+        for log in {**self.left, **self.late}:
+            late = self.late.pop(log, [])
+            seqs = [seq for seq in self.left.get(log, []) if seq not in set(late)]
             ready = [seq for seq in seqs if seq <= decided]
-            if not ready:
+            if not ready and not late:
                 continue
-            found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), ready)
+            found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), [*ready, *late])
             views, _ = self._absorb({log: found}, edges)
+            self._intake.accepted(BY_NAME[log], found)
             for view, hashes in views.items():
                 touched.setdefault(view, set()).update(hashes)
             taken += found.good.num_rows if found.good else 0
@@ -183,7 +189,7 @@ class Stream:
             if rest:
                 self.left[log] = rest
             else:
-                del self.left[log]
+                self.left.pop(log, None)
         return Taken(taken, touched)
 
     def settle(self, upto: int) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 
 import duckdb
 
+from pipelines.batch.rejected import KIND
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
@@ -37,15 +38,20 @@ class Published:
 
     positions: Mapping[str, int]
     files: Mapping[str, Sequence[PublishedFile]]
+    rejected: Mapping[str, Sequence[PublishedFile]]
+    """By log of facts, the rows that were rejected."""
+    late_cycle: int
+    """The last cycle that let rejected rows in."""
 
 
 def published(state: PipelineState) -> Published:
     """What there is just now: positions and files of the same moment."""
     while True:
-        positions = state.positions(BATCH)
+        at = state.positions(BATCH), state.last_late_cycle()
         files = {log.name: state.files("log", log.name) for log in LOGS}
-        if positions == state.positions(BATCH):
-            return Published(positions, files)
+        rejected = {log.name: state.files(KIND, log.name) for log in LOGS if log.append_only}
+        if at == (state.positions(BATCH), state.last_late_cycle()):
+            return Published(at[0], files, rejected, at[1])
 
 
 def warm(
@@ -76,6 +82,9 @@ def warm(
         if keeps_keys(BY_NAME[name]):
             keys = cursor.execute(_keys(BY_NAME[name], relation, horizons.get(name)))
             window.keys[name].add(keys.to_arrow_table())
+            if BY_NAME[name].append_only and horizons.get(name):
+                rows = cursor.execute(_freed(BY_NAME[name], relation, horizons[name])).fetchall()
+                window.keys[name].turn(*zip(*rows, strict=True) if rows else ((), (), ()))
         if name in window.accepted:
             keys = cursor.execute(
                 f"SELECT DISTINCT {hash_of(BY_NAME[name].key)} AS {HASH} FROM {relation} "
@@ -87,6 +96,14 @@ def warm(
             window.deletions[name].add(
                 cursor.execute(_deletions(BY_NAME[name], relation, since)).to_arrow_table()
             )
+    for name, files in known.rejected.items():
+        if files:
+            key = BY_NAME[name].key[0]
+            for value, waits in cursor.execute(
+                f'SELECT "{key}", bool_or(waits) FROM {read_files(files)} GROUP BY "{key}"'
+            ).fetchall():
+                keys_of = window.keys[name]
+                (keys_of.left if waits else keys_of.refused).add(value)
     touched: dict[str, set[int]] = {}
     for view in VIEWS:
         edge = window.edge(view)
@@ -115,7 +132,7 @@ def warm(
 def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
     key = f'"{log.key[0]}"'
     at = f'min("{TIMES[log.name]}")' if log.name in TIMES else "NULL"
-    only = "WHERE op = 'I'" if log.append_only else ""
+    only = "WHERE op <> 'D'" if log.append_only else ""
     forgotten = (
         f"HAVING {at} >= TIMESTAMP '{horizon}'" if horizon and not log.keep_newest_by else ""
     )
@@ -123,6 +140,16 @@ def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
         f"SELECT hash({key}) AS h, {key} AS key, arg_min(op, seq) AS op, "
         f"CAST({at} AS TIMESTAMP) AS since "
         f"FROM {relation} {only} GROUP BY {key} {forgotten}"
+    )
+
+
+def _freed(log: Log, relation: str, horizon: datetime) -> str:
+    """Facts of the window whose record was deleted last: `seq`, op and key."""
+    key = f'"{log.key[0]}"'
+    gone = f"SELECT {key} FROM {relation} WHERE op = 'D' AND \"{TIMES[log.name]}\" >= '{horizon}'"
+    return (
+        f"SELECT max(seq), 'D', {key} FROM {relation} WHERE {key} IN ({gone}) GROUP BY {key} "
+        "HAVING arg_max(op, seq) = 'D'"
     )
 
 

@@ -1,0 +1,132 @@
+"""What I and U mean in a log of facts, by the rules of the batch flow (`pipelines.batch.lives`).
+
+An insertion of a key that is there is an update; after a deletion the key is free. An update of a
+key all of whose rows were refused is its insertion. Of a key with a row that the batch flow has yet
+to decide, or keeps waiting for its parent, nothing can be said here: it is left to the batch flow.
+
+Known to differ: an update that gives an order from before the window a time within it, by INSERT
+OR REPLACE, is taken for a new order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.streaming.known_keys import KnownKeys
+
+UNDECIDED = "an earlier row of its key is not decided yet"
+
+
+@dataclass
+class Decided:
+    """What a micro-batch's operations mean, and what to remember once it is taken in."""
+
+    operations: dict[int, str] = field(default_factory=dict)
+    """By `seq`, where it differs from what was reported."""
+    left: list[int] = field(default_factory=list)
+    """`seq` of what the batch flow has to decide."""
+    renamed: set[int] = field(default_factory=set)
+    """`seq` of updates that gave a fact another key."""
+    doubts: list[tuple[str, Any]] = field(default_factory=list)
+    """In order: "refused" or "left", or "gone" for a deletion, and the key."""
+    deleted: tuple[int, Any, str] | None = None
+    """The last deletion: `seq`, key, and what was known of it."""
+
+
+class Operations:
+    """Decides for one log of facts; `commit` once the micro-batch is taken in."""
+
+    def __init__(self, keys: KnownKeys) -> None:
+        self._keys = keys
+        self._deleted: tuple[int, Any, str] | None = None
+
+    def decide(
+        self, rows: pa.Table, refused: set[int], left: set[int], renames: Mapping[int, str]
+    ) -> Decided:
+        """The meaning of typed rows.
+
+        Args:
+            rows: with seq, op and the key.
+            refused: `seq` of rows that break a rule.
+            left: `seq` of rows that are left to the batch flow anyway.
+            renames: old key, a JSON array, by `seq` of the update that changed it.
+        """
+        keys, found = self._keys, Decided()
+        key = keys.log.key[0]
+        inserted = rows.filter(pc.equal(rows["op"], "I"))
+        doubtful = _among(rows[key], keys.refused) | _among(rows[key], keys.left)
+        deletes = pc.any(pc.equal(rows["op"], "D")).as_py()
+        doubted = refused or left or renames or doubtful or deletes
+        if not doubted and keys.are_new(inserted[key]):
+            return found
+        ordered = rows.sort_by("seq")
+        changes = list(
+            zip(*(ordered[name].to_pylist() for name in ("seq", "op", key)), strict=True)
+        )
+        alive = keys.alive({k for _, op, k in changes if op != "U" or k in doubtful or renames})
+        state = {k: "left" if k in keys.left else "refused" for k in doubtful}
+        state |= dict.fromkeys(alive, "alive")
+        found.deleted = self._deleted
+        for seq, op, k in changes:
+            known = state.get(k, "")
+            if seq in refused or seq in left:
+                if k is not None and op != "D" and known != "alive":
+                    kind = "left" if seq in left or known == "left" else "refused"
+                    state[k] = kind
+                    found.doubts.append((kind, k))
+            elif op == "D":
+                found.deleted = (seq, k, known)
+                found.doubts.append(("gone", k))
+                state.pop(k, None)
+            elif known == "left":
+                found.left.append(seq)
+            elif op == "I":
+                if known == "alive":
+                    found.operations[seq] = "U"
+                state[k] = "alive"
+            else:
+                before = known
+                if seq in renames:
+                    found.renamed.add(seq)
+                    before = _before(found.deleted, seq, renames[seq])
+                if before == "left":
+                    found.left.append(seq)
+                    found.renamed.discard(seq)
+                    found.doubts.append(("left", k))
+                    state[k] = "left"
+                    continue
+                if before == "refused":
+                    found.operations[seq] = "I"
+                if before or seq in renames:
+                    state[k] = "alive"
+        return found
+
+    def commit(self, decided: Decided) -> None:
+        """The micro-batch was taken in."""
+        self._deleted = decided.deleted
+        for kind, key in decided.doubts:
+            self._keys.refused.discard(key)
+            self._keys.left.discard(key)
+            if kind != "gone":
+                (self._keys.left if kind == "left" else self._keys.refused).add(key)
+
+
+def _among(values: pa.ChunkedArray, wanted: set[Any]) -> set[Any]:
+    return {value for value in values.to_pylist() if value in wanted} if wanted else set()
+
+
+def _before(deleted: tuple[int, Any, str] | None, seq: int, old_key: str) -> str:
+    """What was known of the key that an update changed; the deletion comes just before it."""
+    try:
+        (old,) = json.loads(old_key)
+    except (ValueError, TypeError):
+        return ""
+    if deleted is None or deleted[0] != seq - 1 or str(deleted[1]) != str(old):
+        return ""
+    return deleted[2]
