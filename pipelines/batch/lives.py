@@ -1,16 +1,16 @@
 """What I and U mean: which changes begin a row's life, whatever the shop's statement was.
 
-The life of a key begins with the first accepted row and ends with a `D`. In the processed logs
-`op` is `I` for the row that begins a life and `U` for those that follow it:
+The life of a key begins with the first accepted row and ends with a `D`. In the processed logs of
+facts (orders, clickstream events) `op` is `I` for the row that begins a life and `U` for those that
+follow it, so that exactly the rows with `op = 'I'` count:
 
 - An `I` of a key that is there (`INSERT OR REPLACE`) is a `U`.
 - An `I` after a `D` is an `I`: the key was free, and what has it now is another thing.
 - A `U` of a key whose insertion was rejected is an `I`: it mends the row.
 - A `U` that changes the key goes on with the life of the old one.
 
-So of facts (orders, clickstream events) exactly the rows with `op = 'I'` count. Of a table whose
-rows change, that expires and to which nothing goes back for ever (sessions, shipments), `op` stays
-as it was reported: `I` and `U` both say how the row stands, and nobody reads the difference.
+In a table whose rows change, `I` and `U` both say how the row stands: `op` stays as it was
+reported, and nobody reads the difference.
 
 Most cycles bring nothing to decide: history is read for the keys that were inserted, and again for
 those few of which something is known or that come twice.
@@ -33,7 +33,7 @@ def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> Non
             `old_<log>`, `rejected_keys` (keys of which an insertion or update was rejected) and
             `renamed`.
     """
-    if not (log.append_only or log.lasts):
+    if not log.append_only:
         return
     key = ", ".join(f'"{name}"' for name in log.key)
     connection.execute(

@@ -163,18 +163,6 @@ def test_a_rejected_order_that_is_mended_under_another_key_counts_once(
     assert orphan in ops(shop) or orphan in refused(shop, "orders")
 
 
-def test_a_mutable_row_that_is_inserted_again_is_updated(
-    shop: BatchProcessor, data: DataConfig
-) -> None:
-    """INSERT OR REPLACE of a warehouse; after a deletion it is inserted."""
-    again = change(data, "warehouses", WAREHOUSE | {"region": "south"})
-    gone = change(data, "warehouses", WAREHOUSE, op="D")
-    new = change(data, "warehouses", WAREHOUSE | {"region": "east"})
-    shop.run_cycle(update=False)
-    found = ops(shop, "warehouses")
-    assert (found[again], found[gone], found[new]) == ("U", "D", "I")
-
-
 # Rows that wait
 
 
@@ -221,7 +209,7 @@ def test_a_parent_that_was_rejected_and_mended_lets_its_rows_in(
     mended = change(data, "users", USER, op="U")
     assert shop.run_cycle(update=False).resolved == {"orders": 1}
     assert ops(shop) == {waits: "I"}
-    assert ops(shop, "users")[mended] == "I"
+    assert mended in ops(shop, "users")
     assert list(refused(shop, "users")) == [bad]
 
 
