@@ -146,6 +146,9 @@ BROKEN_TIMES = [
         b"\x08\x01\x10\x80\x94\xeb\xdc\x7f",
         b"\x08\x01\x08\x02",
         b"\x10\x01\x10\x01",
+        b"\x08\xff\xff\xff\xff\xff\x00",  # not as short as it could be
+        Timestamp(seconds=253_402_300_800).SerializeToString(),  # the year 10000
+        Timestamp(seconds=1, nanos=1_000_000_000).SerializeToString(),
     ),
     *(b"garbage", b"99999999999999999999", "\u00e9".encode(), b"\0" * 9),
 ]
