@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +17,7 @@ from reference import FEATURES, compute
 from reference import KEYS as REFERENCE_KEYS
 from stream_batch import BatchProcess
 from stream_helpers import FOREVER, StreamWorld, stream_world
-from stream_rows import product, user, warehouse
+from stream_rows import T, product, stock, user, warehouse
 
 from pipelines.batch import BatchProcessor
 from pipelines.change_log.logs import BY_NAME
@@ -143,3 +145,40 @@ def test_online_says_so_at_once(clock: Clock, case: Case) -> None:
         world.stream()
         row = world.online(case.view).get(case.key, ABSENT)
         assert shown(case.view, row, step.expected) == step.expected
+
+
+def test_what_the_triggers_record(processor: BatchProcessor, data: DataConfig) -> None:
+    """DELETE, an UPDATE of the key, one back again, and REPLACE, in a real live database."""
+    append_changes(data, logs_of(FURNITURE, {}))
+    columns = list(stock(T))
+    insert = f"INTO inventory ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+    def values(product: str) -> list[Any]:
+        row = stock(T, product_id=product)
+        return [str(row[name]) if name == "updated_at" else row[name] for name in columns]
+
+    with closing(sqlite3.connect(data.db_path / "inventory.db")) as connection:
+        for statement, *given in (
+            (f"INSERT {insert}", values("p1")),
+            (f"INSERT {insert}", values("p2")),
+            ("DELETE FROM inventory WHERE product_id = 'p2'",),
+            ("UPDATE inventory SET product_id = 'p2' WHERE product_id = 'p1'",),
+        ):
+            connection.execute(statement, *given)
+            connection.commit()
+        assert not processor.run_cycle(update=False).quarantined
+        assert now_null(processor) == {"p1": True, "p2": False}
+        connection.execute("UPDATE inventory SET product_id = 'p1'")
+        connection.execute(f"REPLACE {insert}", values("p1"))
+        connection.commit()
+    assert not processor.run_cycle(update=False).quarantined
+    assert now_null(processor) == {"p1": False, "p2": True}
+
+
+def now_null(processor: BatchProcessor) -> dict[str, bool]:
+    """By product, whether the newest offline row of its position has no values."""
+    rows = {row["product_id"]: row for row in offline_rows(processor, "inventory_levels")}
+    return {
+        product: all(row[name] is None for name in FEATURES["inventory_levels"])
+        for product, row in rows.items()
+    }
