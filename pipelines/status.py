@@ -31,9 +31,7 @@ def collect_status(processor: BatchProcessor) -> dict[str, Any]:
         "data_dir": str(processor.config.data_dir),
         "databases": {name: _database(processor, name) for name in DATABASE_NAMES},
         "streamer": _streamer(processor),
-        "offline_views": _or_error(
-            lambda: {name: asdict(view) for name, view in processor.get_feature_summary().items()}
-        ),
+        "offline_views": _or_error(lambda: _views(processor)),
         "waiting_for_online_store": sorted(processor.state.waiting_views()),
         "quarantined": _quarantined(processor),
         "online_store": _or_error(lambda: _online_store(processor)),
@@ -68,12 +66,19 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
         return {"where": str(path), "error": str(error), "changes_missing": True}
 
 
+def _views(processor: BatchProcessor) -> dict[str, Any]:
+    processor.check_published()
+    return {name: asdict(view) for name, view in processor.get_feature_summary().items()}
+
+
 def first_alarm(status: Mapping[str, Any]) -> str | None:
-    """One line on the first database of which changes may be missing; None if there is none."""
+    """One line on the first database of which changes may be missing, or on a published file that
+    is not what was published; None if there is nothing of the kind."""
     for found in status["databases"].values():
         if found.get("changes_missing"):
             return str(found["error"])
-    return None
+    damaged = status["offline_views"].get("error")
+    return None if damaged is None else str(damaged)
 
 
 def _streamer(processor: BatchProcessor) -> dict[str, Any]:

@@ -185,6 +185,19 @@ class BatchProcessor:
         """Per view: rows, keys, newest event, its age in seconds, and the share of nulls."""
         return summarize(self.state, self.config.offline_path, self._clock())
 
+    def check_published(self) -> None:
+        """Make sure that the published files are what was published, all of them and no others.
+
+        Raises:
+            CorruptFileError: a file is missing, altered, or not ours.
+            NewerFormatError: a newer version has written one.
+        """
+        check_strangers(self.state, self.config.processed_data_path)
+        verified(self.state, "log")
+        verified(self.state, REJECTED)
+        for view in VIEWS:
+            verified(self.state, "view", view.name, folder=self.config.offline_path / view.name)
+
     def rebuild(self) -> None:
         """Forget every position and published file, so that the next cycle starts from the
         beginning of the change logs. Offline sources, processed logs and online rows are removed;
@@ -229,7 +242,7 @@ class BatchProcessor:
             name: ChangeLogReader(name, self.data.database_url(name), self.data.busy_timeout)
             for name in DATABASE_NAMES
         }
-        self._check_published()
+        self.check_published()
         history = {log.name: self.state.files("log", log.name) for log in LOGS}
         with self._workspace(f"cycle-{report.cycle}") as connection:
             for attempt in self._retrying(LiveDatabaseBusyError):
@@ -267,13 +280,6 @@ class BatchProcessor:
             for unknown in readers[name].unknown_rows():
                 report.unknown_rows[unknown.table] = unknown.rows
                 logger.warning("%s: %s", name, unknown)
-
-    def _check_published(self) -> None:
-        check_strangers(self.state, self.config.processed_data_path)
-        verified(self.state, "log")
-        verified(self.state, REJECTED)
-        for view in VIEWS:
-            verified(self.state, "view", view.name, folder=self.config.offline_path / view.name)
 
     def _rejected(self) -> Rejected:
         return Rejected(

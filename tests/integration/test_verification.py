@@ -36,7 +36,7 @@ from pipelines.errors import CorruptFileError, NewerFormatError, SynchroChainErr
 from pipelines.features.views import VIEWS
 from pipelines.monitoring.audit import audit
 from pipelines.settings import DataConfig
-from pipelines.status import collect_status
+from pipelines.status import collect_status, first_alarm
 from pipelines.streaming.flow import StreamingFlow
 from pipelines.training.source import TrainingSource
 
@@ -138,9 +138,9 @@ def cycle(path: Path) -> None:
 
 
 def summary(path: Path) -> None:
-    error = collect_status(processor_of(path))["offline_views"].get("error")
-    if error:
-        raise CorruptFileError(error)
+    alarm = first_alarm(collect_status(processor_of(path)))  # for which the command exits 1
+    if alarm:
+        raise CorruptFileError(alarm)
 
 
 def audited(_path: Path) -> None:
@@ -149,7 +149,7 @@ def audited(_path: Path) -> None:
 
 READERS: dict[str, list[Callable[[Path], Any]]] = {
     "view": [history, materialize, pulled, features_at, cycle, summary, audited],
-    "log": [streamer, training_log, cycle, audited],
+    "log": [streamer, training_log, cycle, summary, audited],
 }
 PAIRS = [(kind, reader) for kind, readers in READERS.items() for reader in readers]
 
