@@ -219,3 +219,21 @@ def test_immutable_kinds_are_shared() -> None:
         (one,), (two,) = (decoder(kind)(cells([value], kind)) for _ in range(2))
         assert one == value
         assert one is two
+
+
+@pytest.mark.parametrize("first", [0x00, 0x09, 0x10, 0x88])
+def test_times_that_are_all_damaged_alike_are_damaged(first: int) -> None:
+    """Their first byte is looked at, in many rows as in one."""
+    sound = Timestamp(seconds=1_700_000_000, nanos=123_000).SerializeToString()
+    stamp = bytes([first]) + sound[1:]
+    assert event_times([sound] * 40) == ([sound] * 40, [1_700_000_000] * 40, (), 0)
+    assert event_times([stamp]).damaged == 1
+    assert event_times([stamp] * 40) == ([None] * 40, [0] * 40, list(range(40)), 40)
+
+
+def test_a_stored_value_as_a_message_is_itself_empty_or_damaged() -> None:
+    """Null is the empty message; bytes that are none give nothing."""
+    value = Value(string_val="é")
+    assert value_message(value.SerializeToString()) == value
+    assert value_message(b"") == value_message(None) == Value()
+    assert value_message(b"\xff\xff") is None
