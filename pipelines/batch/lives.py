@@ -37,8 +37,12 @@ def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> Non
         return
     key = ", ".join(f'"{name}"' for name in log.key)
     connection.execute(
-        "CREATE OR REPLACE TEMP VIEW good AS SELECT * FROM typed WHERE reason IS NULL "
-        f"AND seq NOT IN (SELECT seq FROM bad_{log.name})"
+        "CREATE OR REPLACE TEMP VIEW good AS SELECT * FROM typed"
+        + (
+            f" WHERE seq NOT IN (SELECT seq FROM bad_{log.name})"
+            if count(connection, f"bad_{log.name}")
+            else ""
+        )
     )
     if not _find_doubtful(connection, log, key):
         return
@@ -87,17 +91,20 @@ def _find_doubtful(connection: duckdb.DuckDBPyConnection, log: Log, key: str) ->
         f"min(seq) AS seq FROM good WHERE op = 'I' GROUP BY {key}"
     )
     old = ", ".join(f'"old_{name}"' for name in log.key)
-    connection.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE doubtful AS
-        SELECT {key} FROM inserted WHERE times > 1
-        UNION SELECT {key} FROM (SELECT {key}, seq AS other FROM good WHERE op <> 'I') AS g
-        JOIN inserted USING ({key}) WHERE other < seq
-        UNION SELECT {key} FROM old_{log.name} SEMI JOIN inserted USING ({key})
-        UNION SELECT {key} FROM good WHERE retried
-        UNION SELECT {key} FROM good SEMI JOIN rejected_keys USING ({key}) WHERE op = 'U'
-        UNION SELECT {key} FROM good SEMI JOIN {RENAMED} USING (seq)
-        UNION SELECT {old} FROM {RENAMED} SEMI JOIN good USING (seq)
-        """
-    )
+    parts = [
+        f"SELECT {key} FROM inserted WHERE times > 1",
+        f"SELECT {key} FROM (SELECT {key}, seq AS other FROM good WHERE op <> 'I') "
+        f"JOIN inserted USING ({key}) WHERE other < seq",
+        f"SELECT {key} FROM old_{log.name} SEMI JOIN inserted USING ({key})",
+    ]
+    if count(connection, "ready"):
+        parts.append(f"SELECT {key} FROM good WHERE retried")
+    if count(connection, "rejected_keys"):
+        parts.append(f"SELECT {key} FROM good SEMI JOIN rejected_keys USING ({key}) WHERE op = 'U'")
+    if count(connection, RENAMED):
+        parts += [
+            f"SELECT {key} FROM good SEMI JOIN {RENAMED} USING (seq)",
+            f"SELECT {old} FROM {RENAMED} SEMI JOIN good USING (seq)",
+        ]
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE doubtful AS {' UNION '.join(parts)}")
     return count(connection, "doubtful")
