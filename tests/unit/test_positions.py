@@ -92,7 +92,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def read_on(self) -> None:
-        if self.ours and self.removed <= len(self.read):
+        # Who starts anew takes what is left.
+        if self.ours and (not self.read or self.removed <= len(self.read)):
             self.position = self.shop.reader.end(self.position)
             self.read = list(self.shop.rows)
             assert self.position.seq == len(self.read)
@@ -112,10 +113,11 @@ class Histories(RuleBasedStateMachine):
         self.copies.append((*self.shop.copy(), self.removed))
 
     @precondition(lambda self: self.copies)
-    @rule(data=st.data(), over=st.booleans())
-    def put_back(self, data: st.DataObject, over: bool) -> None:
+    @rule(data=st.data(), over=st.booleans(), later=st.integers(0, 9))
+    def put_back(self, data: st.DataObject, over: bool, later: int) -> None:
         path, rows, self.removed = data.draw(st.sampled_from(self.copies))
         self.shop.put_back((path, rows), over=over)
+        self.shop.write(later)
 
     @rule()
     def start_over(self) -> None:
