@@ -59,11 +59,12 @@ def test_what_is_no_text_becomes_text_that_can_be_refused(
     """A damaged byte is U+FFFD and its neighbours stay; nulls stay null."""
     with closing(sqlite3.connect(path)) as live, live:
         live.execute("UPDATE change_log SET \"row\" = CAST(X'7B22FF227D' AS TEXT) WHERE seq = 2")
+        live.execute("UPDATE change_log SET old_key = 'a key' WHERE seq = 1")
     (batch,) = reader.batches(0, 5, 100)
     rows = batch.column("row").to_pylist()
     assert rows[1] == '{"\ufffd"}'
     assert '"s2"' in rows[2]
-    assert batch.column("old_key").to_pylist() == [None] * 5
+    assert batch.column("old_key").to_pylist() == ["a key", *[None] * 4]
     assert batch.schema == SCHEMA
     assert decoded(b"a\xff\xc3\xa9") == "a\ufffdé"
 
