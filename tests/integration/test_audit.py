@@ -164,7 +164,7 @@ def processed() -> Iterator[Shop]:
             for part in parts_of(logs, CYCLES):
                 append_changes(data, part)
                 refused += sum(processor.run_cycle().quarantined.values())
-            assert refused > 0
+            assert refused == 0  # a fact that is delivered twice is an update, not a duplicate
             with connect(ensure_server(data)) as client:
                 yield Shop(logs, processor, client)
         finally:
