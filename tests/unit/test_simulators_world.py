@@ -18,7 +18,7 @@ from pipelines.errors import ConfigurationError, SimulationError, SynchroChainEr
 from pipelines.live_databases import METADATA, LiveDatabases, check_contract
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from simulators import WorldConfig, fill_history, load_or_create, run_live
-from simulators.outbox import Outbox, _Plan
+from simulators.outbox import Outbox
 from simulators.shoppers import day_script
 from simulators.simulation import SimulationReport
 from simulators.transit import Transit
@@ -469,24 +469,6 @@ def test_a_purchase_past_midnight_survives_a_stop_at_midnight(small: Path, tmp_p
     simulate(tmp_path, SMALL, midnight)
     simulate(tmp_path, None)
     assert live_rows(tmp_path) == live_rows(small)
-
-
-def test_databases_other_than_sqlite_get_the_same_rows(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The way through SQLAlchemy's own types, which PostgreSQL takes, writes equal rows."""
-    make = _Plan.__init__
-
-    def without_ready_made_sql(self: _Plan, *arguments: Any) -> None:
-        make(self, *arguments)
-        self.sql = None
-
-    monkeypatch.setattr(_Plan, "__init__", without_ready_made_sql)
-    simulate(tmp_path)
-    ours, theirs = live_rows(tmp_path), live_rows(small)
-    for table in ("orders", "clickstream", "inventory", "routes", "shipments"):
-        assert ours[table] == theirs[table]
-    assert len(ours["user_sessions"]) == len(theirs["user_sessions"])
 
 
 def test_nothing_is_simulated_twice(tmp_path: Path) -> None:
