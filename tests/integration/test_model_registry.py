@@ -621,7 +621,7 @@ def test_an_experiment_is_made_once(registry: ModelRegistry) -> None:
 def test_a_full_disk_is_called_so(registry: ModelRegistry) -> None:
     """Not a corrupt registry."""
     with (
-        pytest.raises(StorageFullError, match="mlflow: the disk is full"),
+        pytest.raises(StorageFullError, match="the disk is full; free some room"),
         registry.store.client(),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")

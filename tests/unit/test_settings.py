@@ -28,6 +28,7 @@ DATA_FIELDS: dict[str, tuple[str, Any]] = {
     "inventory_url": ("postgresql://shop/stock", "postgresql://shop/stock"),
     "supply_chain_url": ("postgresql://shop/routes", "postgresql://shop/routes"),
     "busy_timeout": ("0.5", 0.5),
+    "allowed_hosts": ("shop.example", "shop.example"),
     "cache_ttl": ("60", 60),
     "batch_size": ("10", 10),
     "processing_interval": ("7", 7),
