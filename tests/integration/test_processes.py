@@ -28,7 +28,7 @@ from pipelines.redis import stop_server
 from pipelines.settings import PROJECT_ROOT, DataConfig
 from pipelines.streaming.data_streamer import STREAM_LOCK
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of Unix")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: signals, terminals")
 
 START_SECONDS = 240.0
 END_SECONDS = 10.0
