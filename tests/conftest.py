@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pinned_clock
@@ -25,6 +26,17 @@ def pytest_configure(config: pytest.Config) -> None:
         if name.startswith(ELSEWHERE) or name in APPEARANCE:
             del os.environ[name]
     os.environ["COLUMNS"] = "100"  # answers are as wide wherever the tests run
+    heed_signals()
+
+
+def heed_signals() -> None:
+    """What a background job or `nohup` hands down as ignored: tests send it to children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGHUP", "SIGQUIT", "SIGTERM"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
