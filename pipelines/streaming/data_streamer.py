@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -71,6 +72,7 @@ class DataStreamer:
         self._intervals = self._checked(intervals or {})
         self._clock = clock
         self._flow: StreamingFlow | None = None
+        self._reporting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._stop_asked = False
@@ -123,8 +125,9 @@ class DataStreamer:
                 ready()
             await self._run(flow)
         finally:
+            with self._reporting:  # who asks from another thread gets a whole report, or none
+                self._flow = None
             await self._call(_finish, flow)
-            self._flow = None
         if self._stop_asked or not flow.outdated:
             return False
         logger.warning("everything was started over: the stream warms up anew")
@@ -144,7 +147,8 @@ class DataStreamer:
 
     def statistics(self) -> dict[str, Any] | None:
         """Counters, modes and sizes while it streams; None otherwise."""
-        return self._flow.report() if self._flow else None
+        with self._reporting:
+            return self._flow.report() if self._flow else None
 
     @property
     def done(self) -> tuple[int, int, bool]:

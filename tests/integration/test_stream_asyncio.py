@@ -17,7 +17,8 @@ from stream_rows import SECOND, T, click, furnish, order, product
 from pipelines.cache import RealtimeCache
 from pipelines.clock import utc_now
 from pipelines.errors import ConfigurationError
-from pipelines.streaming import DataStreamer
+from pipelines.streaming import DataStreamer, data_streamer
+from pipelines.streaming.flow import StreamingFlow
 
 LONG = 3600
 GUARD = 60.0
@@ -243,6 +244,27 @@ def test_a_cancelled_task_ends_cleanly(world: StreamWorld) -> None:
 
     asyncio.run(run())
     assert world.state.positions("stream")["orders"] == 1
+
+
+def test_who_asks_for_statistics_while_it_ends_gets_none(
+    world: StreamWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being closed is not reported on: the answer is None, no error."""
+    finish = data_streamer._finish
+    answers: list[dict[str, Any] | None] = []
+
+    async def run() -> None:
+        async with streaming(world) as streamer:
+
+            def finish_and_ask(flow: StreamingFlow) -> None:
+                finish(flow)
+                answers.append(streamer.statistics())
+
+            monkeypatch.setattr(data_streamer, "_finish", finish_and_ask)
+            assert streamer.statistics()
+
+    asyncio.run(run())
+    assert answers == [None]
 
 
 def test_the_loop_is_left_as_it_was(world: StreamWorld) -> None:
