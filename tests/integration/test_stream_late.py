@@ -16,6 +16,7 @@ from stream_rows import (
     product,
     route,
     session,
+    shipment,
     stock,
     user,
 )
@@ -81,20 +82,7 @@ def test_a_late_event_corrects_the_newest_row(world: StreamWorld) -> None:
 
 def test_a_delivery_that_is_reported_on_another_route(world: StreamWorld) -> None:
     """The route that it was reported on before is computed anew as well."""
-    delivered = {
-        "shipment_id": 1,
-        "order_id": None,
-        "route_id": "r1",
-        "warehouse_id": "w1",
-        "shipping_method": "standard",
-        "weight_kg": 1.0,
-        "cost": 1.0,
-        "carbon_kg": 1.0,
-        "shipped_at": T - DAY,
-        "promised_at": T,
-        "delivered_at": T + HOUR,
-        "status": "delivered",
-    }
+    delivered = shipment(1, T + HOUR)
     world.commit("routes", route("r1"), route("r2"))
     world.commit("shipments", delivered)
     world.commit("routes", *({**route(name, T + 2 * HOUR), "op": "U"} for name in ("r1", "r2")))
