@@ -15,7 +15,7 @@ from typing import Any, Final
 import schedule
 import stamina
 
-from pipelines.batch.cleanup import Cleanup, trim_change_logs
+from pipelines.batch.cleanup import Cleanup
 from pipelines.batch.extract import Span, plan
 from pipelines.batch.files import full_disk_reported
 from pipelines.batch.processor import DataProcessor, Produced, Progress
@@ -26,6 +26,7 @@ from pipelines.batch.rejected import Rejected
 from pipelines.batch.state import STREAM_READER, PipelineState
 from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
+from pipelines.batch.trimming import trim_change_logs
 from pipelines.batch.update import (
     apply,
     check_online,
@@ -228,13 +229,12 @@ class BatchProcessor:
             with self._timed("update", report):
                 self._update(report)
                 report.after_update = self._add_on()
-        with self._timed("cleanup", report):
-            with self._workspace("cleanup") as connection:
-                Cleanup(connection, self.state, self.config, report.cycle, self._clock()).run()
+        with self._timed("cleanup", report), self._workspace("cleanup") as connection:
+            Cleanup(connection, self.state, self.config, report.cycle, self._clock()).run()
             for attempt in self._retrying(LiveDatabaseBusyError):
                 with attempt:
                     report.trimmed = trim_change_logs(
-                        self.data, self.config, self.state, self._clock()
+                        connection, self.data, self.config, self.state, self._clock()
                     )
 
     def _load(self, report: CycleReport) -> None:

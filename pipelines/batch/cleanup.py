@@ -1,4 +1,4 @@
-"""Cleanup: merge small files, drop what has expired, and trim the change logs.
+"""Cleanup: merge small files, and drop what has expired.
 
 Merging keeps the number of files, and so the cost of reading them, from growing with the number of
 cycles. Merged files replace their sources in the state at once; the sources stay on disk for a
@@ -18,7 +18,6 @@ from typing import Final
 
 import duckdb
 import pyarrow as pa
-import sqlalchemy as sa
 
 from pipelines.batch.files import Draft, condensed, write_parquet
 from pipelines.batch.processor import log_schema
@@ -27,10 +26,9 @@ from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.transform import ROWS_PER_BATCH
 from pipelines.batch.verification import check_contents
 from pipelines.batch.workspace import read_files
-from pipelines.change_log.logs import LOGS, Log, logs_of
+from pipelines.change_log.logs import LOGS, Log
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, VIEWS_BY_NAME
-from pipelines.live_databases import open_engine, translate_errors
-from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.settings import BatchConfig
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +37,6 @@ SIZE_CLASSES: Final = (2**19, 2**22, 2**25)
 and not once a merge; beyond the last a file is full."""
 GRACE: Final = timedelta(minutes=15)
 LONGEST_WINDOW: Final = timedelta(days=30)
-ROWS_PER_DELETE: Final = 2_000
 
 
 class Cleanup:
@@ -159,62 +156,3 @@ class Cleanup:
             self._now,
             superseded=[file.path for file in files],
         )
-
-
-def trim_change_logs(
-    data: DataConfig, config: BatchConfig, state: PipelineState, now: datetime
-) -> int:
-    """Delete changes that every reader is done with and that are older than the retention.
-
-    Insertions, changes of key and deletions of what others refer to stay, so that everything can be
-    made anew from what is left of the log; so do the last change, which says how far the log goes,
-    and those at which readers stand, which say that it is this log.
-
-    Returns:
-        The number of changes deleted. Small bites, so that a writer never waits for long.
-    """
-    expiry = now - timedelta(days=config.retention_days)
-    deleted = 0
-    for name in DATABASE_NAMES:
-        note = f"trimmed {name}"  # what was passed once is not looked at again
-        engine = open_engine(data.database_url(name), data.busy_timeout)
-        try:
-            with translate_errors(str(engine.url.database)):
-                after = int(state.note(note) or 0)
-                upto, gone = _trim(engine, name, after, state, expiry)
-        finally:
-            engine.dispose()
-        if upto > after:
-            state.set_note(note, str(upto))
-        deleted += gone
-    return deleted
-
-
-def _trim(
-    engine: sa.Engine, database: str, after: int, state: PipelineState, expiry: datetime
-) -> tuple[int, int]:
-    done = state.slowest_position(database)
-    kept = ", ".join(map(str, state.kept_positions(database))) or "0"
-    lasting = ", ".join(f"'{log.table}'" for log in logs_of(database) if log.lasts)
-    expired = sa.text(
-        "SELECT max(seq) FROM (SELECT seq, committed_at FROM change_log WHERE seq > :after "
-        "AND seq <= :done AND seq < (SELECT max(seq) FROM change_log) "
-        f"ORDER BY seq LIMIT {ROWS_PER_DELETE}) AS bite WHERE committed_at < :expiry"
-    )
-    remove = sa.text(
-        "DELETE FROM change_log WHERE seq > :after AND seq <= :upto "
-        f"AND NOT ((op IN ('I', 'D') OR old_key IS NOT NULL) AND table_name IN ({lasting})) "
-        f"AND seq NOT IN ({kept})"
-    )
-    limit = f"{expiry:%Y-%m-%d %H:%M:%S.%f}"
-    deleted = 0
-    while True:
-        with engine.connect() as connection:
-            found = {"after": after, "done": done, "expiry": limit}
-            upto = connection.scalar(expired, found)
-        if upto is None:
-            return after, deleted
-        with engine.begin() as connection:
-            gone = connection.execute(remove, {"after": after, "upto": upto})
-            deleted += gone.rowcount
-        after = int(upto)

@@ -27,6 +27,12 @@ _OWN: Final = tuple(
 )
 
 
+def own_form_sql(text: str) -> str:
+    """SQL, of SQLite or DuckDB, for whether a text has the form that the triggers write: texts of
+    that form compare as their times do."""
+    return " OR ".join(f"{text} GLOB '{pattern}'" for pattern in _OWN)
+
+
 def time_stamp_sql(text: str, *, own_form: bool = False) -> str:
     """DuckDB SQL for the TIMESTAMP (UTC) that a text means; null where it is no time stamp.
 
@@ -35,8 +41,7 @@ def time_stamp_sql(text: str, *, own_form: bool = False) -> str:
         own_form: whether to know only the form that the triggers write. A statement with regular
             expressions takes twice as long to begin, which counts where rows are few.
     """
-    own = " OR ".join(f"{text} GLOB '{pattern}'" for pattern in _OWN)
-    quick = f"CASE WHEN {own} THEN TRY_CAST({text} AS TIMESTAMP)"
+    quick = f"CASE WHEN {own_form_sql(text)} THEN TRY_CAST({text} AS TIMESTAMP)"
     if own_form:
         return f"{quick} END"
     clock = rf"nullif(regexp_extract({text}, '^.{{11}}([\d:]+(?:\.\d{{1,6}})?)', 1), '')"

@@ -131,8 +131,7 @@ def audit_live(
         for log in LOGS:
             at = ends[log.database]
             _quarantined(offline.connection, state, log)
-            rebuilt = bool(state.generation)
-            tables[log.table] = _compare(offline.connection, log, at, kept_since, rebuilt)
+            tables[log.table] = _compare(offline.connection, log, at, kept_since)
             progress("compare", tables[log.table].rows)
     return LiveAudit(tables, {name: at.end for name, at in ends.items()})
 
@@ -180,7 +179,7 @@ def _quarantined(connection: duckdb.DuckDBPyConnection, state: PipelineState, lo
 
 
 def _compare(
-    connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, kept_since: datetime, rebuilt: bool
+    connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, kept_since: datetime
 ) -> TableAudit:
     keys = _listed(log.key)
     every = " UNION ALL ".join(f"SELECT {columns(log)} FROM {s}_{log.name}" for s in ("old", "new"))
@@ -196,9 +195,7 @@ def _compare(
     digest, digest_logged = (_digest(connection, log, source) for source in (good, "said"))
     if bad == 0 and (rows, digest) == (logged, digest_logged):
         return TableAudit(log.database, rows, logged, digest, digest_logged)
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE verdicts AS {_verdicts(log, at, kept_since, rebuilt)}"
-    )
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE verdicts AS {_verdicts(log, at, kept_since)}")
     counts = dict(
         connection.execute("SELECT verdict, count(*) FROM verdicts GROUP BY verdict").fetchall()
     )
@@ -221,16 +218,15 @@ def _compare(
     )
 
 
-def _verdicts(log: Log, at: _Ends, kept_since: datetime, rebuilt: bool) -> str:
+def _verdicts(log: Log, at: _Ends, kept_since: datetime) -> str:
     """A query: the keys on which table and log do not agree, and why."""
     on = " AND ".join(f'live."{key}" IS NOT DISTINCT FROM said."{key}"' for key in log.key)
     same = " AND ".join(_same(column.name, column.type) for column in log.columns)
     either = ", ".join(f'coalesce(live."{key}", said."{key}") AS "{key}"' for key in log.key)
     time = CHANGED_AT.get(log.table)
     recent = f"live.\"{time}\" >= TIMESTAMP '{kept_since}'" if time else "FALSE"
-    # Retention keeps the newest row of some logs' keys for ever, but a rebuild begins with what is
-    # left of the change log.
-    whole = at.removed == 0 or (log.lasts and not rebuilt)
+    # Neither retention nor trimming takes the newest row of what lasts.
+    whole = at.removed == 0 or log.lasts
     comparable = "TRUE" if whole else f"coalesce(said.seq > {at.removed} OR {recent}, FALSE)"
     return f"""
         SELECT {either},

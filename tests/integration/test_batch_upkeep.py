@@ -127,9 +127,18 @@ def test_expired_changes_are_expired_once(tmp_path: Path, data: DataConfig, cloc
     assert processor.state.files("log", "routes") == kept
 
 
-def lasting_changes(rows: list[Row], upto: int = 2**60) -> set[int]:
+def lasting_changes(rows: list[Row], key: str, upto: int = 2**60) -> set[int]:
     """The `seq` of the changes that a trimmed log keeps of a table that others refer to."""
-    return {row["seq"] for row in rows if row["op"] != "U" and row["seq"] <= upto}
+    kept: set[int] = set()
+    newest: dict[Any, int] = {}
+    for row in sorted(rows, key=lambda row: row["seq"]):
+        if row["op"] == "D":
+            kept |= {row["seq"], newest.pop(row[key], row["seq"])}
+        else:
+            newest[row[key]] = row["seq"]
+        if row["op"] == "I":
+            kept.add(row["seq"])
+    return {seq for seq in kept.union(newest.values()) if seq <= upto}
 
 
 def last_of(logs: Logs) -> int:
@@ -150,7 +159,7 @@ def test_a_change_log_is_trimmed_up_to_its_slowest_reader(
     )
     before = changes_left(data, "users")
     processor.run_cycle(update=False)
-    lasting = len(lasting_changes(logs["users"], upto=50))
+    lasting = len(lasting_changes(logs["users"], "user_id", upto=50))
     # And the one at which the reader stands, which says that it is this log.
     assert changes_left(data, "users") == before - 50 + lasting + 1
 
@@ -165,7 +174,9 @@ def test_a_streamer_that_was_stopped_for_good_holds_nothing_up(
     processor.state.set_positions("stream", {"users": Position(50)})
     processor.run_cycle(update=False)
     # The users, the last change, and the one that says which log the streamer has read.
-    assert changes_left(data, "users") == len(lasting_changes(logs["users"]) | {50, last_of(logs)})
+    assert changes_left(data, "users") == len(
+        lasting_changes(logs["users"], "user_id") | {50, last_of(logs)}
+    )
 
 
 def test_a_trimmed_log_still_rebuilds_what_it_holds(
@@ -178,10 +189,10 @@ def test_a_trimmed_log_still_rebuilds_what_it_holds(
     append_changes(data, logs)
     processor.run_cycle(update=False)
     last = max(row["seq"] for row in logs["orders"])
-    assert changes_left(data, "orders") == len(lasting_changes(logs["orders"]) | {last})
+    assert changes_left(data, "orders") == len(lasting_changes(logs["orders"], "id") | {last})
     processor.rebuild()
     report = processor.run_cycle(update=False)
-    assert report.accepted["users"] == len(lasting_changes(logs["users"]))
+    assert report.accepted["users"] == len(lasting_changes(logs["users"], "user_id"))
     assert not report.quarantined
     assert offline_rows(processor, "user_orders")
 
@@ -192,7 +203,9 @@ def test_positions_survive_a_trimmed_log(tmp_path: Path, data: DataConfig, clock
     logs = complete_log(3)
     append_changes(data, logs)
     processor.run_cycle(update=False)
-    assert changes_left(data, "users") == len(lasting_changes(logs["users"]) | {last_of(logs)})
+    assert changes_left(data, "users") == len(
+        lasting_changes(logs["users"], "user_id") | {last_of(logs)}
+    )
     assert processor.run_cycle(update=False).extracted == 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import used_directory
+from live_logs import offline_rows
 from test_cli import synchrochain
 
 from pipelines.batch import BatchConfig, BatchProcessor
@@ -45,6 +46,12 @@ class Shop:
                 "change_log) AND committed_at NOT LIKE '%.000000'",
                 (f"{self.now:%Y-%m-%d %H:%M:%S}.000000",),
             )
+
+    def rows(self, name: str, query: str) -> list[Any]:
+        """What a query finds in a live database."""
+        path = self.folder / "live_databases" / f"{name}.db"
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(query).fetchall()
 
     def unrecorded(self, name: str, table: str, *statements: str) -> None:
         """What happens while a table has no triggers, which are back afterwards."""
@@ -179,6 +186,83 @@ def test_a_deleted_parent_does_not_come_back_with_a_rebuild(shop: Shop) -> None:
     shop.processor.rebuild()
     shop.cycle()
     assert figures(shop.audit(), "users") == (0, 0, 0, 0, 0)
+
+
+def features(shop: Shop) -> list[dict[str, Any]]:
+    return offline_rows(shop.processor, "user_orders")
+
+
+def test_what_was_mended_and_what_was_last_outlive_trimming_and_a_rebuild(shop: Shop) -> None:
+    """The update that mended a rejected insertion, and the newest one of each key: everything that
+    lasts is made anew as the live tables hold it, and nothing of it is too old to compare."""
+    region = "UPDATE users SET region = ? WHERE user_id = ?"
+    shop.execute("users", "INSERT INTO users VALUES (4, 'north', 'yesterday')")
+    shop.execute("users", "UPDATE users SET signed_up_at = ? WHERE user_id = 4", AT)
+    for place in ("south", "east"):
+        shop.execute("users", region, place, 1)
+        shop.execute("users", region, place, 4)
+    shop.execute("users", "DELETE FROM users WHERE user_id = 2")
+    shop.execute("users", "INSERT INTO users VALUES (2, 'north', ?)", AT)
+    shop.execute("orders", ORDER.replace("1, 'p1', 1", "4, 'p1', 0"), 10, AT)
+    shop.execute("orders", "UPDATE orders SET quantity = 3 WHERE id = 10")
+    for status in ("shipped", "delivered"):
+        shop.execute("orders", f"UPDATE orders SET status = '{status}' WHERE id = 10")
+    shop.execute("inventory", "UPDATE inventory SET current_stock = 4")
+    shop.execute("inventory", "UPDATE warehouses SET region = 'south'")
+    shop.cycle()
+    before = features(shop)
+    shop.now += timedelta(days=100)
+    shop.cycle()
+    left = {op for (op,) in shop.rows("orders", "SELECT op FROM change_log WHERE key = '[10]'")}
+    assert left == {"I", "U"}
+    shop.processor.rebuild()
+    shop.cycle()
+    report = shop.audit()
+    assert {t: figures(report, t) for t in report.tables if t != "user_sessions"} == {
+        t: (0, 0, 0, 0, 0) for t in report.tables if t != "user_sessions"
+    }
+    assert features(shop) == before
+    shop.unrecorded("users", "users", "UPDATE users SET region = 'west' WHERE user_id = 3")
+    assert figures(shop.audit(), "users") == (0, 0, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("committed_at", "goes"),
+    [
+        ("2026-04-26 11:59:59.999999", True),
+        ("2026-04-26 12:00:00.000000", False),
+        ("2026-04-26T11:59:59Z", True),
+        ("2026-04-26 13:30:00+02:00", True),
+        ("2026-04-26 10:30:00-0200", False),
+        ("2026-04-26", True),
+        ("2026-04-27", False),
+        ("2026-04-26T12:00:00Z", False),
+        ("2026-04-26 08:00:00-03:00", True),
+        ("2030-01-01 00:00:00.000000", True),
+        ("yesterday", True),
+    ],
+)
+def test_changes_are_trimmed_by_the_time_that_they_mean(
+    shop: Shop, committed_at: str, goes: bool
+) -> None:
+    """Whatever form it has; what says nothing goes with the expired changes around it."""
+    shop.cycle()
+    log = "SELECT seq FROM change_log WHERE table_name = 'shipments'"
+    add = "INSERT INTO change_log (table_name, op, key, row, committed_at) VALUES "
+    times = ("2026-04-20 00:00:00.000000", committed_at, "2026-04-25 00:00:00.000000", str(NOW))
+    path = shop.folder / "live_databases" / "supply_chain.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for at in times:
+            connection.execute(f"{add} ('shipments', 'U', '[1]', '{{}}', ?)", (at,))
+    shop.cycle()
+    assert len(shop.rows("supply_chain", log)) == (1 if goes else 3)
+
+
+def test_a_clock_that_is_behind_trims_nothing(shop: Shop) -> None:
+    """To it, all that was ever committed lies in the future."""
+    shop.now -= timedelta(days=365)
+    shop.cycle()
+    assert len(shop.rows("orders", "SELECT seq FROM change_log")) == 5
 
 
 def test_a_busy_shop_is_looked_at_as_of_one_moment(shop: Shop) -> None:
