@@ -27,9 +27,9 @@ def triggers(
 ) -> None:
     """Show by table whether the triggers are there that record its changes; make or mend them.
 
-    With --install each database is mended in one transaction, in which it is also noted which rows
-    the change log does not know: batch, stream and status warn of them until it does. Exits 1 if
-    anything is missing or altered.
+    With --install each database is mended in one short transaction; then, without holding up its
+    writers, it is noted which rows the change log does not know: batch, stream and status warn of
+    them until it does. Exits 1 if anything is missing or altered.
 
     Example: `synchrochain triggers --install`
     """
@@ -120,7 +120,8 @@ def _database(engine: Any, metadata: Any, *, install: bool) -> dict[str, Any]:
     return {
         "where": str(engine.url.database),
         "format": state.format,
-        "sound": state.format in (1, FORMAT) and not state.broken and not state.unsound,
+        "sound": state.format in (1, FORMAT)
+        and not (state.broken or state.unsound or state.not_compared),
         "tables": {table.name: _state(state, table.name) for table in metadata.sorted_tables},
         "unknown_rows": {one.table: one.rows for one in unknown},
         "gaps": [vars(gap) for gap in gaps],
@@ -147,6 +148,8 @@ def _said(state: ChangeLogState, gaps: list[Gap], unknown: list[UnknownRows]) ->
         lines.append("there is no change log")
     if state.broken:
         lines.append(f"missing or altered of the change log itself: {', '.join(state.broken)}")
+    if state.not_compared:
+        lines.append(f"not compared to the end: {', '.join(state.not_compared)}")
     for gap in gaps:
         since = f"since {gap.since}" if gap.since else "until now"
         lines.append(

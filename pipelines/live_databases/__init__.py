@@ -22,8 +22,8 @@ from pipelines.live_databases.engines import (
     transaction,
     translate_errors,
 )
+from pipelines.live_databases.gaps import Gap
 from pipelines.live_databases.install import (
-    Gap,
     create_schema,
     install_triggers,
     upgrade_change_log,

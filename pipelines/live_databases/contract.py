@@ -78,6 +78,11 @@ def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.Me
             f"{where}: its change log is not whole, so changes may be missing ({parts} missing or "
             f"altered): mend it with {MEND}"
         )
+    if state.not_compared:
+        raise TriggersError(
+            f"{where}: what changed in {', '.join(state.not_compared)} while there were no "
+            f"triggers was not compared to the end: run {MEND} again"
+        )
     if state.unsound:
         since = [_since(connection, found.table) for found in state.unsound]
         tables = ", ".join(map(str, state.unsound))
@@ -108,8 +113,10 @@ def unknown_rows(engine: sa.Engine) -> list[UnknownRows]:
         gaps = {
             table: (since, until)
             for table, since, until in connection.execute(
-                "SELECT table_name, CASE WHEN count(since) = count(*) THEN min(since) END, "
-                "max(until) FROM change_log_gaps GROUP BY table_name"
+                "SELECT table_name, CASE WHEN count(since) = count(*) THEN (SELECT since FROM "
+                "change_log_gaps AS each WHERE each.table_name = gaps.table_name "
+                "ORDER BY julianday(since) LIMIT 1) END, max(until) FROM change_log_gaps AS gaps "
+                "GROUP BY table_name"
             )
         }
     return [UnknownRows(table, rows, *gaps.get(table, (None, None))) for table, rows in counted]
@@ -155,10 +162,11 @@ def newer_format(where: str, found: int) -> ContractError:
     )
 
 
-def last_recorded(connection: sqlite3.Connection, table: str) -> str | None:
-    """When the last change of a table was recorded; None if none is."""
+def last_recorded(connection: sqlite3.Connection, table: str, after: int = 0) -> str | None:
+    """When the last change of a table was recorded; None if none is, after a `seq`."""
     found = connection.execute(
-        "SELECT committed_at FROM change_log WHERE table_name = ? ORDER BY seq DESC LIMIT 1",
-        (table,),
+        "SELECT committed_at FROM change_log WHERE table_name = ? AND seq > ? "
+        "ORDER BY seq DESC LIMIT 1",
+        (table, after),
     ).fetchone()
     return str(found[0]) if found else None

@@ -71,11 +71,8 @@ def sqlite_path(url: str) -> Path:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, *, writes: bool = False) -> Iterator[sqlite3.Connection]:
-    """The driver's connection in one transaction: a look at one moment, or all or nothing.
-
-    Args:
-        writes: whether to hold the write lock from the beginning.
+def connected(engine: sa.Engine) -> Iterator[sqlite3.Connection]:
+    """The driver's connection, for several transactions; its temporary tables stay between them.
 
     Raises:
         LiveDatabaseError: the database cannot be read or written.
@@ -83,13 +80,37 @@ def transaction(engine: sa.Engine, *, writes: bool = False) -> Iterator[sqlite3.
     with translate_errors(str(engine.url.database)), closing(engine.raw_connection()) as pooled:
         connection = pooled.driver_connection
         assert isinstance(connection, sqlite3.Connection)
-        connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-        try:
-            yield connection
-        except BaseException:
-            connection.rollback()
-            raise
-        connection.commit()
+        yield connection
+
+
+@contextmanager
+def begun(connection: sqlite3.Connection, *, writes: bool = False) -> Iterator[None]:
+    """One transaction: a look at one moment, or all or nothing.
+
+    Args:
+        writes: whether to hold the write lock from the beginning.
+    """
+    connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+@contextmanager
+def transaction(engine: sa.Engine, *, writes: bool = False) -> Iterator[sqlite3.Connection]:
+    """The driver's connection in one transaction.
+
+    Args:
+        writes: whether to hold the write lock from the beginning.
+
+    Raises:
+        LiveDatabaseError: the database cannot be read or written.
+    """
+    with connected(engine) as connection, begun(connection, writes=writes):
+        yield connection
 
 
 @contextmanager

@@ -1,51 +1,32 @@
 """Making the tables, the change log and its triggers; mending them; bringing a log up to date.
 
-Each is one transaction per database: killed at any point, nothing of it is done.
+Each is one short transaction per database: killed at any point, nothing of it is done. What has to
+be compared with the log afterwards is noted in it; see `gaps`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
-from pipelines.live_databases.contract import check_tables, last_recorded, newer_format
+from pipelines.live_databases.contract import check_tables, newer_format
 from pipelines.live_databases.engines import transaction
-from pipelines.live_databases.schema import CHANGED_AT
+from pipelines.live_databases.gaps import Gap, LastRecorded, begin_gaps, finish_gaps, look_back
 from pipelines.live_databases.triggers import (
     FORMAT,
     LOG_TRIGGERS,
     NEW_COLUMNS,
     NEW_INFO,
-    NOW,
     TABLES,
     ChangeLogState,
     TableTriggers,
     change_log_state,
-    key_of,
-    row_of,
     trigger_name,
     trigger_statements,
 )
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A stretch of time in which a table's triggers were not all there.
-
-    `since` is the time of the last change recorded before, None if there never was one. Of
-    `unknown_rows` the log does not say what the table holds; of `not_comparable` the log may have
-    been trimmed.
-    """
-
-    table: str
-    since: str | None
-    until: str
-    unknown_rows: int
-    not_comparable: int
 
 
 def create_schema(engine: sa.Engine, metadata: sa.MetaData) -> None:
@@ -74,12 +55,14 @@ def create_schema(engine: sa.Engine, metadata: sa.MetaData) -> None:
         check_tables(connection, str(engine.url.database), metadata)
         if state.never_made:
             _make_log(connection)
+            begin_gaps(connection, metadata.sorted_tables, LastRecorded())
             _make_triggers(connection, metadata.sorted_tables)
-            _note_gaps(connection, metadata.sorted_tables)
         else:
             if state.format == 1:
                 _upgrade(connection, metadata, state)
             _make_triggers(connection, absent)
+    if state.never_made:
+        finish_gaps(engine, metadata)
 
 
 def upgrade_change_log(engine: sa.Engine, metadata: sa.MetaData) -> bool:
@@ -112,6 +95,8 @@ def install_triggers(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
         ContractError: a table or column is missing, or the log was made by a newer version.
         LiveDatabaseError: the database cannot be read or written.
     """
+    with transaction(engine) as connection:
+        last = look_back(connection, metadata.sorted_tables)
     with transaction(engine, writes=True) as connection:
         state = change_log_state(connection, metadata)
         _refuse_newer(engine, state)
@@ -124,8 +109,9 @@ def install_triggers(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
             _make_log(connection)
         unsound = {found.table for found in state.unsound}
         mended = [t for t in metadata.sorted_tables if t.name in unsound or state.format is None]
+        begin_gaps(connection, mended, last)
         _make_triggers(connection, mended)
-        return _note_gaps(connection, mended)
+    return finish_gaps(engine, metadata)
 
 
 def _refuse_newer(engine: sa.Engine, state: ChangeLogState) -> None:
@@ -170,56 +156,3 @@ def _upgrade(connection: sqlite3.Connection, metadata: sa.MetaData, state: Chang
 
 def _is_sound(found: TableTriggers | None) -> bool:
     return found is not None and found.sound(1)
-
-
-def _note_gaps(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> list[Gap]:
-    """Note which rows the log does not know; a table without any was not there to be missed."""
-    found = [_gap(connection, table) for table in tables]
-    gaps = [gap for gap in found if gap.since or gap.unknown_rows]
-    connection.executemany(
-        "INSERT INTO change_log_gaps (table_name, since, until, unknown_rows, not_comparable) "
-        "VALUES (?, ?, ?, ?, ?)",
-        [(g.table, g.since, g.until, g.unknown_rows, g.not_comparable) for g in gaps],
-    )
-    return gaps
-
-
-def _gap(connection: sqlite3.Connection, table: sa.Table) -> Gap:
-    since = last_recorded(connection, table.name)
-    removed, now = connection.execute(f"SELECT removed_seq, {NOW} FROM change_log_info").fetchone()
-    # The newest change of each key beside the row as the table holds it.
-    connection.execute("DROP TABLE IF EXISTS temp.logged")
-    connection.execute(
-        "CREATE TEMP TABLE logged (key TEXT PRIMARY KEY, seq INTEGER, op TEXT, row TEXT)"
-    )
-    connection.execute(
-        "INSERT INTO temp.logged SELECT key, max(seq), op, row FROM change_log "
-        "WHERE table_name = ? GROUP BY key",
-        (table.name,),
-    )
-    at = CHANGED_AT.get(table.name)
-    recent = f'"{at}" >= :since' if at and since else "TRUE" if since is None else "FALSE"
-    connection.execute("DROP TABLE IF EXISTS temp.differing")
-    connection.execute(
-        "CREATE TEMP TABLE differing AS "
-        "SELECT live.key AS key, coalesce(logged.seq, 0) > :removed OR live.recent AS sure FROM ("
-        f"SELECT {key_of(table, table.name)} AS key, {row_of(table, table.name)} AS row, "
-        f'{recent} AS recent FROM "{table.name}") AS live '
-        "LEFT JOIN temp.logged AS logged ON logged.key = live.key "
-        "WHERE logged.key IS NULL OR logged.op = 'D' OR logged.row IS NOT live.row",
-        {"since": since, "removed": removed if removed else -1},
-    )
-    connection.execute(
-        "INSERT INTO temp.differing SELECT key, TRUE FROM temp.logged WHERE op <> 'D' "
-        f'AND key NOT IN (SELECT {key_of(table, table.name)} FROM "{table.name}")'
-    )
-    connection.execute(
-        "INSERT OR IGNORE INTO change_log_unknown SELECT ?, key FROM temp.differing WHERE sure",
-        (table.name,),
-    )
-    sure, unsure = connection.execute(
-        "SELECT count(*) FILTER (WHERE sure), count(*) FILTER (WHERE NOT sure) FROM temp.differing"
-    ).fetchone()
-    connection.execute("DROP TABLE temp.differing")
-    connection.execute("DROP TABLE temp.logged")
-    return Gap(table.name, since, now, sure, unsure)

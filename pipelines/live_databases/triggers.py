@@ -31,6 +31,8 @@ BLOBS: Final = "$blob"
 """The field of a recorded row that names its columns that hold a BLOB, separated by spaces. What
 stands in such a column's place is SQL for the first bytes: JSON cannot hold them."""
 BYTES_SHOWN: Final = 32
+NOT_COMPARED: Final = -1
+"""The number of unknown rows in a gap as long as nobody has counted them."""
 NONCE: Final = "lower(hex(randomblob(8)))"
 NOW: Final = "strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'"
 
@@ -200,7 +202,8 @@ class ChangeLogState:
     """What a live database has of a change log.
 
     `format` is None without a log, 1 without what format 2 brought; `broken` names what is missing
-    or altered of the log itself.
+    or altered of the log itself, `not_compared` tables of which nobody knows yet what changed while
+    they had no triggers.
     """
 
     format: int | None
@@ -208,6 +211,7 @@ class ChangeLogState:
     broken: tuple[str, ...] = ()
     triggers: Mapping[str, TableTriggers] = field(default_factory=dict)
     """By table, for those of the contract that are there."""
+    not_compared: tuple[str, ...] = ()
 
     @property
     def unsound(self) -> list[TableTriggers]:
@@ -254,11 +258,18 @@ def change_log_state(connection: sqlite3.Connection, metadata: sa.MetaData) -> C
         ),
         *(() if info else ("change_log_info",)),
     ]
+    not_compared: list[tuple[str]] = []
+    if "change_log_gaps" in tables and not newer:
+        not_compared = connection.execute(
+            "SELECT DISTINCT table_name FROM change_log_gaps "
+            f"WHERE unknown_rows = {NOT_COMPARED} ORDER BY table_name"
+        ).fetchall()
     return ChangeLogState(
         info[0] if info else FORMAT,
         info[1] if info else None,
         () if newer else tuple(dict.fromkeys(broken)),
         triggers,
+        tuple(name for (name,) in not_compared),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pipelines.errors import ContractError
+from pipelines.errors import ContractError, TriggersError
 from pipelines.live_databases import (
     FORMAT,
     METADATA,
@@ -400,6 +402,73 @@ def test_what_was_trimmed_from_the_log_cannot_be_compared(engine: sa.Engine) -> 
     (gap,) = install_triggers(engine, users_db)
     assert (gap.unknown_rows, gap.not_comparable) == (1, 2)
     assert run(engine, "SELECT key FROM change_log_unknown") == [("[4]",)]
+
+
+def at_the_comparison(engine: sa.Engine, act: Callable[[], object]) -> None:
+    """Do something just when the table and the log are compared."""
+
+    def traced(statement: str) -> None:
+        if statement.startswith("CREATE TEMP TABLE differing"):
+            act()
+
+    sa.event.listen(engine, "connect", lambda made, _record: made.set_trace_callback(traced))
+    engine.dispose()  # connections of before have no such callback
+
+
+def test_writers_go_on_while_the_table_is_compared(engine: sa.Engine) -> None:
+    """No lock is held meanwhile, and what they write is known: it is in the log."""
+    rows = ", ".join(f"({n}, 'a', '{NOON}')" for n in range(1, 4))
+    run(engine, *REBUILD, f"INSERT INTO users VALUES {rows}")
+    written = []
+
+    def write() -> None:
+        with closing(sqlite3.connect(str(engine.url.database), timeout=0)) as shop, shop:
+            shop.execute("INSERT INTO users VALUES (9, 'a', '2026-01-31')")
+            shop.execute("UPDATE users SET region = 'b' WHERE user_id = 2")
+            written.append(9)
+
+    at_the_comparison(engine, write)
+    install_triggers(engine, users_db)
+    assert written == [9]
+    keys = run(engine, "SELECT key FROM change_log_unknown ORDER BY key")
+    assert keys == [("[1]",), ("[3]",)]
+
+
+def test_an_installation_that_is_killed_is_not_taken_for_a_whole_one(engine: sa.Engine) -> None:
+    """The triggers are there, but what they missed was not found out: that is said, and done by
+    the next one."""
+    run(engine, *REBUILD, f"INSERT INTO users VALUES (1, 'a', '{NOON}'), (2, 'a', '{NOON}')")
+    child = os.fork()
+    if not child:
+        at_the_comparison(engine, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        install_triggers(engine, users_db)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    run(engine, "UPDATE users SET region = 'b' WHERE user_id = 2")
+    with pytest.raises(TriggersError, match=r"in users while .* run `synchrochain triggers --inst"):
+        check_contract(engine, users_db)
+    (gap,) = install_triggers(engine, users_db)
+    assert (gap.table, gap.unknown_rows) == ("users", 1)
+    check_contract(engine, users_db)
+    assert run(engine, "SELECT key FROM change_log_unknown") == [("[1]",)]
+
+
+@pytest.mark.parametrize("at", ["2026-01-31T13:30:00+01:00", "2026-01-31T12:30:00Z"])
+def test_rows_are_newer_than_the_last_change_by_the_time_that_they_mean(
+    engine: sa.Engine, at: str
+) -> None:
+    """Not by how it is written."""
+    log = "INSERT INTO change_log (table_name, op, key, row, committed_at) VALUES"
+    run(
+        engine,
+        f"{log} ('users', 'U', '[7]', '{{}}', '2026-01-31 12:00'), ('users', 'D', '[7]', '', "
+        "'2026-01-31 12:00:00.000000')",
+        "DELETE FROM change_log WHERE seq = 1",
+        *REBUILD,
+        f"INSERT INTO users VALUES (1, 'a', '{at}'), (2, 'a', '2026-01-31T12:30:00+01:00')",
+    )
+    (gap,) = install_triggers(engine, users_db)
+    assert (gap.unknown_rows, gap.not_comparable) == (1, 1)
 
 
 def test_a_log_made_anew_is_another_log(engine: sa.Engine) -> None:

@@ -1,0 +1,154 @@
+"""Stretches of time in which triggers were missing, and what the log does not know since.
+
+The triggers come first, in a transaction that writers hardly notice, together with a note that
+there is something to compare. Then the table is compared with the log as of one moment, which takes
+its time but no lock; what changes meanwhile is in the log already. The note goes with the result:
+until then the log does not count as whole.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from pipelines.live_databases.contract import last_recorded
+from pipelines.live_databases.engines import begun, connected
+from pipelines.live_databases.schema import CHANGED_AT
+from pipelines.live_databases.triggers import NOT_COMPARED, NOW, key_of, row_of
+
+ROWS_PER_WRITE: Final = 20_000
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A stretch of time in which a table's triggers were not all there.
+
+    `since` is the time of the last change recorded before, None if there never was one. Of
+    `unknown_rows` the log does not say what the table holds; of `not_comparable` the log may have
+    been trimmed.
+    """
+
+    table: str
+    since: str | None
+    until: str
+    unknown_rows: int
+    not_comparable: int
+
+
+@dataclass(frozen=True)
+class LastRecorded:
+    """By table when its last change was recorded, as far as the log goes to `upto`."""
+
+    upto: int = 0
+    at: Mapping[str, str | None] | None = None
+
+
+def look_back(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> LastRecorded:
+    """When the last change of each table was recorded; in a long log that takes a while."""
+    there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'change_log'").fetchone()
+    if not there:
+        return LastRecorded()
+    (upto,) = connection.execute("SELECT max(seq) FROM change_log").fetchone()
+    return LastRecorded(upto or 0, {t.name: last_recorded(connection, t.name) for t in tables})
+
+
+def begin_gaps(
+    connection: sqlite3.Connection, tables: Iterable[sa.Table], last: LastRecorded
+) -> None:
+    """Note that tables are to be compared; one without any trace was not there to be missed.
+
+    Args:
+        connection: in the transaction that makes the triggers.
+        last: what was found shortly before.
+    """
+    for table in tables:
+        since = last_recorded(connection, table.name, last.upto) or (last.at or {}).get(table.name)
+        filled = connection.execute(f'SELECT 1 FROM "{table.name}" LIMIT 1').fetchone()
+        if since or filled:
+            connection.execute(
+                "INSERT INTO change_log_gaps (table_name, since, until, unknown_rows, "
+                f"not_comparable) VALUES (?, ?, {NOW}, {NOT_COMPARED}, 0)",
+                (table.name, since),
+            )
+
+
+def finish_gaps(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
+    """Compare what is to be compared, also what a killed process has left.
+
+    Raises:
+        LiveDatabaseError: the database cannot be read or written.
+    """
+    with connected(engine) as connection:
+        found = connection.execute(
+            "SELECT id, table_name, since, until FROM change_log_gaps "
+            f"WHERE unknown_rows = {NOT_COMPARED} ORDER BY id"
+        ).fetchall()
+        return [
+            _finish(connection, gap, metadata.tables[table], since, until)
+            for gap, table, since, until in found
+            if table in metadata.tables
+        ]
+
+
+def _finish(
+    connection: sqlite3.Connection, gap: int, table: sa.Table, since: str | None, until: str
+) -> Gap:
+    with begun(connection):  # all of one moment
+        (end,) = connection.execute("SELECT coalesce(max(seq), 0) FROM change_log").fetchone()
+        _find_differing(connection, table, since)
+    sure, unsure, last = connection.execute(
+        "SELECT count(*) FILTER (WHERE sure), count(*) FILTER (WHERE NOT sure), "
+        "coalesce(max(rowid), 0) FROM temp.differing"
+    ).fetchone()
+    for first in range(0, last, ROWS_PER_WRITE):
+        with begun(connection, writes=True):
+            connection.execute(
+                "INSERT OR IGNORE INTO change_log_unknown SELECT :table, key FROM temp.differing "
+                "WHERE sure AND rowid > :first AND rowid <= :last AND key NOT IN "
+                "(SELECT key FROM change_log WHERE seq > :end AND table_name = :table)",
+                {"table": table.name, "first": first, "last": first + ROWS_PER_WRITE, "end": end},
+            )
+    with begun(connection, writes=True):
+        connection.execute(
+            "UPDATE change_log_gaps SET unknown_rows = ?, not_comparable = ? WHERE id = ?",
+            (sure, unsure, gap),
+        )
+    with begun(connection):
+        connection.execute("DROP TABLE temp.differing")
+    return Gap(table.name, since, until, sure, unsure)
+
+
+def _find_differing(connection: sqlite3.Connection, table: sa.Table, since: str | None) -> None:
+    """Make `differing`: keys whose newest change in the log is not how the table holds the row."""
+    (removed,) = connection.execute("SELECT removed_seq FROM change_log_info").fetchone()
+    connection.execute("DROP TABLE IF EXISTS temp.logged")
+    connection.execute(
+        "CREATE TEMP TABLE logged (key TEXT PRIMARY KEY, seq INTEGER, op TEXT, row TEXT)"
+    )
+    connection.execute(
+        "INSERT INTO temp.logged SELECT key, max(seq), op, row FROM change_log "
+        "WHERE table_name = ? GROUP BY key",
+        (table.name,),
+    )
+    at = CHANGED_AT.get(table.name)
+    # As times: the shop writes the one, a trigger or whoever appends by hand the other.
+    recent = f'coalesce(julianday("{at}") >= julianday(:since), FALSE)' if at else "FALSE"
+    connection.execute("DROP TABLE IF EXISTS temp.differing")
+    connection.execute(
+        "CREATE TEMP TABLE differing AS "
+        "SELECT live.key AS key, coalesce(logged.seq, 0) > :removed OR live.recent AS sure FROM ("
+        f"SELECT {key_of(table, table.name)} AS key, {row_of(table, table.name)} AS row, "
+        f'{recent if since else "TRUE"} AS recent FROM "{table.name}") AS live '
+        "LEFT JOIN temp.logged AS logged ON logged.key = live.key "
+        "WHERE logged.key IS NULL OR logged.op = 'D' OR logged.row IS NOT live.row",
+        {"since": since, "removed": removed if removed else -1},
+    )
+    connection.execute(
+        "INSERT INTO temp.differing SELECT key, TRUE FROM temp.logged WHERE op <> 'D' "
+        f'AND key NOT IN (SELECT {key_of(table, table.name)} FROM "{table.name}")'
+    )
+    connection.execute("DROP TABLE temp.logged")
