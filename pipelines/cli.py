@@ -11,7 +11,7 @@ from pipelines import cli_feast, cli_live, cli_models, cli_serving, cli_training
 from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.printable import printable, set_up_output
-from pipelines.stopping import on_stop
+from pipelines.stopping import INTERRUPTED, loading, on_stop, until_asked
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -94,12 +94,13 @@ def simulate(
 
     processor = _processor()
     sizes = _sizes(users, products, warehouses, days, seed, no_signal)
-    replays = live and speed != 1.0 and (processor.config.data_dir / "simulation.json").exists()
-    if not replays:
-        report = simulate_until_now(processor.data, sizes)
-    if live:
-        report = simulate_live(processor.data, speed)
-    _answer(report, as_json)
+    if not live:
+        _answer(simulate_until_now(processor.data, sizes), as_json)
+        return
+    with until_asked():
+        if speed == 1.0 or not (processor.config.data_dir / "simulation.json").exists():
+            simulate_until_now(processor.data, sizes)
+        _answer(simulate_live(processor.data, speed), as_json)
 
 
 @app.command()
@@ -134,7 +135,8 @@ def batch(
         if not isinstance(outcome, SynchroChainError):
             _answer(_as_dict(outcome), as_json)
 
-    _processor().start_scheduled_processing(on_cycle=told)
+    with until_asked():
+        _processor().start_scheduled_processing(on_cycle=told)
 
 
 @app.command()
@@ -145,11 +147,13 @@ def stream(data_dir: DataDir = None) -> None:
 
     Example: `synchrochain stream`
     """
-    from pipelines.live_job import stream_until_interrupted
     from pipelines.settings import BatchConfig, DataConfig, check_environment
 
     check_environment()
-    stream_until_interrupted(DataConfig(), BatchConfig())
+    with loading(0):
+        from pipelines.live_job import stream_until_interrupted
+    with until_asked():
+        stream_until_interrupted(DataConfig(), BatchConfig())
 
 
 @app.command()
@@ -170,10 +174,13 @@ def up(
 
     Example: `synchrochain up --users 2000 --days 7`
     """
-    from pipelines.live_job import run_everything
+    with loading(0):
+        from pipelines.live_job import run_everything
 
+        processor = _processor()
     sizes = _sizes(users, products, warehouses, days, seed, no_signal)
-    run_everything(_processor(), sizes, speed, port)
+    with until_asked():
+        run_everything(processor, sizes, speed, port)
 
 
 @app.command()
@@ -337,6 +344,8 @@ def main() -> None:
     try:
         with on_stop(last=True):
             app()  # ends the process itself: 2 for wrong usage, 130 for Ctrl-C and its like
+    except KeyboardInterrupt:  # before it knew its command
+        sys.exit(INTERRUPTED)
     except SynchroChainError as error:
         typer.secho(f"error: {printable(str(error))}", fg="red", err=True)
         sys.exit(error.exit_code)

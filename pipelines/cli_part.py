@@ -5,7 +5,7 @@ python -m pipelines.cli_part batch --data-dir …
 
 from __future__ import annotations
 
-from pipelines.cli import main
+from pipelines.command import main
 from pipelines.stopping import end_with_parent
 
 if __name__ == "__main__":

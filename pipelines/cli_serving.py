@@ -38,9 +38,12 @@ def serve(
 
     Example: `synchrochain serve --port 8000`
     """
-    from pipelines.serving.server import serve_until_interrupted
+    from pipelines.stopping import loading
 
-    data, batch = _configured()
+    with loading(0):
+        from pipelines.serving.server import serve_until_interrupted
+
+        data, batch = _configured()
     serve_until_interrupted(data, batch, host, port, insecure=insecure)
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import IO, Any, Final
 
@@ -30,19 +30,22 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def _leave() -> None:
+def leave(status: int = INTERRUPTED) -> None:
     """End at once. Nothing is lost: all that is written is written in transactions."""
-    if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress bar hides the cursor
-    os._exit(INTERRUPTED)
+    with suppress(OSError, ValueError):  # closed by who reads it, or by us
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # a progress bar hides the cursor
+        sys.stdout.flush()
+    os._exit(status)
 
 
 @contextmanager
 def on_stop(
     stop: Callable[[], None] = _interrupt,
     *,
+    status: int | None = None,
     last: bool = False,
-    leave: Callable[[], None] = _leave,
+    leave: Callable[[int], None] = leave,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[None]:
     """Let the signals that ask this process to end call `stop`, while inside.
@@ -53,15 +56,17 @@ def on_stop(
 
     Args:
         stop: by default it raises KeyboardInterrupt.
+        status: of a process that is ended by its limit; by default that of who called what is
+            running now, at last 130.
         last: whether the process ends after this, so that the limit holds for its end too.
-        leave: ends the process at once.
+        leave: ends the process at once, with a status.
         clock: seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     outer = signal.getsignal(signal.SIGTERM)
-    handler = _Handler(stop, leave, clock, outer if isinstance(outer, _Handler) else None)
+    handler = _Handler(stop, status, leave, clock, outer if isinstance(outer, _Handler) else None)
     before: dict[int, Any] = {
         number: signal.signal(number, handler)
         for number in SIGNALS
@@ -76,18 +81,46 @@ def on_stop(
             handler.limit.cancel()
 
 
+def loading(status: int = INTERRUPTED) -> AbstractContextManager[None]:
+    """While code is loaded: who asks to end is obeyed at once, for nothing has begun.
+
+    An exception in the middle of an import is swallowed by some libraries, and reported as a
+    defect by others.
+
+    Args:
+        status: the process' exit status then.
+    """
+    return on_stop(lambda: leave(status), status=status)
+
+
+@contextmanager
+def until_asked() -> Iterator[None]:
+    """For what goes on until it is asked to end: that is its right end, whenever it comes.
+
+    The exit status is 0 then, also if its limit ends it.
+    """
+    try:
+        with on_stop(status=0):
+            yield
+    except KeyboardInterrupt:
+        return
+
+
 class _Handler:
     def __init__(
         self,
         stop: Callable[[], None],
-        leave: Callable[[], None],
+        status: int | None,
+        leave: Callable[[int], None],
         clock: Callable[[], float],
         outer: _Handler | None,
     ) -> None:
         self._stop, self._leave, self._clock, self._outer = stop, leave, clock, outer
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+        by_default: int = INTERRUPTED if outer is None else outer.status
+        self.status: int = by_default if status is None else status
         self.asked: float | None = None
-        self.limit = threading.Timer(END_SECONDS, leave)
+        self.limit = threading.Timer(END_SECONDS, self.leave)
         self.limit.daemon = True
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
@@ -99,7 +132,7 @@ class _Handler:
         # A terminal that is closed does not insist: shells hang up on their jobs once more.
         insists = number != getattr(signal, "SIGHUP", None)
         if insists and self._clock() - self.asked >= SAME_REQUEST_SECONDS:
-            self._leave()
+            self.leave()
 
     def _let_go_of_terminal(self) -> None:
         """Words to a terminal that was closed would be errors in the middle of ending in order."""
@@ -109,12 +142,17 @@ class _Handler:
                 os.dup2(nowhere, descriptor)
                 os.close(nowhere)
 
+    def leave(self) -> None:
+        """End the process at once."""
+        self._leave(self.status)
+
     def ask(self) -> None:
         """Note the request, also for who called what is running now."""
         if self.asked is None:
             self.asked = self._clock()
             self.limit.start()
             if self._outer is not None:
+                self._outer.status = self.status
                 self._outer.ask()
 
 
@@ -136,7 +174,9 @@ def end_with_parent(
     pipe = sys.stdin if lifeline is None else lifeline
 
     def watch() -> None:
-        pipe.read()
+        # Not `pipe.read`: it holds a lock of the pipe's that the end of the interpreter wants.
+        while os.read(pipe.fileno(), 1024):
+            pass
         (stop or ask)()
         time.sleep(seconds)
         os._exit(INTERRUPTED)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -27,18 +25,15 @@ from pipelines.serving import examples
 from pipelines.serving.bodies import MOST_ORDERS, orders_in
 from pipelines.serving.decisions import Decision
 from pipelines.serving.guards import AllowedHosts, LimitedBody
-from pipelines.serving.loading import MODELS, Absent, said
-from pipelines.serving.orchestrator import TOGETHER, ModelOrchestrator, freeze_garbage
+from pipelines.serving.loading import MODELS, Absent
+from pipelines.serving.orchestrator import TOGETHER, ModelOrchestrator
 from pipelines.serving.orders import Order, OrderError
 from pipelines.serving.problems import RETRY_AFTER, Problem, documented, handle_problems
 from pipelines.serving.steps import RULE
 
-logger = logging.getLogger(__name__)
-
 MOST_BYTES: Final = 1_000_000
 MOST_WAITING: Final = 256
 """Requests that may wait for their turn; more are told to come back later."""
-RETRY_SECONDS: Final = 3.0
 _WHOLE_NUMBERS: Final = frozenset({"user_id"})
 
 Result = TypeVar("Result")
@@ -104,13 +99,10 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        stopping = threading.Event()
-        starting = asyncio.create_task(asyncio.to_thread(_start, orchestrator, stopping))
+        orchestrator.start_beside()
         try:
             yield
         finally:
-            stopping.set()
-            await starting
             await worker.close()
             await asyncio.to_thread(orchestrator.stop)
 
@@ -262,22 +254,6 @@ class _Worker:
     async def close(self) -> None:
         """Wait for the work at hand; what has not begun is dropped."""
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
-
-
-def _start(orchestrator: ModelOrchestrator, stopping: threading.Event) -> None:
-    """Start, again and again until it succeeds: what is missing may come."""
-    while not stopping.is_set():
-        try:
-            orchestrator.start()
-        except SynchroChainError as error:
-            logger.warning("not ready: %s", said(error))
-            stopping.wait(RETRY_SECONDS)
-        except Exception:
-            logger.exception("not ready")
-            stopping.wait(RETRY_SECONDS)
-        else:
-            freeze_garbage()
-            return
 
 
 def _numbered(work: Callable[[list[Order]], Result], orders: list[Order], first: int) -> Result:

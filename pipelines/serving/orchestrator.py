@@ -39,6 +39,8 @@ TOGETHER: Final = 50
 FEW: Final = 4
 """Orders whose fresh routes are logged with each of them; for more, the network is logged anew."""
 LOOK_SECONDS: Final = 0.25
+RETRY_SECONDS: Final = 3.0
+STOP_SECONDS: Final = 1.0
 
 Stopwatch = Callable[[str], None]
 
@@ -126,14 +128,40 @@ class ModelOrchestrator:
         self._keep_up("outlook", self._renew_if_due, LOOK_SECONDS)
         self._keep_up("reference", self._refresh, self.options.reference_age)
 
+    def start_beside(self) -> None:
+        """Start in a thread, again and again until it succeeds: what is missing may come."""
+
+        def start() -> None:
+            while not self._stopping.is_set():
+                try:
+                    self.start()
+                except SynchroChainError as error:
+                    logger.warning("not ready: %s", said(error))
+                except Exception:
+                    logger.exception("not ready")
+                else:
+                    freeze_garbage()
+                    return
+                self._stopping.wait(RETRY_SECONDS)
+
+        self._in_thread("start", start)
+
     def stop(self) -> None:
-        """End what `start` began; twice is no error."""
+        """End what `start` began; twice is no error.
+
+        What cannot be told to end, such as an import, is waited for a second; see `has_ended`.
+        """
         self._stopping.set()
+        until = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+            thread.join(max(0.0, until - time.monotonic()))
         self.log.close()
         self.databases.dispose()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return not any(thread.is_alive() for thread in self._threads)
 
     def __enter__(self) -> Self:
         self.start()
@@ -316,7 +344,10 @@ class ModelOrchestrator:
                 except Exception:  # the next time may do better
                     logger.exception("keeping the %s up to date failed", name)
 
-        thread = threading.Thread(target=repeat, name=f"serving {name}", daemon=True)
+        self._in_thread(name, repeat)
+
+    def _in_thread(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=f"serving {name}", daemon=True)
         self._threads.append(thread)
         thread.start()
 

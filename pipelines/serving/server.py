@@ -16,7 +16,7 @@ import psutil
 from pipelines.errors import UsageError
 from pipelines.serving.options import ServingOptions
 from pipelines.settings import BatchConfig, DataConfig
-from pipelines.stopping import on_stop
+from pipelines.stopping import leave, loading, on_stop
 
 BACKLOG: Final = 512
 PATIENCE: Final = 5
@@ -44,6 +44,19 @@ def serve_until_interrupted(
         UsageError: the address cannot be listened on, or not without `insecure`, or what serves is
             not installed.
     """
+    with loading(0):
+        _serve(data, batch, host, port, options, insecure=insecure)
+
+
+def _serve(
+    data: DataConfig,
+    batch: BatchConfig,
+    host: str,
+    port: int,
+    options: ServingOptions | None,
+    *,
+    insecure: bool,
+) -> None:
     try:
         import uvicorn
 
@@ -70,13 +83,12 @@ def serve_until_interrupted(
         address = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
         sys.stderr.write(f"decisions at {address}/decisions, described at {address}/docs; ")
         sys.stderr.write("Ctrl-C ends it\n")
-        try:
-            logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-            orchestrator = ModelOrchestrator.open(data, batch, options)
-            app = create_app(orchestrator, [*data.names_allowed, host.lower()])
-            Server(configuration(app)).run(sockets=[listening])
-        except KeyboardInterrupt:  # asked to end before it began to serve
-            return
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        orchestrator = ModelOrchestrator.open(data, batch, options)
+        app = create_app(orchestrator, [*data.names_allowed, host.lower()])
+        Server(configuration(app)).run(sockets=[listening])
+    if not orchestrator.has_ended:  # the end of the interpreter would wait for it, or break it
+        leave(0)
 
 
 def configuration(app: Any) -> Any:

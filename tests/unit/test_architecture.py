@@ -30,6 +30,7 @@ LAYERS = (
     | {"console", "main_job", "live_job", "training_job", "control_world"}
     | {
         "cli",
+        "command",
         "cli_part",
         "cli_feast",
         "cli_live",

@@ -99,7 +99,7 @@ def test_only_who_insists_ends_a_process_at_once() -> None:
     left: list[float] = []
     now = 100.0
     handlers = [signal.getsignal(number) for number in SIGNALS]
-    with on_stop(lambda: stopped.append(now), leave=lambda: left.append(now), clock=lambda: now):
+    with on_stop(lambda: stopped.append(now), leave=lambda _: left.append(now), clock=lambda: now):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         now = 105.0
@@ -142,6 +142,46 @@ def test_a_part_that_does_not_listen_is_ended_all_the_same() -> None:
         parent.kill()
         assert parent.stdout is not None
         assert parent.stdout.read() == ""
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_what_goes_on_until_it_is_asked_ends_with_0(hangs: bool) -> None:
+    """Also when its limit ends it, whatever the commands around it make of an interruption."""
+    program = """
+import sys, threading
+import pipelines.stopping as s
+s.END_SECONDS = 0.01 if {hangs} else s.END_SECONDS
+with s.on_stop(last=True), s.until_asked():
+    try:
+        print("ready", flush=True)
+        threading.Event().wait()
+    finally:
+        if {hangs}:
+            threading.Event().wait()
+print("ended in order")
+"""
+    with started(program.format(hangs=hangs)) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        said, _ = process.communicate(timeout=GUARD_SECONDS)
+    assert (said, process.returncode) == ("" if hangs else "ended in order\n", 0)
+
+
+def test_while_code_is_loaded_a_process_ends_at_once() -> None:
+    """No exception is raised in the middle of an import, where libraries swallow it."""
+    program = """
+import threading
+from pipelines.stopping import loading, on_stop
+with on_stop(), loading(3):
+    try:
+        print("ready", flush=True)
+        threading.Event().wait()
+    except BaseException as error:
+        print(repr(error))
+"""
+    with started(program) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        said, _ = process.communicate(timeout=GUARD_SECONDS)
+    assert (said, process.returncode) == ("", 3)
 
 
 def test_a_process_that_cannot_end_in_order_is_ended_by_its_limit() -> None:

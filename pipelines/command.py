@@ -1,0 +1,12 @@
+"""The entry point: loads the command line, and ends without complaint if asked to meanwhile."""
+
+from __future__ import annotations
+
+from pipelines.stopping import loading
+
+
+def main() -> None:
+    """Run the command line."""
+    with loading():
+        from pipelines.cli import main as run
+    run()
