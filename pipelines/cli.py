@@ -11,7 +11,7 @@ from pipelines import cli_feast, cli_live, cli_models, cli_serving, cli_training
 from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.printable import printable, set_up_output
-from pipelines.stopping import INTERRUPTED, loading, on_stop, until_asked
+from pipelines.stopping import INTERRUPTED, interruptible, loading, on_stop, until_asked
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -342,9 +342,9 @@ def main() -> None:
     """Run the command line; our own errors become one line and an exit status."""
     set_up_output()
     try:
-        with on_stop(last=True):
+        with on_stop(last=True), interruptible():
             app()  # ends the process itself: 2 for wrong usage, 130 for Ctrl-C and its like
-    except KeyboardInterrupt:  # before it knew its command
+    except KeyboardInterrupt:  # while it was looking for its command, or in a query
         sys.exit(INTERRUPTED)
     except SynchroChainError as error:
         typer.secho(f"error: {printable(str(error))}", fg="red", err=True)

@@ -23,6 +23,7 @@ PART_SECONDS: Final = END_SECONDS - 2
 """The same for one that was started by another, which waits for it."""
 SAME_REQUEST_SECONDS: Final = 1.0
 """Shells and `timeout` send a signal twice; a person who insists takes longer."""
+AGAIN_SECONDS: Final = 0.1
 INTERRUPTED: Final = 130
 
 
@@ -73,7 +74,8 @@ def on_stop(
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
-        yield
+        with handler.insisting():
+            yield
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
@@ -100,10 +102,22 @@ def until_asked() -> Iterator[None]:
     The exit status is 0 then, also if its limit ends it.
     """
     try:
-        with on_stop(status=0):
+        with on_stop(status=0), interruptible():
             yield
     except KeyboardInterrupt:
         return
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the KeyboardInterrupt of `on_stop` be one still after a query of DuckDB's, which renames
+    it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Query interrupted" in str(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 class _Handler:
@@ -120,6 +134,7 @@ class _Handler:
         by_default: int = INTERRUPTED if outer is None else outer.status
         self.status: int = by_default if status is None else status
         self.asked: float | None = None
+        self._swallowed = False
         self.limit = threading.Timer(END_SECONDS, self.leave)
         self.limit.daemon = True
 
@@ -127,6 +142,10 @@ class _Handler:
         if self.asked is None:
             self._let_go_of_terminal()
             self.ask()
+            self._stop()
+            return
+        if self._swallowed:
+            self._swallowed = False
             self._stop()
             return
         # A terminal that is closed does not insist: shells hang up on their jobs once more.
@@ -141,6 +160,30 @@ class _Handler:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, descriptor)
                 os.close(nowhere)
+
+    @contextmanager
+    def insisting(self) -> Iterator[None]:
+        """Interrupt again when Python swallows the exception: it does so in weak references' calls,
+        of which imports make many."""
+        before = sys.unraisablehook
+
+        def hook(unraisable: Any) -> None:
+            if self.asked is None or not isinstance(unraisable.exc_value, KeyboardInterrupt):
+                before(unraisable)
+                return
+            again = threading.Timer(AGAIN_SECONDS, self._again)
+            again.daemon = True
+            again.start()
+
+        sys.unraisablehook = hook
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
+
+    def _again(self) -> None:
+        self._swallowed = True
+        _tell_main_thread()
 
     def leave(self) -> None:
         """End the process at once."""
@@ -189,6 +232,10 @@ def ask() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     if isinstance(handler, _Handler) and handler.asked is not None:
         return
+    _tell_main_thread()
+
+
+def _tell_main_thread() -> None:
     if hasattr(signal, "pthread_kill"):  # to the main thread: a call that it waits in returns
         ident = threading.main_thread().ident
         assert ident is not None

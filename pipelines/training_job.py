@@ -13,6 +13,7 @@ from pipelines.errors import SynchroChainError, UsageError
 from pipelines.monitoring.champions import collect, consider
 from pipelines.registry.store import ModelRegistry, ModelVersion
 from pipelines.settings import BatchConfig
+from pipelines.stopping import interruptible
 from pipelines.training.source import TrainingSource
 from pipelines.training.task import (
     QUICK_SEEDS,
@@ -122,7 +123,9 @@ def train(
     failures: dict[str, Exception] = {}
     for name in wanted:
         try:
-            reports.append(_train(config, registry, task_named(name, registry), quick, told))
+            with interruptible():
+                found = _train(config, registry, task_named(name, registry), quick, told)
+            reports.append(found)
         except SynchroChainError as error:
             failures[name] = error
         except ModuleNotFoundError:  # it is missing for all of them

@@ -56,6 +56,7 @@ from pipelines.errors import (
 from pipelines.features.views import VIEWS
 from pipelines.process_lock import only_one
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.stopping import interruptible
 
 logger = logging.getLogger(__name__)
 
@@ -350,7 +351,8 @@ class BatchProcessor:
         if self._after_update is None:
             return {}
         try:
-            return self._after_update()
+            with interruptible():
+                return self._after_update()
         except Exception as error:  # whatever it is, the features are up to date
             said = str(error).partition("\n")[0]
             known = isinstance(error, SynchroChainError)

@@ -15,6 +15,7 @@ from pipelines.batch.state import PublishedFile
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.errors import StorageFullError
 from pipelines.paths import read_parquet
+from pipelines.stopping import interruptible
 
 STAGING: Final = "staging"
 """Where workspaces spill to, in the data directory."""
@@ -32,7 +33,8 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET TimeZone = 'UTC'")
-        yield connection
+        with interruptible():
+            yield connection
     except duckdb.Error as error:
         if "No space left" in str(error):
             raise StorageFullError(f"no room left on the disk of {folder}: free some") from None

@@ -61,6 +61,7 @@ def started(
         cwd=PROJECT_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         preexec_fn=ignore,
     )
@@ -182,6 +183,51 @@ with on_stop(), loading(3):
         os.kill(process.pid, signal.SIGTERM)
         said, _ = process.communicate(timeout=GUARD_SECONDS)
     assert (said, process.returncode) == ("", 3)
+
+
+def test_an_interruption_that_python_swallows_comes_again() -> None:
+    """An exception in the call of a weak reference is printed and forgotten; not this one."""
+    program = """
+import os, signal, sys, threading, weakref
+from pipelines.stopping import on_stop
+class Thing: pass
+def ask(_): os.kill(os.getpid(), signal.SIGTERM)
+try:
+    with on_stop():
+        thing = Thing()
+        reference = weakref.ref(thing, ask)
+        print("ready", flush=True)
+        del thing
+        threading.Event().wait()
+except KeyboardInterrupt:
+    print("ended in order", flush=True)
+    sys.exit(130)
+"""
+    with started(program) as process:
+        said, complaints = process.communicate(timeout=GUARD_SECONDS)
+    assert (said, complaints, process.returncode) == ("ended in order\n", "", 130)
+
+
+def test_an_interrupted_query_is_an_interruption() -> None:
+    """DuckDB raises a RuntimeError of its own instead, which would be told as a defect of ours."""
+    program = """
+import sys
+import duckdb
+from pipelines.stopping import interruptible, on_stop
+connection = duckdb.connect()
+connection.execute("SET threads = 1")
+try:
+    with on_stop(), interruptible():
+        print("ready", flush=True)
+        connection.execute("SELECT sum(hash(range)) FROM range(1000000000000)").fetchall()
+except KeyboardInterrupt:
+    print("ended in order", flush=True)
+    sys.exit(130)
+"""
+    with started(program) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        said, complaints = process.communicate(timeout=GUARD_SECONDS)
+    assert (said, complaints, process.returncode) == ("ended in order\n", "", 130)
 
 
 def test_a_process_that_cannot_end_in_order_is_ended_by_its_limit() -> None:

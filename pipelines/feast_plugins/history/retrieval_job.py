@@ -36,6 +36,7 @@ from pipelines.feast_plugins.history.point_in_time import (
     ties,
 )
 from pipelines.feast_plugins.parquet_source import connect, literal
+from pipelines.stopping import interruptible
 
 _GIVEN = "given_rows"
 
@@ -247,7 +248,7 @@ class PointInTimeJob(RetrievalJob):
 
     @contextmanager
     def _running(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-        with _interruptible(), self._prepared() as (connection, steps):
+        with _reported(), self._prepared() as (connection, steps):
             connection.execute(steps.match)
             for check, mend in steps.ties:
                 if connection.execute(check).fetchone() == (True,):
@@ -278,13 +279,10 @@ class PointInTimeJob(RetrievalJob):
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _reported() -> Iterator[None]:
     try:
-        yield
-    except RuntimeError as error:  # DuckDB's own name for Ctrl-C
-        if "Query interrupted" in str(error):
-            raise KeyboardInterrupt from error
-        raise
+        with interruptible():
+            yield
     except duckdb.Error as error:
         if "No space left" in str(error):
             raise StorageFullError(

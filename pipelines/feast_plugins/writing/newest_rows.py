@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipelines.errors import UsageError
 from pipelines.feast_plugins.parquet_source import identifier, literal
+from pipelines.stopping import interruptible
 
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 _MOMENTS = frozenset({_ZONED, "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
@@ -103,12 +104,8 @@ class NewestRows:
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyConnection:
-    try:
+    with interruptible():
         return connection.execute(query)
-    except RuntimeError as error:
-        if "Query interrupted" in str(error):  # DuckDB's word for Ctrl-C
-            raise KeyboardInterrupt from error
-        raise
 
 
 def _moment(moment: datetime, zoned: bool) -> str:
