@@ -17,7 +17,7 @@ from pipelines.change_log.logs import (
     Log,
 )
 from pipelines.change_log.time_stamps import time_stamp_sql
-from pipelines.live_databases import BLOBS
+from pipelines.live_databases import BLOBS, LONG, LONGEST
 
 CLOCK_TOLERANCE: Final = "5 minutes"
 """How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
@@ -67,7 +67,7 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
         broken_deletion = f"{deleted} IS NOT NULL" + (f" OR {undecided}" if undecided else "")
         deleted = f"CASE WHEN {broken_deletion} THEN '{UNEXPLAINED}' END"
     words = f"concat_ws('; ', {reasons})" if explained else f"'{UNEXPLAINED}'"
-    whole = _json_as('"row"', dict.fromkeys([*live_columns, BLOBS], "VARCHAR"))
+    whole = _json_as('"row"', dict.fromkeys([*live_columns, BLOBS, LONG], "VARCHAR"))
     return f"""
         WITH opened AS (
             SELECT seq, op, committed_at, {whole} AS texts FROM {relation}
@@ -76,7 +76,7 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
         ), typed AS (
             SELECT seq, op, committed_at AS raw_committed_at,
             {committed_at} AS committed_at,
-            texts IS NULL AS malformed, texts."{BLOBS}" AS blobs,
+            texts IS NULL AS malformed, texts."{BLOBS}" AS blobs, texts."{LONG}" AS long,
             {typed}
             FROM nested
         )
@@ -87,7 +87,8 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
         WHEN committed_at IS NULL OR {_outside("committed_at")}
         THEN {undated}
         WHEN op = 'D' THEN {deleted}
-        WHEN blobs IS NOT NULL THEN {_blobs(log) if explained else words}
+        WHEN blobs IS NOT NULL OR long IS NOT NULL
+        THEN {_unrecorded(log) if explained else words}
         WHEN {broken}
         THEN {words} -- for the broken rows alone
         END AS reason
@@ -95,12 +96,14 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
     """
 
 
-def _blobs(log: Log) -> str:
-    """SQL that says which columns hold a BLOB, which the trigger recorded by name."""
+def _unrecorded(log: Log) -> str:
+    """SQL that says which columns hold what the trigger could not record, but named."""
     kinds = {column.source[0]: KIND_IN_WORDS[TEXT] for column in log.columns}
     kinds |= {c.name: KIND_IN_WORDS[c.type] for c in log.columns if not c.source[1]}
     said = ", ".join(
-        f"CASE WHEN contains(' ' || blobs, ' {name} ') THEN '{name} holds a BLOB, not {kind}' END"
+        f"CASE WHEN contains(' ' || blobs, ' {name} ') THEN '{name} holds a BLOB, not {kind}' END, "
+        f"CASE WHEN contains(' ' || long, ' {name} ') THEN "
+        f"'{name} holds more than {LONGEST:,} bytes' END"
         for name, kind in kinds.items()
     )
     return f"concat_ws('; ', {said})"

@@ -30,6 +30,10 @@ CHANGE_LOG_COLUMNS: Final = (
 BLOBS: Final = "$blob"
 """The field of a recorded row that names its columns that hold a BLOB, separated by spaces. What
 stands in such a column's place is SQL for the first bytes: JSON cannot hold them."""
+LONG: Final = "$long"
+"""The same for columns that hold a text of more than `LONGEST` bytes: no row that is recorded is
+too long for SQLite, which would fail the writer, or for those who read many at once."""
+LONGEST: Final = 1_000_000
 BYTES_SHOWN: Final = 32
 NOT_COMPARED: Final = -1
 """The number of unknown rows in a gap as long as nobody has counted them."""
@@ -137,21 +141,30 @@ def row_of(table: sa.Table, image: str) -> str:
     """SQL for a row as the change log holds it; `image` is NEW, OLD or a table's name."""
     values = {column.name: f'{image}."{column.name}"' for column in table.columns}
     plain = ", ".join(f"'{name}', {value}" for name, value in values.items())
-    any_blob = " OR ".join(f"typeof({value}) = 'blob'" for value in values.values())
+    any_odd = " OR ".join(f"{_is_blob(value)} OR {_is_long(value)}" for value in values.values())
     safe = ", ".join(f"'{name}', {_json_safe(value)}" for name, value in values.items())
-    names = " || ".join(
-        f"CASE typeof({value}) WHEN 'blob' THEN '{name} ' ELSE '' END"
-        for name, value in values.items()
+    blobs, long = (
+        " || ".join(f"CASE WHEN {odd(v)} THEN '{name} ' ELSE '' END" for name, v in values.items())
+        for odd in (_is_blob, lambda value: f"NOT {_is_blob(value)} AND {_is_long(value)}")
     )
     return (
-        f"CASE WHEN {any_blob} THEN json_object({safe}, '{BLOBS}', {names}) "
-        f"ELSE json_object({plain}) END"
+        f"CASE WHEN {any_odd} THEN json_object({safe}, '{BLOBS}', nullif({blobs}, ''), "
+        f"'{LONG}', nullif({long}, '')) ELSE json_object({plain}) END"
     )
 
 
 def _json_safe(value: str) -> str:
     shown = f"quote(substr({value}, 1, {BYTES_SHOWN}))"
-    return f"CASE typeof({value}) WHEN 'blob' THEN {shown} ELSE {value} END"
+    return f"CASE WHEN {_is_blob(value)} OR {_is_long(value)} THEN {shown} ELSE {value} END"
+
+
+def _is_blob(value: str) -> str:
+    return f"typeof({value}) = 'blob'"
+
+
+def _is_long(value: str) -> str:
+    # Of a text, length() counts characters, and only up to the first zero byte.
+    return f"length(CAST({value} AS BLOB)) > {LONGEST}"
 
 
 def format_1_statements(table: sa.Table) -> dict[str, str]:

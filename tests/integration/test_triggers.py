@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sqlite3
@@ -138,6 +139,23 @@ def test_a_blob_is_rejected_with_its_reason(folder: Path) -> None:
     lines = file.path.read_text("utf-8")
     assert "region holds a BLOB, not text" in lines
     assert "signed_up_at holds a BLOB, not a time stamp" in lines
+
+
+def test_a_text_that_is_too_long_is_rejected_with_its_reason(folder: Path) -> None:
+    """Though the rest of the row is fine; how deep a list is nested does no harm."""
+    deep = "[" * 400_000 + "]" * 400_000
+    session = "INSERT INTO user_sessions VALUES (?, 1, ?, '[]', 3, '2024-01-01 00:00:00', '{}')"
+    with closing(sqlite3.connect(folder / "live_databases" / "users.db")) as shop, shop:
+        shop.execute(session, ("long", json.dumps(["x" * 2_000_000])))
+        shop.execute(session, ("deep", json.dumps([deep])))
+        shop.execute(session, ("deeper", deep))
+        shop.execute(session, ("open", deep[: len(deep) // 2]))
+    processor = BatchProcessor(BatchConfig(), DataConfig())
+    assert processor.run_cycle(update=False).quarantined == {"sessions": 2}
+    (file,) = processor.state.files("quarantine")
+    first, second = map(json.loads, file.path.read_text("utf-8").splitlines())
+    assert first["reason"] == "products_viewed holds more than 1,000,000 bytes"
+    assert second["reason"].startswith("products_viewed = [[[[")
 
 
 def test_a_stream_notices_when_triggers_go_and_goes_on_when_they_are_back(

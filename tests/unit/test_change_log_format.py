@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pipelines.errors import ContractError, TriggersError
 from pipelines.live_databases import (
     FORMAT,
+    LONGEST,
     METADATA,
     LiveDatabases,
     change_log_state,
@@ -170,7 +171,109 @@ def test_a_blob_is_recorded_by_name_and_first_bytes(engine: sa.Engine) -> None:
         "region": "X'0102'",
         "signed_up_at": "X'" + "00" * 32 + "'",
         "$blob": "region signed_up_at ",
+        "$long": None,
     }
+
+
+@pytest.mark.parametrize("filler", ["x", "\0", "\x01", '"'])
+def test_texts_that_are_too_long_for_one_row_are_recorded_by_name(
+    tmp_path: Path, filler: str
+) -> None:
+    """A row that SQLite just allows is too long as JSON, which control characters make six times
+    as long; in the key too."""
+    engine = open_engine(f"sqlite:///{tmp_path}/inventory.db")
+    create_schema(engine, METADATA["inventory"])
+    long = "a" + filler * 12_000_000
+    with closing(sqlite3.connect(str(engine.url.database))) as shop, shop:
+        shop.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 36_001_000)  # as 1 GB is otherwise
+        shop.execute("INSERT INTO products VALUES (?1, ?1, 1, ?1)", (long,))
+        shop.execute("UPDATE products SET category = 'c', product_id = ?1 || 'b'", (long,))
+        shop.execute("UPDATE products SET weight_kg = 1")
+        shop.execute("DELETE FROM products")
+    rows = run(engine, "SELECT op, json_extract(row, '$.$long') FROM change_log ORDER BY seq")
+    assert rows == [
+        ("I", "product_id category weight_kg "),
+        ("D", "product_id category weight_kg "),
+        ("U", "product_id weight_kg "),
+        ("U", "product_id "),
+        ("D", "product_id "),
+    ]
+    assert run(engine, "SELECT max(length(key) + length(row)) < 1000 FROM change_log") == [(1,)]
+
+
+def test_a_text_of_the_longest_kind_is_recorded_whole(engine: sa.Engine) -> None:
+    """By bytes, not characters."""
+    run(engine, f"INSERT INTO users VALUES (1, '{'é' * (LONGEST // 2)}', '')")
+    run(engine, f"INSERT INTO users VALUES (2, '{'é' * (LONGEST // 2)}x', '')")
+    whole, cut = (json.loads(row[3]) for row in run(engine, LOG))
+    assert (len(whole["region"]), "$long" in whole) == (LONGEST // 2, False)
+    assert (len(cut["region"]), cut["$long"]) == (34, "region ")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "recursive_triggers = ON",
+        "ignore_check_constraints = ON",
+        "defer_foreign_keys = ON",
+        "legacy_alter_table = ON",
+        "case_sensitive_like = ON",
+        "reverse_unordered_selects = ON",
+    ],
+)
+def test_what_a_writer_sets_on_its_connection_changes_nothing(
+    engine: sa.Engine, setting: str
+) -> None:
+    """Each of its changes is recorded as ever."""
+    run(
+        engine,
+        f"PRAGMA {setting}",
+        f"INSERT INTO users VALUES (1, 'a', '{NOON}')",
+        "UPDATE users SET region = 'b'",
+        "UPDATE users SET user_id = 2",
+        "DELETE FROM users",
+    )
+    assert [row[1] for row in run(engine, LOG)] == ["I", "U", "D", "U", "D"]
+
+
+def test_a_deletion_that_a_foreign_key_brings_about_is_recorded(tmp_path: Path) -> None:
+    """As a cascade in a shop's own tables."""
+    engine = open_engine(f"sqlite:///{tmp_path}/users.db")
+    run(
+        engine,
+        "CREATE TABLE users (user_id INTEGER PRIMARY KEY, region TEXT, signed_up_at TEXT)",
+        "CREATE TABLE user_sessions (session_id TEXT PRIMARY KEY, user_id INTEGER REFERENCES users "
+        "ON DELETE CASCADE ON UPDATE CASCADE, products_viewed, actions_performed, "
+        "session_duration, timestamp, intent_signals)",
+    )
+    create_schema(engine, users_db)
+    with closing(sqlite3.connect(str(engine.url.database))) as shop, shop:
+        shop.execute("PRAGMA foreign_keys = ON")
+        shop.execute("INSERT INTO users VALUES (1, 'a', '')")
+        shop.execute("INSERT INTO user_sessions VALUES ('s', 1, '[]', '[]', 1, '', '{}')")
+        shop.execute("UPDATE users SET user_id = 2")
+        shop.execute("DELETE FROM users")
+    changes = run(engine, "SELECT table_name, op FROM change_log ORDER BY seq")
+    assert sorted(changes[2:]) == [
+        ("user_sessions", "D"),
+        ("user_sessions", "U"),
+        *[("users", op) for op in "DDU"],
+    ]
+
+
+def test_a_table_whose_columns_change_is_recorded_on(engine: sa.Engine) -> None:
+    """Columns that are added or dropped beside ours; one of ours cannot be dropped unnoticed."""
+    run(engine, "ALTER TABLE users ADD COLUMN note TEXT DEFAULT 'n'")
+    run(engine, f"INSERT INTO users VALUES (1, 'a', '{NOON}', 'x')")
+    run(engine, "ALTER TABLE users DROP COLUMN note", "UPDATE users SET region = 'b'")
+    check_contract(engine, users_db)
+    assert [row[1] for row in run(engine, LOG)] == ["I", "U"]
+    with pytest.raises(sqlite3.OperationalError, match="error in trigger users_insert"):
+        run(engine, "ALTER TABLE users DROP COLUMN region")
+    run(engine, "ALTER TABLE users RENAME COLUMN region TO area", "UPDATE users SET area = 'c'")
+    assert len(run(engine, LOG)) == 3
+    with pytest.raises(ContractError, match="'users' has no column 'region'"):
+        check_contract(engine, users_db)
 
 
 def test_each_change_has_a_nonce_of_its_own(engine: sa.Engine) -> None:
