@@ -82,12 +82,18 @@ NEW_INFO: Final = (
     f"VALUES (1, {FORMAT}, lower(hex(randomblob(16))))"
 )
 # A row that somebody appends by hand gets its nonce here; and what is in the log is known. The last
-# row removed is remembered, so that a reader who stands there can tell that it was this log's.
+# row removed is remembered, so that a reader who stands there can tell that it was this log's. Who
+# empties the log and sets SQLite's count back makes no change number one that was read: numbers go
+# on from the last that was removed. Rows that are put back keep theirs.
 LOG_TRIGGERS: Final[Mapping[str, str]] = {
     "change_log_appended": (
         'CREATE TRIGGER change_log_appended AFTER INSERT ON "change_log" BEGIN '
         'DELETE FROM "change_log_unknown" WHERE table_name = NEW.table_name AND key = NEW.key; '
-        f'UPDATE "change_log" SET nonce = {NONCE} WHERE seq = NEW.seq AND nonce IS NULL; END'
+        f'UPDATE "change_log" SET nonce = {NONCE} WHERE seq = NEW.seq AND nonce IS NULL; '
+        'UPDATE "change_log" SET seq = 1 + (SELECT removed_seq FROM "change_log_info") '
+        'WHERE seq = NEW.seq AND NEW.seq <= (SELECT removed_seq FROM "change_log_info") '
+        "AND coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'change_log'), 0) "
+        '< (SELECT removed_seq FROM "change_log_info"); END'
     ),
     "change_log_removed": (
         'CREATE TRIGGER change_log_removed AFTER DELETE ON "change_log" BEGIN '

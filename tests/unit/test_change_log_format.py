@@ -296,6 +296,28 @@ def test_the_log_remembers_the_last_change_that_was_removed(engine: sa.Engine) -
     assert info == [(2, nonce)]
 
 
+def test_numbers_go_on_when_the_log_is_emptied_and_its_count_set_back(engine: sa.Engine) -> None:
+    """No change has the number of one that readers have read; more rows at once, and later ones."""
+    run(engine, f"INSERT INTO users VALUES (1, 'a', '{NOON}'), (2, 'a', '{NOON}'), (3, 'b', '')")
+    run(engine, "DELETE FROM change_log", "DELETE FROM sqlite_sequence")
+    run(engine, "UPDATE users SET region = 'c' WHERE user_id < 3", "DELETE FROM users")
+    assert [row[:2] for row in run(engine, LOG)] == [
+        (4, "U"),
+        (5, "U"),
+        (6, "D"),
+        (7, "D"),
+        (8, "D"),
+    ]
+
+
+def test_changes_that_are_put_back_keep_their_numbers(engine: sa.Engine) -> None:
+    """As the remedy for changes that went before they were read wants it."""
+    run(engine, f"INSERT INTO users VALUES (1, 'a', '{NOON}'), (2, 'a', '{NOON}'), (3, 'b', '')")
+    run(engine, "CREATE TABLE kept AS SELECT * FROM change_log WHERE seq > 1")
+    run(engine, "DELETE FROM change_log WHERE seq > 1", "INSERT INTO change_log SELECT * FROM kept")
+    assert [row[0] for row in run(engine, LOG)] == [1, 2, 3]
+
+
 def test_an_older_log_comes_up_to_date(older: sa.Engine) -> None:
     """With its rows and numbers, and new triggers; a second time there is nothing to do."""
     with pytest.raises(ContractError, match=r"format 1.*batch --once"):
