@@ -106,6 +106,7 @@ def _database(engine: Any, metadata: Any, *, install: bool) -> dict[str, Any]:
         FORMAT,
         change_log_state,
         install_triggers,
+        other_unique_columns,
         transaction,
         unknown_rows,
     )
@@ -114,6 +115,13 @@ def _database(engine: Any, metadata: Any, *, install: bool) -> dict[str, Any]:
         gaps = install_triggers(engine, metadata) if install else []
         with transaction(engine) as connection:
             state = change_log_state(connection, metadata)
+            replaced = [
+                f"{table.name} holds ({columns}) once: a row that INSERT OR REPLACE removes for "
+                "that is recorded only over a connection with PRAGMA recursive_triggers = ON; "
+                "`synchrochain audit --live` finds what was not"
+                for table in metadata.sorted_tables
+                for columns in other_unique_columns(connection, table)
+            ]
         unknown = unknown_rows(engine)
     finally:
         engine.dispose()
@@ -125,7 +133,7 @@ def _database(engine: Any, metadata: Any, *, install: bool) -> dict[str, Any]:
         "tables": {table.name: _state(state, table.name) for table in metadata.sorted_tables},
         "unknown_rows": {one.table: one.rows for one in unknown},
         "gaps": [vars(gap) for gap in gaps],
-        "said": _said(state, gaps, unknown),
+        "said": [*_said(state, gaps, unknown), *replaced],
     }
 
 

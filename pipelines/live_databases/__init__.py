@@ -12,6 +12,7 @@ from pipelines.live_databases.contract import (
     UnknownRows,
     check_connection,
     check_contract,
+    other_unique_columns,
     unknown_rows,
 )
 from pipelines.live_databases.databases import LiveDatabases
@@ -92,6 +93,7 @@ __all__ = [
     "inventory_db",
     "live_database_error",
     "open_engine",
+    "other_unique_columns",
     "orders",
     "orders_db",
     "products",

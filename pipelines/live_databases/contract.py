@@ -122,6 +122,21 @@ def unknown_rows(engine: sa.Engine) -> list[UnknownRows]:
     return [UnknownRows(table, rows, *gaps.get(table, (None, None))) for table, rows in counted]
 
 
+def other_unique_columns(connection: sqlite3.Connection, table: sa.Table) -> list[str]:
+    """What else than its key a table holds once: "email", or "tenant, number".
+
+    A row that `INSERT OR REPLACE` removes for such columns fires no trigger, unless the writer sets
+    `PRAGMA recursive_triggers`.
+    """
+    found = connection.execute(
+        "SELECT (SELECT group_concat(coalesce(name, 'an expression'), ', ') "
+        "FROM pragma_index_info(list.name)) FROM pragma_index_list(?) AS list "
+        "WHERE list.\"unique\" AND list.origin <> 'pk' ORDER BY list.name",
+        (table.name,),
+    )
+    return [columns for (columns,) in found]
+
+
 def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaData) -> None:
     """Make sure that the tables are there, with the columns that are needed.
 

@@ -97,6 +97,24 @@ def test_the_command_shows_and_mends(folder: Path) -> None:
     assert synchrochain("status", "--json").status == 0
 
 
+def test_unique_columns_beside_the_key_are_named(folder: Path) -> None:
+    """A row that is replaced for one is recorded only if the writer's connection asks for it."""
+    assert "recursive_triggers" not in " ".join(synchrochain("triggers").out.split())
+    script(
+        folder,
+        "users",
+        "ALTER TABLE users ADD COLUMN email TEXT; CREATE UNIQUE INDEX mail ON users (email); "
+        "CREATE UNIQUE INDEX two ON users (region, lower(email)); "
+        "CREATE INDEX plain ON users (region)",
+    )
+    answer = synchrochain("triggers")
+    assert answer.status == 0
+    said = " ".join(answer.out.split())
+    assert "users: users holds (email) once: a row that INSERT OR REPLACE removes" in said
+    assert "users: users holds (region, an expression) once" in said
+    assert said.count("recursive_triggers = ON") == 2
+
+
 def test_databases_that_are_not_there_are_not_made(tmp_path: Path) -> None:
     """One line says which, and how it is filled."""
     with used_directory(tmp_path):
