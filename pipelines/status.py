@@ -12,6 +12,7 @@ from pipelines.batch.batch_processor import READER
 from pipelines.batch.update import CHECKED
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
+from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.errors import ChangeLogGapError, SynchroChainError, TriggersError
 from pipelines.live_databases import sqlite_path
 from pipelines.process_lock import held_by
@@ -89,7 +90,7 @@ def _streamer(processor: BatchProcessor) -> dict[str, Any]:
     holder = held_by(processor.config.data_dir / f"{STREAM}.lock")
     try:
         noted: dict[str, Any] = json.loads(processor.state.note(STREAM) or "{}")
-        left = {name: len(seqs) for name, seqs in noted.pop("left", {}).items()}
+        left = {name: sum(1 for _ in seqs_of(r)) for name, r in noted.pop("left", {}).items()}
     except (ValueError, AttributeError, TypeError):
         return {"error": "its note in the pipeline's state cannot be read: start it again"}
     if holder is not None:

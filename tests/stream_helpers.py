@@ -24,6 +24,7 @@ from pipelines.batch import BatchConfig
 from pipelines.batch.state import PipelineState
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
+from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.feast_plugins.writing.encoding import field
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.live_databases import LiveDatabases
@@ -137,8 +138,8 @@ class StreamWorld:
         """By database, the changes that the stream says it left to the batch flow."""
         self.flow.save(final=True)
         note = self.state.note("stream")
-        found: dict[str, list[int]] = json.loads(note or "{}")["left"]
-        return found
+        found: dict[str, Any] = json.loads(note or "{}")["left"]
+        return {name: list(seqs_of(ranges)) for name, ranges in found.items()}
 
     def redis(self) -> Any:
         """A client of the server."""

@@ -23,7 +23,7 @@ from pipelines.batch.publish import publish, remove_everything, remove_leftovers
 from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.rejected import KIND as REJECTED
 from pipelines.batch.rejected import Rejected
-from pipelines.batch.state import STREAM_READER, PipelineState
+from pipelines.batch.state import PipelineState
 from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.trimming import trim_change_logs
@@ -257,7 +257,7 @@ class BatchProcessor:
                         spans = plan(
                             readers,
                             self.state.bound_positions(READER),
-                            self.state.bound_positions(STREAM_READER),
+                            self.state.streamed_positions(),
                         )
                         processor.extract(readers, spans)
             produced = processor.produced

@@ -23,6 +23,8 @@ from pipelines.change_log.positions import Position
 from pipelines.errors import PipelineStateError
 
 STREAM_READER: Final = "stream"
+SEEN_READER: Final = "stream seen"
+"""How far the streamer has read where it has not written everything yet."""
 GENERATION: Final = "generation"
 STALE_ONLINE: Final = "stale online store"
 """Noted until the rows of an earlier generation are removed from the online store."""
@@ -100,6 +102,12 @@ class PipelineState:
         rows = self._query("SELECT * FROM positions WHERE reader = ?", reader)
         return {r["database"]: Position(r["seq"], r["identity"], r["nonce"]) for r in rows}
 
+    def streamed_positions(self) -> dict[str, Position]:
+        """The furthest change of each log that the streamer has read, as far as is known."""
+        written, seen = self.bound_positions(STREAM_READER), self.bound_positions(SEEN_READER)
+        beyond = {n: at for n, at in seen.items() if n not in written or at.seq > written[n].seq}
+        return written | beyond
+
     def set_positions(
         self, reader: str, positions: Mapping[str, Position], generation: str | None = None
     ) -> bool:
@@ -140,9 +148,10 @@ class PipelineState:
         read is kept for it there, and one that was stopped for good holds nothing up.
         """
         rows = self._query(
-            "SELECT min(seq) AS seq FROM positions WHERE database = ? AND reader <> ?",
+            "SELECT min(seq) AS seq FROM positions WHERE database = ? AND reader NOT IN (?, ?)",
             database,
             STREAM_READER,
+            SEEN_READER,
         )
         return int(rows[0]["seq"] or 0)
 

@@ -24,6 +24,7 @@ from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState
 from pipelines.batch.update import open_store
 from pipelines.batch.verification import verified
+from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
@@ -257,8 +258,8 @@ class _Audit:
 
 def _noted_as_left(state: PipelineState) -> Mapping[str, Iterable[int]]:
     """By database, what the streamer's note says it left; it writes that before it moves on."""
-    found: Mapping[str, Iterable[int]] = json.loads(state.note(STREAM) or "{}").get("left", {})
-    return found
+    found: Mapping[str, Any] = json.loads(state.note(STREAM) or "{}").get("left", {})
+    return {name: seqs_of(ranges) for name, ranges in found.items()}
 
 
 def _online_side(config: BatchConfig) -> OnlineSide:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import psutil
 import pyarrow as pa
 
-from pipelines.batch.state import PipelineState
+from pipelines.batch.state import SEEN_READER, PipelineState
 from pipelines.batch.verification import check_contents, check_strangers
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
@@ -93,7 +93,8 @@ class StreamingFlow:
         self._created = CreatedClock(clock)
         self._created.go_on_from(self._state.note(CREATED_NOTE))
         self._saved: dict[str, int] = {}
-        self._left: dict[str, list[int]] = {}
+        self._seen: dict[str, int] = {}
+        self._left: dict[str, list[list[int]]] = {}
         self._reported = self._started - REPORT_EVERY
         self._saving = threading.Lock()
         self._cache_error: str | None = None
@@ -224,7 +225,7 @@ class StreamingFlow:
             return
         with self._saving:
             positions = {name: s.counters.position for name, s in self.streams.items()}
-            left = {name: list(stream.undecided) for name, stream in self.streams.items()}
+            left = {name: stream.undecided.as_json() for name, stream in self.streams.items()}
             # What is left to the batch flow is written down before the position passes it.
             now = self._clock()
             if left != self._left or final or abs(now - self._reported) >= REPORT_EVERY:
@@ -234,6 +235,7 @@ class StreamingFlow:
             moved = {n: p for n, p in positions.items() if p != self._saved.get(n)}
             if not self._begun and self._state.waiting_views():
                 moved = {}  # where a first start begins is not online before the batch flow says so
+            self._save_seen({n: at for n, at in positions.items() if n in moved or self._begun})
             if moved:
                 bound = {name: self.streams[name].written for name in moved}
                 if not self._state.set_positions(READER, bound, self._generation):
@@ -244,6 +246,14 @@ class StreamingFlow:
             if self._created.latest:
                 latest = self._created.latest.isoformat(timespec="microseconds")
                 self._created.go_on_from(self._state.raise_note(CREATED_NOTE, latest))
+
+    def _save_seen(self, written: Mapping[str, int]) -> None:
+        """Bind what lies beyond the positions that are written to its change log: some of it may be
+        online already, so that another history in its place has to be noticed."""
+        seen = {n: s.seen for n, s in self.streams.items() if s.seen.seq != written.get(n)}
+        seen = {n: at for n, at in seen.items() if at.seq != self._seen.get(n)}
+        if seen and self._state.set_positions(SEEN_READER, seen, self._generation):
+            self._seen |= {name: at.seq for name, at in seen.items()}
 
     def cycle_runs(self) -> bool:
         """Whether a cycle of the batch flow is under way."""
@@ -376,7 +386,7 @@ class StreamingFlow:
 def _check_logs(config: DataConfig, state: PipelineState) -> None:
     """Do not start on another history, nor where changes may be missing without a word; what else
     is wrong each stream says itself, and goes on trying."""
-    readers = [state.bound_positions(reader) for reader in (BATCH, READER)]
+    readers = [state.bound_positions(reader) for reader in (BATCH, READER, SEEN_READER)]
     for name in DATABASE_NAMES:
         log = ChangeLogReader(name, config.database_url(name), config.busy_timeout)
         known = [positions[name] for positions in readers if name in positions]

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.positions import Position
+from pipelines.change_log.seq_ranges import SeqRanges
 from pipelines.change_log.time_stamps import parse_time_stamp
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
@@ -32,7 +33,6 @@ DATA_TYPES: Final = {
     "supply_chain": "supply_chain",
 }
 """The cache's name for what each live database streams."""
-LEFT_KEPT: Final = 10_000
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Stream:
         """By log, changes that it has let in since, after it had rejected them."""
         self.lags_at: datetime | None = None
         """When the last change taken in was committed, while there are more; None when not."""
-        self.undecided: list[int] = []
+        self.undecided = SeqRanges()
         """All changes whose effect is the batch flow's to bring about, as far as is known."""
         self.lock = threading.RLock()
         """Held while changes are taken in."""
@@ -118,6 +118,11 @@ class Stream:
             for found in unknown:
                 logger.warning("stream %s: %s", self.name, found)
         return last
+
+    @property
+    def seen(self) -> Position:
+        """Up to which change anything may be written, bound to its change log."""
+        return self._capture.position(self.counters.absorbed)
 
     @property
     def written(self) -> Position:
@@ -175,7 +180,8 @@ class Stream:
         taken, touched = 0, dict[str, set[int]]()
         for log in {**self.left, **self.late}:
             late = self.late.pop(log, [])
-            seqs = [seq for seq in self.left.get(log, []) if seq not in set(late)]
+            let_in = set(late)
+            seqs = [seq for seq in self.left.get(log, []) if seq not in let_in]
             ready = [seq for seq in seqs if seq <= decided]
             if not ready and not late:
                 continue
@@ -195,7 +201,7 @@ class Stream:
     def settle(self, upto: int) -> None:
         """The batch flow has brought about the effect of every change up to a `seq`."""
         with self.lock:
-            self.undecided = [seq for seq in self.undecided if seq > upto]
+            self.undecided.forget(upto)
 
     def failed(self, error: Exception) -> None:
         """Count an error; say it unless it was said just before."""
@@ -244,14 +250,12 @@ class Stream:
     def _count(
         self, changes: int, verdicts: Mapping[str, Verdicts], cold: list[int], silent: bool
     ) -> None:
-        self.undecided += cold
+        undecided = set(cold)
         for log, found in verdicts.items():
-            self.undecided += [*found.late, *(seq for seq, _ in found.left)]
+            undecided.update(found.late, (seq for seq, _ in found.left))
             if found.left:
-                kept = self.left.setdefault(log, [])
-                kept.extend(seq for seq, _ in found.left)
-                del kept[:-LEFT_KEPT]
-        del self.undecided[:-LEFT_KEPT]
+                self.left.setdefault(log, []).extend(seq for seq, _ in found.left)
+        self.undecided.add(undecided)
         if silent:
             return
         counters = self.counters

@@ -183,6 +183,41 @@ def test_the_old_database_may_be_put_back(world: StreamWorld, tmp_path: Path) ->
     assert world.online("user_orders")[(1,)]["orders_30d"] == 2
 
 
+@pytest.mark.parametrize("update_waits", [True, False])
+def test_a_copy_is_noticed_though_the_stream_could_not_move_its_position(
+    world: StreamWorld, tmp_path: Path, update_waits: bool
+) -> None:
+    """What it has read may be online in part: before the first update of the batch flow, and while
+    Redis refuses rows."""
+    from stream_rows import order, session
+
+    world.cycle(update=not update_waits)
+    copies_of(world, tmp_path / "copies")
+    if not update_waits:
+        assert world.flow
+        world.flow.save()
+        with world.redis() as client:
+            client.execute_command("ACL", "SETUSER", "default", "-@write")
+    world.commit("sessions", session("s9"))
+    world.commit("orders", order(1))
+    world.stream()
+    world.flow.save()
+    if not update_waits:
+        with world.redis() as client:
+            client.execute_command("ACL", "SETUSER", "default", "+@all")
+    assert world.state.positions("stream").get("orders", 0) == 0
+    world.end()
+    put_back(world, tmp_path / "copies")
+    world.commit("orders", order(2, user_id=1), order(3))
+    with pytest.raises(OtherHistoryError):
+        assert world.flow
+    assert "OtherHistoryError" in refused(world)
+    rebuild(world)
+    world.cycle(update=True)
+    assert world.flow
+    assert world.state.positions("stream seen").get("orders", 0) <= 2
+
+
 def test_a_rebuild_without_redis_empties_it_in_the_next_cycle(
     world: StreamWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,22 @@ def test_a_reference_to_nothing_is_left_to_the_batch_flow(
     assert count(world) is None
 
 
+def test_any_number_of_changes_may_be_left_to_the_batch_flow(world: StreamWorld) -> None:
+    """Each of them comes back when it was accepted, and the audit is told of each meanwhile."""
+    count = 10_500
+    orders = world.commit("orders", *(order(n, user_id=2) for n in range(1, count + 1)))
+    world.stream()
+    assert world.left()["orders"] == orders
+    world.commit("users", user(2))
+    world.stream()
+    world.cycle(update=True)
+    world.flow.hear()
+    world.commit("orders", order(count + 1, T + SECOND, user_id=2))
+    world.stream()
+    assert world.online("user_orders")[(2,)]["orders_30d"] == count + 1
+    assert world.left()["orders"] == []
+
+
 def test_a_parent_in_another_database_is_waited_for(world: StreamWorld) -> None:
     """Nothing is taken in until its stream has caught up; then the child is good."""
     world.commit("products", product("p2"))
