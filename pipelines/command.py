@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pipelines.stopping import loading
+from pipelines.stopping import ending, loading
 
 
 def main() -> None:
     """Run the command line."""
     with loading():
         from pipelines.cli import main as run
-    run()
+    try:
+        run()
+    finally:
+        ending()

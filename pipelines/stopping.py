@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -93,6 +94,19 @@ def loading(status: int = INTERRUPTED) -> AbstractContextManager[None]:
         status: the process' exit status then.
     """
     return on_stop(lambda: leave(status), status=status)
+
+
+def ending() -> None:
+    """The work is done: who asks to end from now on is obeyed at once; at the very end, where
+    Python puts the system's own handlers back, the status is that of the work."""
+    _handle(lambda _number, _frame: leave())
+    atexit.register(_handle, signal.SIG_IGN)
+
+
+def _handle(how: Any) -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, how)
 
 
 @contextmanager

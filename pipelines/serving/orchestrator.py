@@ -87,6 +87,7 @@ class ModelOrchestrator:
         self.outlook = NetworkOutlook(features, self.reference, self._turn)
         self._network: tuple[int, int] | None = None
         self._problems: dict[str, str] = {"start": "it is starting"}
+        self._not_logged: tuple[str, int] | None = None  # why, and how many decisions
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -236,6 +237,8 @@ class ModelOrchestrator:
             problem = found.why if isinstance(found, Absent) else found.problem
             if problem is not None:
                 warnings.append(f"{model}: {problem}")
+        if self._not_logged is not None:
+            warnings.append(f"decision log: {self._not_logged[0]}")
         snapshot = self.outlook.snapshot
         if not reasons and snapshot is not None:
             if snapshot.read_mode != "redis":
@@ -289,11 +292,13 @@ class ModelOrchestrator:
             try:
                 self._log(done, decisions)
             except DecisionLogError as error:
-                logger.warning("a decision is not logged: %s", error)
+                self._note_not_logged(str(error), len(decisions))
                 note = Fallback("decision log", f"it cannot be written: {error}")
                 decisions = [
                     replace(d, logged=False, fallbacks=[*d.fallbacks, note]) for d in decisions
                 ]
+            else:
+                self._note_logged()
             stopwatch("done")
         return decisions
 
@@ -309,6 +314,18 @@ class ModelOrchestrator:
                     self._network = (done.snapshot.number, number)
                 network = self._network[1]
         self.log.add([record_of(done, n, d, network) for n, d in enumerate(decisions)])
+
+    def _note_not_logged(self, why: str, count: int) -> None:
+        """Say it once, not with each decision: what is full may be the disk of the log, too."""
+        before = self._not_logged
+        if before is None or before[0] != why:
+            logger.warning("decisions are not logged: %s", why)
+        self._not_logged = why, count + (before[1] if before else 0)
+
+    def _note_logged(self) -> None:
+        if self._not_logged is not None:
+            logger.warning("decisions are logged again; %d were not", self._not_logged[1])
+            self._not_logged = None
 
     def _renew_if_due(self) -> None:
         if self.outlook.is_due(self.options.outlook_age, unix_now()):

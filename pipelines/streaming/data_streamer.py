@@ -250,6 +250,7 @@ class DataStreamer:
         loop = asyncio.get_running_loop()
         next_eviction = loop.time() + EVICT_SECONDS
         next_hearing = loop.time() + self.config.processing_interval
+        said = None
         while True:
             await asyncio.sleep(SAVE_SECONDS)
             try:
@@ -265,8 +266,13 @@ class DataStreamer:
                 if loop.time() >= next_eviction:
                     next_eviction = loop.time() + EVICT_SECONDS
                     await self._call(flow.tidy)
+                if said is not None:
+                    logger.warning("the stream's state is kept again")
+                    said = None
             except Exception as error:  # whatever it is, the streams go on
-                logger.error("the stream's state is not kept, it goes on trying: %s", error)
+                if str(error) != said:  # four times a second would fill a disk, too
+                    said = str(error)
+                    logger.error("the stream's state is not kept, it goes on trying: %s", said)
 
     async def _look(self, flow: StreamingFlow) -> None:
         """See that the online store has lost nothing, on a thread beside that of the streams."""

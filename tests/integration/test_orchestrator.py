@@ -443,18 +443,27 @@ def test_a_replay_that_comes_out_differently_says_what_differs(make: Make, chang
 
 
 def test_a_log_that_cannot_be_written_costs_the_record_not_the_answer(
-    orchestrator: ModelOrchestrator,
+    orchestrator: ModelOrchestrator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And the decision says so; the next one is logged again."""
+    """And the decision says so, as readiness does; the process says it once, and when it is over.
+
+    A line with every decision would fill the disk that is full.
+    """
     orchestrator.decide(an_order())
+    assert not any("decision log" in line for line in orchestrator.readiness().warnings)
     with closing(sqlite3.connect(orchestrator.log.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
+        orchestrator.decide_many([an_order(), an_order()])
         decision = orchestrator.decide(an_order())
+        assert any("decision log: " in line for line in orchestrator.readiness().warnings)
         other.execute("ROLLBACK")
     assert not decision.logged
     assert decision.choice.feasible
     assert "it cannot be written: " in noted(decision)["decision log"]
     assert orchestrator.decide(an_order()).logged
+    assert not any("decision log" in line for line in orchestrator.readiness().warnings)
+    assert caplog.text.count("decisions are not logged: ") == 1
+    assert caplog.text.count("decisions are logged again; 3 were not") == 1
 
 
 def test_before_it_has_started_it_says_so(folder: Path, databases: LiveDatabases) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -265,6 +266,45 @@ def test_who_asks_for_statistics_while_it_ends_gets_none(
 
     asyncio.run(run())
     assert answers == [None]
+
+
+def test_a_state_that_cannot_be_kept_is_told_once_and_kept_later(
+    world: StreamWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four lines a second would fill the disk that is full; what is streamed goes on."""
+    save = StreamingFlow.save
+    attempts: list[StreamingFlow] = []
+
+    def counted(flow: StreamingFlow, **given: Any) -> None:
+        attempts.append(flow)
+        save(flow, **given)
+
+    monkeypatch.setattr(StreamingFlow, "save", counted)
+    monkeypatch.setattr(data_streamer, "SAVE_SECONDS", 0.0)
+
+    def state(statement: str) -> None:
+        with closing(sqlite3.connect(world.batch_config.state_path)) as connection, connection:
+            connection.execute(statement)
+
+    async def run() -> None:
+        async with streaming(world) as streamer:
+            state(
+                "CREATE TRIGGER full BEFORE INSERT ON positions "
+                "BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+            )
+            world.commit("orders", order(1))
+            await until(lambda: orders_of(world) == 1)
+            before = len(attempts)
+            await until(lambda: len(attempts) > before + 5)
+            assert stream_of(streamer, "orders")["position"] == 1
+            assert world.state.positions("stream")["orders"] == 0
+            state("DROP TRIGGER full")
+            await until(lambda: world.state.positions("stream")["orders"] == 1)
+            await until(lambda: "kept again" in caplog.text)
+
+    asyncio.run(run())
+    assert caplog.text.count("the stream's state is not kept, it goes on trying: ") == 1
+    assert caplog.text.count("the stream's state is kept again") == 1
 
 
 def test_the_loop_is_left_as_it_was(world: StreamWorld) -> None:

@@ -185,6 +185,21 @@ with on_stop(), loading(3):
     assert (said, process.returncode) == ("", 3)
 
 
+def test_a_process_that_is_ending_anyway_ends_with_a_status_of_ours() -> None:
+    """While its threads are waited for it ends at once; later its own status stays."""
+    program = """
+import os, signal, threading
+from pipelines.stopping import ending
+ending()
+print("ready", flush=True)
+threading.Thread(target=threading.Event().wait).start()
+"""
+    with started(program) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        process.communicate(timeout=GUARD_SECONDS)
+    assert process.returncode == 130
+
+
 def test_an_interruption_that_python_swallows_comes_again() -> None:
     """An exception in the call of a weak reference is printed and forgotten; not this one."""
     program = """
