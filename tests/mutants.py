@@ -3,7 +3,8 @@
 Works on a copy of the checkout, so nothing is left in it. Survivors that `mutants.toml` explains
 are counted apart; any other is printed as a diff, and makes the exit status 1.
 
-Run as `make mutants`, or with names of groups: `.venv/bin/python tests/mutants.py gate`.
+Run as `make mutants`, or with names of groups: `.venv/bin/python tests/mutants.py gate`. After a
+test was added: `.venv/bin/python tests/mutants.py --mutant NAME`, as a survivor is named.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
+from mutants_order import FILES
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 SETTINGS: Final = ROOT / "tests" / "mutants.toml"
 COPIED: Final = ("feature_repo", "data", "README.md", "Makefile", ".ci", "requirements.lock")
 SURVIVED: Final = ("survived", "no tests")
+UNTRIED: Final = "not checked"
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", help="of mutants.toml; all by default")
     parser.add_argument("--sample", type=int, default=settings["sample"], help="mutants in all")
-    parser.add_argument("--seed", type=int, default=settings["seed"])
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=settings["seed"], help="which are drawn")
+    parser.add_argument(
+        "--mutant", action="append", dest="mutants", metavar="NAME", help="this one; repeatable"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="mutants at a time")
     parser.add_argument("--report", type=Path, help="a file for the report, beside the terminal")
     given = parser.parse_args()
     unknown = set(given.groups) - {group["name"] for group in settings["groups"]}
@@ -65,11 +73,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sc-mutants-") as name:
         folder = Path(name)
         copy_checkout(folder)
-        chosen = sampled(folder, settings["groups"], given.sample, given.seed)
+        known = all_mutants(folder, settings["groups"])
+        if missing := sorted(set(given.mutants or ()) - known.keys()):
+            parser.error(f"there is no mutant called {', '.join(missing)}")
+        size = min(given.sample, len(known))
+        drawn = given.mutants or random.Random(given.seed).sample(list(known), size)
+        print(f"{len(drawn)} of {len(known)} mutants, seed {given.seed}", flush=True)
         for group in settings["groups"]:
             if given.groups and group["name"] not in given.groups:
                 continue
-            wanted = chosen[group["name"]]
+            wanted = sorted(name for name in drawn if known[name] == group["name"])
             print(f"{group['name']}: {len(wanted)} mutants", flush=True)
             paths = paths_of(folder, settings["groups"], group["name"])
             found = run(folder, paths, group["tests"], wanted, given.processes)
@@ -99,23 +112,19 @@ def copy_checkout(folder: Path) -> None:
             shutil.copy2(source, target)
 
 
-def sampled(
-    folder: Path, groups: Sequence[dict[str, Any]], size: int, seed: int
-) -> dict[str, list[str]]:
-    """By group the names of the mutants that are run; the same seed chooses the same."""
+def all_mutants(folder: Path, groups: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The names of all mutants, each with its group, always in the same order."""
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
     configure(folder, [], [])
     os.chdir(folder)  # where mutmut looks for its settings
-    known: list[tuple[str, str]] = []
+    known: dict[str, str] = {}
     for group in groups:
         for path in paths_of(folder, groups, group["name"]):
             made = mutate_file_contents(str(path), (folder / path).read_text(encoding="utf-8"))
-            known += [(group["name"], get_mutant_name(path, name)) for name in made.mutant_names]
-    drawn = random.Random(seed).sample(known, min(size, len(known)))
-    print(f"{len(drawn)} of {len(known)} mutants, seed {seed}", flush=True)
-    return {group["name"]: sorted(n for g, n in drawn if g == group["name"]) for group in groups}
+            known |= {get_mutant_name(path, name): group["name"] for name in made.mutant_names}
+    return known
 
 
 def paths_of(folder: Path, groups: Sequence[dict[str, Any]], name: str) -> list[Path]:
@@ -135,7 +144,7 @@ def configure(folder: Path, paths: Sequence[Path], tests: Sequence[str]) -> None
         "source_paths": ["pipelines", "simulators"],
         "only_mutate": [str(path) for path in paths],
         "pytest_add_cli_args_test_selection": list(tests),
-        "pytest_add_cli_args": ["-p", "no:cacheprovider"],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "mutants_order"],
         "also_copy": list(COPIED),
         "process_isolation": "forkserver",
         "use_git_change_detection": False,
@@ -160,16 +169,40 @@ def run(
     if not mutants:
         return {}
     shutil.rmtree(folder / "mutants", ignore_errors=True)
-    (folder / "mutants").mkdir()  # Python remembers of a path that it is not there
+    ours = [folder / "mutants", folder / "mutants" / "tests"]
+    for one in ours:
+        one.mkdir()  # Python remembers of a path that it is not there
     configure(folder, paths, tests)
     # Child processes of the tests import the mutated sources too, not those of the checkout.
-    environment = {**os.environ, "PYTHONPATH": str(folder / "mutants")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, ours)),
+        FILES: json.dumps(list(tests)),
+    }
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes), *mutants]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    found = results(folder, mutants)
-    if not found or all(how == "not checked" for how in found.values()):
-        sys.exit(f"mutmut did not run:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    said = folder / "mutmut.log"
+    with said.open("w") as log:
+        mutmut = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        found: dict[str, str] = {}
+        while not found or mutmut.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                mutmut.wait(timeout=2)
+            found = told(results(folder, mutants), found)
+    if all(how == UNTRIED for how in found.values()):
+        lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = "\n".join(line for line in lines if not line.endswith((" stats", " mutants")))
+        sys.exit(f"mutmut did not run:\n{text[-6000:]}")
     return found
+
+
+def told(found: dict[str, str], before: dict[str, str]) -> dict[str, str]:
+    """All that was found up to now, when what is new of it has been printed."""
+    known = {name: how for name, how in before.items() if how != UNTRIED}
+    for name, how in found.items():
+        if how != UNTRIED and name not in known:
+            known[name] = how
+            print(f"  {len(known)} of {len(found)}: {name} {how}", flush=True)
+    return found | known
 
 
 def results(folder: Path, mutants: Sequence[str]) -> dict[str, str]:
@@ -178,7 +211,8 @@ def results(folder: Path, mutants: Sequence[str]) -> dict[str, str]:
 
     codes: dict[str, int | None] = {}
     for path in folder.glob("mutants/**/*.meta"):
-        codes |= json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+        with suppress(json.JSONDecodeError):  # it is being written
+            codes |= json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
     return {name: status_by_exit_code[codes.get(name)] for name in mutants}
 
 

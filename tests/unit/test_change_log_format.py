@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import ContractError, TriggersError
 from pipelines.live_databases import (
     FORMAT,
@@ -332,6 +333,13 @@ def test_an_older_log_comes_up_to_date(older: sa.Engine) -> None:
         (3, "U", "[1]"),
     ]
     assert unknown_rows(older) == []
+
+
+def test_the_reader_brings_its_own_log_up_to_date(older: sa.Engine) -> None:
+    """And says whether there was anything to do."""
+    reader = ChangeLogReader("users", str(older.url))
+    assert [reader.upgrade() for _ in range(2)] == [True, False]
+    assert reader.end().identity
 
 
 def test_an_older_log_comes_up_to_date_while_a_shop_writes(older: sa.Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -90,6 +91,25 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
         "SYNCHROCHAIN_SUPPLY_CHAIN_URL to your own database"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_snapshot_knows_where_its_log_ends_and_what_was_removed(
+    path: Path, reader: ChangeLogReader
+) -> None:
+    """The rows as their triggers would record them, in pieces; the end also of an empty log."""
+    table = supply_chain_db.tables["suppliers"]
+    for upto, ends in ((0, (5, 0)), (2, (5, 2)), (5, (5, 5))):
+        with closing(sqlite3.connect(path)) as live, live:
+            live.execute("DELETE FROM change_log WHERE seq <= ?", (upto,))
+        with reader.snapshot(2) as snapshot:
+            assert (snapshot.end, snapshot.removed) == ends
+            batches = list(snapshot.rows(table, "2026-06-17 12:00:00"))
+        assert [batch.num_rows for batch in batches if batch.num_rows] == [2, 2, 1]
+        rows = [row for batch in batches for row in batch.to_pylist()]
+        assert [json.loads(row["row"])["supplier_id"] for row in rows] == [f"s{n}" for n in range(5)]
+        assert {(r["table_name"], r["op"], r["committed_at"], r["old_key"]) for r in rows} == {
+            ("suppliers", "I", "2026-06-17 12:00:00", None)
+        }
 
 
 def files(folder: Path) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -14,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipelines.change_log.positions import Position
+from pipelines.change_log.positions import Position, verify_row
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import ChangeLogGapError, OtherHistoryError
 from pipelines.live_databases import create_schema, open_engine, supply_chain_db
@@ -191,3 +192,13 @@ def test_of_two_readers_each_is_looked_at(shop: Shop) -> None:
     assert shop.reader.end(slower).seq == 7
     with pytest.raises(OtherHistoryError):
         shop.reader.end(slower, faster)
+
+
+def test_a_row_that_was_read_before_has_the_nonce_that_it_had() -> None:
+    """One of format 1 had none, and is taken as it stands."""
+    for expected, found in (("a", "a"), (None, "a"), (None, None)):
+        verify_row("shop.db", 7, expected, found)
+    for other in ("b", None):
+        said = "shop.db: the change log has another change 7 than was read before: "
+        with pytest.raises(OtherHistoryError, match=f"^{re.escape(said)}"):
+            verify_row("shop.db", 7, "a", other)
