@@ -26,12 +26,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
-from mutants_order import FILES
+from mutants_order import FAILURES, FILES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SETTINGS: Final = ROOT / "tests" / "mutants.toml"
 COPIED: Final = ("feature_repo", "data", "README.md", "Makefile", ".ci", "requirements.lock")
-SURVIVED: Final = ("survived", "no tests")
+DOUBTED: Final = "noticed by a test that fails anyway"
+SURVIVED: Final = ("survived", "no tests", DOUBTED)
+NONE: Final = "none"  # no mutant's name
 UNTRIED: Final = "not checked"
 
 
@@ -178,30 +180,59 @@ def run(
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, ours)),
         FILES: json.dumps(list(tests)),
+        FAILURES: str(folder / "failures"),
     }
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(processes), *mutants]
+    (folder / "failures").write_text("")
+    mutmut = str(folder / "tests" / "mutants_order.py")
+    command = [sys.executable, mutmut, "run", "--max-children", str(processes), *mutants]
     said = folder / "mutmut.log"
     with said.open("w") as log:
-        mutmut = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         found: dict[str, str] = {}
-        while not found or mutmut.returncode is None:
+        while not found or process.returncode is None:
             with suppress(subprocess.TimeoutExpired):
-                mutmut.wait(timeout=2)
-            found = told(results(folder, mutants), found)
+                process.wait(timeout=2)
+            found = told(results(folder, mutants), found, folder)
     if all(how == UNTRIED for how in found.values()):
         lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
-        text = "\n".join(line for line in lines if not line.endswith((" stats", " mutants")))
-        sys.exit(f"mutmut did not run:\n{text[-6000:]}")
-    return found
+        lines = [line for line in lines if not line.endswith((" stats", " mutants"))]
+        lines += ["\n".join(failure) for failure in failures(folder)]
+        sys.exit("mutmut did not run:\n" + "\n".join(lines)[-6000:])
+    return doubted(folder, environment, found)
 
 
-def told(found: dict[str, str], before: dict[str, str]) -> dict[str, str]:
+def failures(folder: Path) -> list[list[str]]:
+    """The mutant, the test and what it said, of each failure up to now."""
+    lines = (folder / "failures").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def doubted(folder: Path, environment: dict[str, str], found: dict[str, str]) -> dict[str, str]:
+    """What was found, with doubt where a test has noticed a mutant that fails without one too."""
+    by = {mutant: test for mutant, test, _ in failures(folder) if mutant in found}
+    if not by:
+        return found
+    plugins = ["-p", "no:cacheprovider", "-p", "mutants_order"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugins, *sorted(set(by.values()))],
+        cwd=folder / "mutants",
+        env={**environment, "MUTANT_UNDER_TEST": NONE},
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    failed = {test for mutant, test, _ in failures(folder) if mutant == NONE}
+    return {name: DOUBTED if by.get(name) in failed else how for name, how in found.items()}
+
+
+def told(found: dict[str, str], before: dict[str, str], folder: Path) -> dict[str, str]:
     """All that was found up to now, when what is new of it has been printed."""
     known = {name: how for name, how in before.items() if how != UNTRIED}
+    by = {mutant: test for mutant, test, _ in failures(folder)}
     for name, how in found.items():
         if how != UNTRIED and name not in known:
             known[name] = how
-            print(f"  {len(known)} of {len(found)}: {name} {how}", flush=True)
+            test = f" by {by[name]}" if name in by else ""
+            print(f"  {len(known)} of {len(found)}: {name} {how}{test}", flush=True)
     return found | known
 
 

@@ -424,7 +424,13 @@ def test_a_history_larger_than_memory_spills(world: World, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("entities", "refs", "error", "words"),
     [
-        (None, ["refused:x"], UsageError, "needs an entity frame"),
+        (
+            None,
+            ["refused:x"],
+            UsageError,
+            "^get_historical_features needs an entity frame: entity_df is None, and this store "
+            r"does not read a stretch of time \(start_date, end_date\) without one$",
+        ),
         (frame((1, at(0))).drop(columns="user_id"), ["refused:x"], UsageError, "lacks"),
         (frame((1, at(0))).astype({"user_id": str}), ["refused:x"], UsageError, "VARCHAR"),
         (frame((1, at(0))).assign(x=1), ["refused:x"], UsageError, "two columns 'x'"),

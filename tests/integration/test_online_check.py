@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -210,7 +210,9 @@ def test_a_live_streamer_notices_that_everything_is_gone(
     assert not filled.flow.look()
 
 
-def test_a_live_streamer_notices_lost_keys(filled: StreamWorld) -> None:
+def test_a_live_streamer_notices_lost_keys(
+    filled: StreamWorld, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """Five seconds later by what the server says; without a sign after five minutes."""
     before = online(filled)
     assert filled.flow.look()
@@ -225,7 +227,13 @@ def test_a_live_streamer_notices_lost_keys(filled: StreamWorld) -> None:
         filled.seconds += online_watch.FACTS_SECONDS
         assert not filled.flow.look()
         filled.seconds += online_watch.CHECK_SECONDS
+        caplog.clear()
+        clock.now += timedelta(microseconds=7)
         assert filled.flow.look()
+    said = "rows of user_orders online were not as published: 1 missing; mended"
+    assert caplog.messages == [said]
+    at = filled.flow.report()["online_check"]["last"]["at"]
+    assert at == datetime.fromisoformat(at).strftime("%Y-%m-%d %H:%M:%S")
     filled.stream()
     assert _features(online(filled)) == _features(before)
 

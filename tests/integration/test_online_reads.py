@@ -257,15 +257,19 @@ def test_plans_live_as_long_as_the_registry() -> None:
     get("b")
     get("a")
     assert made == ["a", "b"]
+    now[0] += 60  # its last second
+    get("c")
+    get("a")
+    assert made == ["a", "b", "c"]
     registry.refresh()
-    now[0] += 61
+    now[0] += 1
     get()
     get()
-    assert made == ["a", "b", "a"]
+    assert made == ["a", "b", "c", "a"]
     now[0] += 61  # Feast would read the registry again
     get()
     get()
-    assert made == ["a", "b", "a", "a", "a"]
+    assert made == ["a", "b", "c", "a", "a", "a"]
 
 
 def test_a_plan_made_while_the_registry_changed_is_not_kept() -> None:

@@ -222,6 +222,7 @@ def test_reads_survive_a_dead_server(
     now[0] += PROBE_SECONDS
     assert read(store, route).read_mode.mode == "redis"
     assert read(store, route).read_mode.outages == 1
+    assert caplog.messages[1:] == ["Redis is back: online reads are current again"]
 
 
 def test_a_process_that_has_seen_nothing_reports_the_outage(

@@ -106,7 +106,8 @@ def test_a_snapshot_knows_where_its_log_ends_and_what_was_removed(
             batches = list(snapshot.rows(table, "2026-06-17 12:00:00"))
         assert [batch.num_rows for batch in batches if batch.num_rows] == [2, 2, 1]
         rows = [row for batch in batches for row in batch.to_pylist()]
-        assert [json.loads(row["row"])["supplier_id"] for row in rows] == [f"s{n}" for n in range(5)]
+        names = [json.loads(row["row"])["supplier_id"] for row in rows]
+        assert names == [f"s{number}" for number in range(5)]
         assert {(r["table_name"], r["op"], r["committed_at"], r["old_key"]) for r in rows} == {
             ("suppliers", "I", "2026-06-17 12:00:00", None)
         }
