@@ -20,7 +20,9 @@ import redis
 from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
 from pipelines.errors import RedisRefusedError, UsageError
+from pipelines.feast_plugins.writing import online_writer
 from pipelines.feast_plugins.writing.encoding import entity_keys, field, values
+from pipelines.feast_plugins.writing.newer_wins import MISSING
 from pipelines.feast_plugins.writing.online_writer import (
     ROWS_PER_CHUNK,
     ROWS_PER_SCRIPT,
@@ -382,3 +384,21 @@ def test_an_unreachable_server_is_redis_own_error(writer: OnlineWriter, route: s
         pytest.raises(redis.ConnectionError),
     ):
         put(OnlineWriter(away, PROJECT), route, 1.0)
+
+
+def test_a_check_names_each_wrong_row_once(
+    client: redis.Redis, writer: OnlineWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its number, however many chunks there are; what was mended is right the next time."""
+    monkeypatch.setattr(online_writer, "ROWS_PER_CHUNK", 10)
+    rows = any_rows("route_conditions", 25, prefix="checked")
+    keys = KEYS["route_conditions"]
+    writer.write({"route_conditions": rows}, KEYS)
+    assert writer.check("route_conditions", rows, keys, repair=False) == []
+    stored = entity_keys({name: rows.column(name) for name in keys}, PROJECT).to_pylist()
+    wrong = (0, 9, 10, 24)
+    for number in wrong:
+        client.hdel(stored[number], "_ts:route_conditions")
+    for repair, found in ((False, wrong), (True, wrong), (True, ())):
+        verdicts = writer.check("route_conditions", rows, keys, repair=repair)
+        assert verdicts == [(number, MISSING) for number in found]
