@@ -1,4 +1,4 @@
-"""Mutation testing by mutmut: a seeded sample of mutants, and which of them no test notices.
+"""Mutation testing by mutmut: a sample of mutants, and which of them no test notices.
 
 Works on a copy of the checkout, so nothing is left in it. Survivors that `mutants.toml` explains
 are counted apart; any other is printed as a diff, and makes the exit status 1.
@@ -30,6 +30,7 @@ from mutants_order import FAILURES, FILES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SETTINGS: Final = ROOT / "tests" / "mutants.toml"
+SAMPLE: Final = ROOT / "tests" / "mutants_sample.txt"
 COPIED: Final = ("feature_repo", "data", "README.md", "Makefile", ".ci", "requirements.lock")
 DOUBTED: Final = "noticed by a test that fails anyway"
 SURVIVED: Final = ("survived", "no tests", DOUBTED)
@@ -58,8 +59,8 @@ def main() -> int:
     settings = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", help="of mutants.toml; all by default")
-    parser.add_argument("--sample", type=int, default=settings["sample"], help="mutants in all")
-    parser.add_argument("--seed", type=int, default=settings["seed"], help="which are drawn")
+    parser.add_argument("--seed", type=int, help="draw other mutants than those of the sample")
+    parser.add_argument("--sample", type=int, default=300, help="how many to draw (300)")
     parser.add_argument(
         "--mutant", action="append", dest="mutants", metavar="NAME", help="this one; repeatable"
     )
@@ -78,9 +79,8 @@ def main() -> int:
         known = all_mutants(folder, settings["groups"])
         if missing := sorted(set(given.mutants or ()) - known.keys()):
             parser.error(f"there is no mutant called {', '.join(missing)}")
-        size = min(given.sample, len(known))
-        drawn = given.mutants or random.Random(given.seed).sample(list(known), size)
-        print(f"{len(drawn)} of {len(known)} mutants, seed {given.seed}", flush=True)
+        drawn = given.mutants or sample(list(known), given.seed, given.sample)
+        print(f"{len(drawn)} of {len(known)} mutants", flush=True)
         for group in settings["groups"]:
             if given.groups and group["name"] not in given.groups:
                 continue
@@ -127,6 +127,16 @@ def all_mutants(folder: Path, groups: Sequence[dict[str, Any]]) -> dict[str, str
             made = mutate_file_contents(str(path), (folder / path).read_text(encoding="utf-8"))
             known |= {get_mutant_name(path, name): group["name"] for name in made.mutant_names}
     return known
+
+
+def sample(known: Sequence[str], seed: int | None, size: int) -> list[str]:
+    """So many by a seed, or the ones in `mutants_sample.txt`, which a change elsewhere leaves."""
+    if seed is not None:
+        return random.Random(seed).sample(known, min(size, len(known)))
+    kept = SAMPLE.read_text(encoding="utf-8").split()
+    if gone := sorted(set(kept).difference(known)):
+        print(f"no longer there: {', '.join(gone)}", flush=True)
+    return [name for name in kept if name not in gone]
 
 
 def paths_of(folder: Path, groups: Sequence[dict[str, Any]], name: str) -> list[Path]:
@@ -203,8 +213,9 @@ def run(
 
 def failures(folder: Path) -> list[list[str]]:
     """The mutant, the test and what it said, of each failure up to now."""
-    lines = (folder / "failures").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    text = (folder / "failures").read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # the last line may be under way
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def doubted(folder: Path, environment: dict[str, str], found: dict[str, str]) -> dict[str, str]:
