@@ -95,7 +95,7 @@ CHANGED_AT: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "routes": ("updated_at", ("route_id",)),
 }
 """By table whose deletions are events: its column with the event time, and its key."""
-CLOCKS_DIFFER: Final = timedelta(minutes=5)
+CLOCK_SET_BACK: Final = timedelta(days=1)
 
 
 def compute(view: str, logs: Logs) -> list[Row]:
@@ -121,7 +121,7 @@ def event_times(logs: Logs) -> dict[str, list[Row]]:
             if row["op"] == "D":
                 if key not in there:
                     continue
-                if t is None or t > row["committed_at"] + CLOCKS_DIFFER:
+                if t is None or t > row["committed_at"] + CLOCK_SET_BACK:
                     t = row["committed_at"]
                 t = max(t, row["committed_at"], gone.get(key, t))
                 gone[key] = t

@@ -21,6 +21,9 @@ from pipelines.live_databases import BLOBS, LONG, LONGEST
 
 CLOCK_TOLERANCE: Final = "5 minutes"
 """How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
+CLOCK_SET_BACK: Final = "1 day"
+"""How far the time of a deleted row may lie ahead of the deletion's commit, and count: the clock may
+have been set back since; of a row that was refused it may be anything."""
 FIRST_MOMENT: Final = "1970-01-01"
 LAST_MOMENT: Final = "2262-01-01"
 """Time stamps outside are refused: they do not survive Parquet, pandas and protobuf unharmed."""
@@ -53,7 +56,8 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
     typed = ",\n            ".join(_typed(column, explained) for column in log.columns)
     typed += "".join(f", texts.{name} AS raw_{name}, {name}_fields" for name in nested)
     names = ", ".join(_named(log, column) for column in log.columns)
-    rules = [_shape_rules(name) for name in nested] + [_rules(column) for column in log.columns]
+    rules = [_shape_rules(name) for name in nested]
+    rules += [_rules(column, key=column.name in log.key) for column in log.columns]
     broken = "\n            OR ".join(condition for part in rules for condition, _ in part)
     reasons = ",\n            ".join(_first_broken(part) for part in rules)
     committed_at = time_stamp_sql("nested.committed_at", own_form=not explained)
@@ -114,8 +118,8 @@ def _named(log: Log, column: Column) -> str:
     name = f'"{column.name}"'
     if column.name != log.changed_at:
         return name
-    # Such a time of a row that was accepted lies no further ahead; greatest() passes over nulls.
-    own = f"CASE WHEN {name} <= committed_at + INTERVAL '{CLOCK_TOLERANCE}' THEN {name} END"
+    # greatest() passes over nulls.
+    own = f"CASE WHEN {name} <= committed_at + INTERVAL '{CLOCK_SET_BACK}' THEN {name} END"
     return f"CASE WHEN op = 'D' THEN greatest(committed_at, {own}) ELSE {name} END AS {name}"
 
 
@@ -184,7 +188,7 @@ def _typed(column: Column, explained: bool) -> str:
     return f'{text} AS {raw}, {value} AS "{column.name}"'
 
 
-def _rules(column: Column) -> list[tuple[str, str]]:
+def _rules(column: Column, key: bool) -> list[tuple[str, str]]:
     """Conditions under which the column breaks a rule, and SQL that says so in words."""
     name, raw = f'"{column.name}"', f"raw_{column.name}"
     shown = f"'{column.name} = ' || left({raw}, 60) || ' "
@@ -196,6 +200,8 @@ def _rules(column: Column) -> list[tuple[str, str]]:
         rules.append((f"len({name}) > list_count({name})", kind))
     if column.type == TIME:
         rules.append((_outside(name), f"{shown}lies outside of 1970–2261'"))
+    if key and column.type == TEXT:  # read as U+FFFD, several keys would become one
+        rules.append((f"contains({name}, chr(65533))", f"{shown}is not UTF-8'"))
     if column.check:
         rules.append((f"NOT ({column.check})", f"{shown}{column.rule}'"))
     if column.type == TIME and column.name != "promised_at":

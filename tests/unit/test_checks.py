@@ -10,7 +10,17 @@ from typing import Any
 import duckdb
 import pytest
 
-from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXTS, TIME, Column, Log
+from pipelines.change_log.logs import (
+    BY_NAME,
+    INTEGER,
+    MONEY,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    TIME,
+    Column,
+    Log,
+)
 from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
 
 COMMITTED = "2026-01-31 12:00:00.000000"
@@ -235,6 +245,17 @@ def test_what_is_no_finite_number_is_refused(
     reason = typed(log, with_value(log, column, value))["reason"]
     assert reason.startswith(f"{column.name} = ")
     assert reason.endswith(" is not a number")
+
+
+TEXT_KEYS = [pair for pair in those(TEXT) if pair[1].name in pair[0].key]
+
+
+@pytest.mark.parametrize(("log", "column"), TEXT_KEYS, ids=ids)
+def test_a_key_that_is_no_utf_8_is_refused(typed: Any, log: Log, column: Column) -> None:
+    """What stands for any such byte would make one key of several; in other texts it may stand."""
+    reason = typed(log, with_value(log, column, "a\ufffd"))["reason"]
+    assert reason == f"{column.name} = a\ufffd is not UTF-8"
+    assert typed("users", GOOD["users"] | {"region": "a\ufffd"})["reason"] is None
 
 
 @pytest.mark.parametrize("name", ["NaN", "Infinity"])
@@ -473,6 +494,22 @@ def test_a_row_that_broke_a_rule_can_still_be_deleted(typed: Any) -> None:
     row = GOOD["orders"] | {"quantity": -1}
     assert typed("orders", row, op="D")["reason"] is None
     assert typed("orders", row, op="U")["reason"] == "quantity = -1 must lie in 1–1000000"
+
+
+@pytest.mark.parametrize(
+    ("own", "dated"),
+    [
+        ("2026-01-30 13:00:00", "2026-01-31 12:00:00"),
+        ("2026-02-01 11:59:59", "2026-02-01 11:59:59"),
+        ("2026-02-01 12:00:01", "2026-01-31 12:00:00"),
+        ("2261-12-31 00:00:00", "2026-01-31 12:00:00"),
+    ],
+)
+def test_a_deletion_is_later_than_the_row_it_deletes(typed: Any, own: str, dated: str) -> None:
+    """Also if the clock was set back in between; but a row that was refused may say anything."""
+    row = GOOD["routes"] | {"updated_at": own}
+    found = typed("routes", row, op="D")
+    assert (found["reason"], found["updated_at"]) == (None, dated)
 
 
 def test_all_broken_rules_are_named(typed: Any) -> None:
