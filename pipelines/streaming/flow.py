@@ -92,8 +92,8 @@ class StreamingFlow:
         self._started = clock()
         self._created = CreatedClock(clock)
         self._created.go_on_from(self._state.note(CREATED_NOTE))
-        self._saved: dict[str, int] = {}
-        self._seen: dict[str, int] = {}
+        self._saved: dict[str, Position] = {}
+        self._seen: dict[str, Position] = {}
         self._left: dict[str, list[list[int]]] = {}
         self._reported = self._started - REPORT_EVERY
         self._saving = threading.Lock()
@@ -224,7 +224,7 @@ class StreamingFlow:
         if self.outdated:
             return
         with self._saving:
-            positions = {name: s.counters.position for name, s in self.streams.items()}
+            written = {name: stream.written for name, stream in self.streams.items()}
             left = {name: stream.undecided.as_json() for name, stream in self.streams.items()}
             # What is left to the batch flow is written down before the position passes it.
             now = self._clock()
@@ -232,13 +232,13 @@ class StreamingFlow:
                 self._reported = now
                 self._left = left
                 self._state.set_note(STATUS, json.dumps(self.report() | {"left": left}))
-            moved = {n: p for n, p in positions.items() if p != self._saved.get(n)}
+            # Also where only what binds it to its log is new, as after an upgrade.
+            moved = {n: at for n, at in written.items() if at != self._saved.get(n)}
             if not self._begun and self._state.waiting_views():
                 moved = {}  # where a first start begins is not online before the batch flow says so
-            self._save_seen({n: at for n, at in positions.items() if n in moved or self._begun})
+            self._save_seen({n: at for n, at in written.items() if n in moved or self._begun})
             if moved:
-                bound = {name: self.streams[name].written for name in moved}
-                if not self._state.set_positions(READER, bound, self._generation):
+                if not self._state.set_positions(READER, moved, self._generation):
                     self.outdated = True
                     return
                 self._saved.update(moved)
@@ -247,13 +247,13 @@ class StreamingFlow:
                 latest = self._created.latest.isoformat(timespec="microseconds")
                 self._created.go_on_from(self._state.raise_note(CREATED_NOTE, latest))
 
-    def _save_seen(self, written: Mapping[str, int]) -> None:
+    def _save_seen(self, written: Mapping[str, Position]) -> None:
         """Bind what lies beyond the positions that are written to its change log: some of it may be
         online already, so that another history in its place has to be noticed."""
-        seen = {n: s.seen for n, s in self.streams.items() if s.seen.seq != written.get(n)}
-        seen = {n: at for n, at in seen.items() if at.seq != self._seen.get(n)}
+        seen = {n: s.seen for n, s in self.streams.items() if s.seen != written.get(n)}
+        seen = {n: at for n, at in seen.items() if at != self._seen.get(n)}
         if seen and self._state.set_positions(SEEN_READER, seen, self._generation):
-            self._seen |= {name: at.seq for name, at in seen.items()}
+            self._seen |= seen
 
     def cycle_runs(self) -> bool:
         """Whether a cycle of the batch flow is under way."""

@@ -1,64 +1,32 @@
-"""An upgrade that is killed anywhere: nothing is lost, nothing doubled.
+"""An upgrade that is killed anywhere, by batch or stream: nothing is lost, nothing doubled.
 
-The child is killed with -9 at a random one of its openings, renames, removals and statements, by
-an audit hook; what it leaves is then upgraded as ever.
+What a process leaves that is killed with -9 at a random moment is then upgraded as ever.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+from conftest import Clock, new_directory
+from killing import kill_at_random
 from live_logs import offline_rows
-from old_directory import unpack
-from test_upgrade import POSITIONS, STREAMED, processor_of
+from old_directory import restore_redis, unpack
+from stream_helpers import StreamWorld
+from test_upgrade import LATER, POSITIONS, STREAMED, processor_of
 
+from pipelines.batch import BatchConfig
+from pipelines.cache import RealtimeCache
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.settings import PROJECT_ROOT
+from pipelines.redis import stop_server
+from pipelines.settings import DATABASE_NAMES, DataConfig
+from pipelines.streaming.flow import StreamingFlow
 
 SEEDS: Final = 8
-KILLED: Final = """
-import json, os, random, signal, sys
-from pathlib import Path
-sys.path.insert(0, "tests")
-sys.path.insert(0, "tests/integration")
-from test_upgrade import processor_of
-
-EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "sqlite3.connect")
-
-def run(folder, at):
-    seen = 0
-    def count(event, arguments):
-        nonlocal seen
-        if event in EVENTS and str(folder) in str(arguments[0]):
-            seen += 1
-            if seen == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(count)
-    processor_of(folder).run_cycle(update=False)
-    (folder / "events").write_text(str(seen))
-
-def in_a_child(folder, at):
-    child = os.fork()
-    if not child:
-        try:
-            run(folder, at)
-        finally:
-            os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-whole, *folders = map(Path, sys.argv[1:])
-in_a_child(whole, 0)
-events = int((whole / "events").read_text())
-for seed, folder in enumerate(folders):
-    at = random.Random(seed).randint(1, events)
-    print(json.dumps([at, in_a_child(folder, at)]))
-"""
+STREAMS: Final = 4
 
 
 def state_of(path: Path) -> dict[str, Any]:
@@ -75,27 +43,23 @@ def state_of(path: Path) -> dict[str, Any]:
     }
 
 
+def cycle(path: Path) -> None:
+    """A cycle, which upgrades first."""
+    processor_of(path).run_cycle(update=False)
+
+
 def test_an_upgrade_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """The next cycle ends where one that nobody killed does."""
     folders = [tmp_path / f"{number}" for number in range(SEEDS + 1)]
     unpack(folders[0])
     for folder in folders[1:]:
         shutil.copytree(folders[0], folder)
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, *map(str, folders)],
-        cwd=PROJECT_ROOT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    killed = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert {status for _, status in killed} == {9}
+    killed = kill_at_random("test_upgrade_killed:cycle", folders[0], folders[1:])
     expected = state_of(folders[0])
     assert expected["streamed"] == STREAMED or expected["streamed"].keys() == STREAMED.keys()
     assert expected["positions"].keys() == POSITIONS.keys()
-    for (at, _), folder in zip(killed, folders[1:], strict=True):
-        processor_of(folder).run_cycle(update=False)
+    for at, folder in zip(killed, folders[1:], strict=True):
+        cycle(folder)
         assert state_of(folder) == expected, at
         on_disk = {
             path
@@ -104,3 +68,52 @@ def test_an_upgrade_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path) ->
             if path.is_file()
         }
         assert on_disk == processor_of(folder).state.known_paths(), at
+
+
+def stream(path: Path) -> None:
+    """A stream that upgrades, takes in all there is and ends."""
+    config = DataConfig(data_dir=path, redis_host=None, batch_size=10)
+    flow = StreamingFlow(config, BatchConfig(data_dir=path), RealtimeCache(config), lambda: LATER)
+    flow.catch_up()
+    for name in (*DATABASE_NAMES, *DATABASE_NAMES):
+        while flow.step(name, final=True).more:
+            flow.save()
+    flow.save(final=True)
+    flow.close()
+
+
+def streamed(path: Path) -> dict[str, Any]:
+    """What is online and how far the stream has come, created times aside."""
+    world = StreamWorld(path, Clock(LATER))
+    online = {view: world.online(view) for view in VIEWS_BY_NAME}
+    for row in (row for rows in online.values() for row in rows.values()):
+        del row["created_timestamp"]
+    return {"online": online, "positions": world.state.bound_positions("stream")}
+
+
+@pytest.fixture
+def directories() -> Iterator[list[Path]]:
+    """Old directories, each with a Redis of its own."""
+    with new_directory() as home:
+        folders = [home / f"{number}" for number in range(STREAMS + 1)]
+        try:
+            for folder in folders:
+                unpack(folder)
+                restore_redis(DataConfig(data_dir=folder, redis_host=None))
+            yield folders
+        finally:
+            for folder in folders:
+                stop_server(DataConfig(data_dir=folder, redis_host=None))
+
+
+def test_an_upgrade_of_the_stream_killed_anywhere_loses_nothing(directories: list[Path]) -> None:
+    """The next stream ends where one that nobody killed does."""
+    killed = kill_at_random("test_upgrade_killed:stream", directories[0], directories[1:])
+    expected = streamed(directories[0])
+    assert all(at.identity for at in expected["positions"].values())
+    for at, folder in zip(killed, directories[1:], strict=True):
+        stream(folder)
+        found = streamed(folder)
+        for name, position in found["positions"].items():  # each log has its own identity
+            assert position.seq == expected["positions"][name].seq, at
+        assert found["online"] == expected["online"], at
