@@ -21,8 +21,8 @@ from pipelines.batch.files import full_disk_reported
 from pipelines.batch.processor import DataProcessor, Produced, Progress
 from pipelines.batch.publish import publish, remove_everything, remove_leftovers
 from pipelines.batch.quarantine import KIND as QUARANTINE
+from pipelines.batch.rejected import KEPT_NOTE, Rejected
 from pipelines.batch.rejected import KIND as REJECTED
-from pipelines.batch.rejected import Rejected
 from pipelines.batch.state import PipelineState
 from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
@@ -288,6 +288,7 @@ class BatchProcessor:
             timedelta(days=self.config.retention_days),
             {log.name: self.state.files(REJECTED, log.name) for log in LOGS},
             {log.table: self.state.files(QUARANTINE, log.table) for log in LOGS},
+            self.state.note(KEPT_NOTE) is not None,
         )
 
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
@@ -313,6 +314,8 @@ class BatchProcessor:
             for path in produced.superseded:
                 if path.is_relative_to(self.config.quarantine_path):
                     path.unlink(missing_ok=True)  # so that people see each row once
+        if produced.checked and self.state.note(KEPT_NOTE) is None:
+            self.state.set_note(KEPT_NOTE, str(report.cycle))
         report.extracted = produced.extracted
         report.accepted = {n: c.accepted for n, c in produced.checked.items() if c.accepted}
         report.quarantined = {n: c.refused for n, c in produced.checked.items() if c.refused}

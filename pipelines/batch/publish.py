@@ -61,7 +61,8 @@ def publish(
 
 
 def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
-    """Remove what a killed cycle left: files never committed and half-written ones.
+    """Remove what a killed cycle left: files never committed, half-written ones, and lines for
+    people of which there are newer ones.
 
     Returns:
         How many files were removed.
@@ -73,7 +74,8 @@ def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
         if folder.exists()
         for path in folder.rglob(f"{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}")
     ]
-    for path in (*pending, *partial):
+    replaced = [file.path for file in state.files("quarantine", status="superseded")]
+    for path in (*pending, *partial, *replaced):
         path.unlink(missing_ok=True)
     state.forget_files(pending)
     return len(pending) + len(partial)

@@ -27,6 +27,8 @@ from pipelines.change_log.parsing import typed_rows
 from pipelines.paths import duckdb_pattern
 
 KIND: Final = "rejected"
+KEPT_NOTE: Final = "rejected rows are kept"
+"""Noted once what an earlier version had left in the quarantine alone was taken over."""
 FOLDER: Final = "rejected"
 KEPT_COLUMNS: Final[Mapping[str, str]] = {
     "row": "VARCHAR",
@@ -58,6 +60,8 @@ class Rejected:
     """By log, the kept rows."""
     quarantine: Mapping[str, Sequence[PublishedFile]] = field(default_factory=dict)
     """By table, the lines that people read."""
+    taken_over: bool = False
+    """Whether the rows of those lines are kept, as far as they may still matter."""
 
     @property
     def oldest(self) -> datetime:
@@ -67,7 +71,8 @@ class Rejected:
     def is_new_to(self, log: Log) -> bool:
         """Whether there are only quarantine files, as an earlier version made them."""
         lines = self.quarantine.get(log.table, ())
-        return not self.files.get(log.name) and any(file.path.exists() for file in lines)
+        none = not self.taken_over and not self.files.get(log.name)
+        return none and any(file.path.exists() for file in lines)
 
 
 def attach_rejected(connection: duckdb.DuckDBPyConnection, rejected: Rejected) -> None:
@@ -228,5 +233,6 @@ def _take_over(
         f"SELECT {columns(log, 't')}, lines.row, lines.committed_at AS raw_committed_at, "
         f"CAST(NULL AS VARCHAR) AS old_key, lines.reason, lines.cycle, "
         f"t.reason IS NULL AND lines.reason NOT LIKE '%{GIVEN_UP}%' AS waits, "
-        f"TRUE AS at_once FROM ({typed}) AS t JOIN lines_{log.name} AS lines USING (seq)"
+        f"TRUE AS at_once FROM ({typed}) AS t JOIN lines_{log.name} AS lines USING (seq) "
+        "WHERE t.op <> 'D'"
     )

@@ -164,10 +164,14 @@ def _look(
 def _quarantined(connection: duckdb.DuckDBPyConnection, state: PipelineState, log: Log) -> None:
     """`refused_<log>`: per key the newest change that was refused, in this cycle or before."""
     kept = "(SELECT NULL::BIGINT AS seq, '' AS op, '' AS \"row\", '' AS committed_at WHERE FALSE)"
-    files = state.files("quarantine", log.table)
-    if files:
-        listed = ", ".join("'" + duckdb_pattern(f.path).replace("'", "''") + "'" for f in files)
-        kept = f"read_json([{listed}], format = 'newline_delimited', columns = {QUARANTINED})"
+    # They are for people, who may edit them or put them away.
+    paths = [f.path for f in state.files("quarantine", log.table) if f.path.exists()]
+    if paths:
+        listed = ", ".join("'" + duckdb_pattern(path).replace("'", "''") + "'" for path in paths)
+        kept = (
+            f"read_json([{listed}], format = 'newline_delimited', ignore_errors = true, "
+            f"columns = {QUARANTINED})"
+        )
     keys = _listed(log.key)
     fresh = f"SELECT seq, {keys} FROM typed_{log.name} SEMI JOIN bad_{log.name} USING (seq)"
     if not _number(connection, f"SELECT count(*) FROM bad_{log.name}"):

@@ -155,6 +155,20 @@ def test_rows_that_were_refused_are_known(shop: Shop) -> None:
     assert report.unexplained == 0
 
 
+def test_people_may_edit_the_quarantine_and_put_it_away(shop: Shop) -> None:
+    """What is not refused there any more differs for a reason that nobody knows."""
+    shop.cycle()
+    shop.execute("orders", ORDER, 11, "yesterday")
+    shop.cycle()
+    shop.execute("orders", ORDER, 12, "tomorrow")
+    shop.cycle()
+    one, other = sorted((shop.folder / "quarantine" / "orders").iterdir())
+    one.unlink()
+    other.write_text("{not JSON\n" + other.read_text("utf-8"), "utf-8")
+    assert figures(shop.audit(), "orders") == (0, 0, 0, 2, 0)
+    assert shop.processor.run_cycle(update=False).quarantined == {}
+
+
 def test_what_is_older_than_the_logs_is_not_compared(shop: Shop) -> None:
     """It is counted, and said; what is newer is compared as ever."""
     shop.cycle()

@@ -16,6 +16,7 @@ from conftest import Clock
 from test_bad_input import ORDER, change, logged, refused
 
 from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.batch.rejected import KEPT_NOTE
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME
 from pipelines.live_databases import LiveDatabases
@@ -296,12 +297,26 @@ def test_what_an_earlier_version_quarantined_is_looked_at_again(
     shop.state.forget_files([file.path for file in files])
     for file in files:
         file.path.unlink()
+    shop.state.forget_note(KEPT_NOTE)
     change(data, "users", USER)
     mended = change(data, "orders", ORDER | {"id": 3}, op="U")
     report = shop.run_cycle(update=False)
     assert report.resolved == {"orders": 1}
     assert ops(shop) == {first: "I", orphan: "I", mended: "I"}
     assert list(refused(shop, "orders")) == [bad]
+
+
+def test_what_is_kept_no_longer_is_not_read_from_the_quarantine_again(
+    shop: BatchProcessor, data: DataConfig
+) -> None:
+    """The lines there are for people: a deletion of what was never accepted waits for nothing."""
+    change(data, "user_sessions", SESSION)
+    shop.run_cycle(update=False)
+    change(data, "user_sessions", SESSION, op="D")
+    for _ in range(2):
+        shop.run_cycle(update=False)
+        assert shop.state.files("rejected", "sessions") == []
+        change(data, "products", PRODUCT, op="U")
 
 
 # All of it at random
