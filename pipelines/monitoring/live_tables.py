@@ -21,7 +21,7 @@ from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState
 from pipelines.batch.workspace import columns
 from pipelines.change_log.logs import LOGS, NUMBER, Log, logs_of
-from pipelines.change_log.parsing import typed_rows
+from pipelines.change_log.parsing import CLOCK_SET_BACK, typed_rows
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 from pipelines.clock import utc_now
 from pipelines.live_databases import CHANGED_AT, METADATA
@@ -44,10 +44,10 @@ DIGITS: Final = 12
 class TableAudit:
     """One live table against what the log says of it.
 
-    `rows` are in the table, `logged` keys the log says are in it. `rejected` rows break a rule or
-    were refused, so that the features lack them with a reason. `not_comparable` ones differ, but
-    are older than what the logs hold. All others that differ: `missing` from the log, `gone` from
-    the table, or `differing`; `keys` are some of them.
+    `rows` are in the table, `logged` keys the log says are in it. `rejected` rows break a rule, or
+    are as a change that was refused, so that the features lack them with a reason.
+    `not_comparable` ones differ, but are older than what the logs hold. All others that differ:
+    `missing` from the log, `gone` from the table, or `differing`; `keys` are some of them.
     """
 
     database: str
@@ -125,12 +125,14 @@ def audit_live(
 
     with offline_side(data, config, state, progress, first=look) as offline:
         kept_since = moment - timedelta(days=config.retention_days)
+        expired_before = kept_since - LONGEST_WINDOW
         if not state.generation:  # never rebuilt: the logs hold more than the change log
-            kept_since -= LONGEST_WINDOW
+            kept_since = expired_before
         tables = {}
         for log in LOGS:
             at = ends[log.database]
-            _quarantined(offline.connection, state, log)
+            _quarantined(offline.connection, state, log, at)
+            _said(offline.connection, log, at, expired_before)
             tables[log.table] = _compare(offline.connection, log, at, kept_since)
             progress("compare", tables[log.table].rows)
     return LiveAudit(tables, {name: at.end for name, at in ends.items()})
@@ -161,7 +163,9 @@ def _look(
         return _Ends(snapshot.end, snapshot.removed)
 
 
-def _quarantined(connection: duckdb.DuckDBPyConnection, state: PipelineState, log: Log) -> None:
+def _quarantined(
+    connection: duckdb.DuckDBPyConnection, state: PipelineState, log: Log, at: _Ends
+) -> None:
     """`refused_<log>`: per key the newest change that was refused, in this cycle or before."""
     kept = "(SELECT NULL::BIGINT AS seq, '' AS op, '' AS \"row\", '' AS committed_at WHERE FALSE)"
     # They are for people, who may edit them or put them away.
@@ -172,19 +176,22 @@ def _quarantined(connection: duckdb.DuckDBPyConnection, state: PipelineState, lo
             f"read_json([{listed}], format = 'newline_delimited', ignore_errors = true, "
             f"columns = {QUARANTINED})"
         )
-    keys = _listed(log.key)
-    fresh = f"SELECT seq, {keys} FROM typed_{log.name} SEMI JOIN bad_{log.name} USING (seq)"
-    if not _number(connection, f"SELECT count(*) FROM bad_{log.name}"):
-        fresh = f"SELECT seq, {keys} FROM new_{log.name} WHERE FALSE"
+    fresh = f"(SELECT * FROM raw_{log.name} SEMI JOIN bad_{log.name} USING (seq))"
     connection.execute(
-        f"CREATE TABLE refused_{log.name} AS SELECT {keys}, max(seq) AS seq FROM ("
-        f"SELECT seq, {keys} FROM ({typed_rows(log, kept)}) UNION ALL {fresh}) GROUP BY ALL"
+        f"CREATE TABLE refused_{log.name} AS SELECT * FROM (FROM ({typed_rows(log, kept)}) "
+        f"UNION ALL BY NAME FROM ({typed_rows(log, fresh)})) WHERE seq <= {at.end} "
+        f"QUALIFY row_number() OVER (PARTITION BY {_listed(log.key)} ORDER BY seq DESC) = 1"
     )
 
 
-def _compare(
-    connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, kept_since: datetime
-) -> TableAudit:
+def _said(
+    connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, expired_before: datetime
+) -> None:
+    """`said`: each row as the log says it is, at the time that the row itself says.
+
+    After a deletion of its key a row has the time of that, if it is later (see `date_deletions`).
+    The deletion may have expired.
+    """
     keys = _listed(log.key)
     every = " UNION ALL ".join(f"SELECT {columns(log)} FROM {s}_{log.name}" for s in ("old", "new"))
     connection.execute(
@@ -192,6 +199,25 @@ def _compare(
         f"WHERE seq <= {at.end} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY seq DESC) "
         "= 1) WHERE op <> 'D'"
     )
+    if log.changed_at in (None, "committed_at"):
+        return
+    time = f'"{log.changed_at}"'
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE later AS SELECT said.seq, live.{time} AS own FROM said "
+        f"JOIN live_{log.name} AS live USING ({keys}) WHERE live.{time} < said.{time}"
+    )
+    gone = f"SELECT {keys}, seq, {time} FROM ({every}) WHERE op = 'D'"
+    connection.execute(
+        f"UPDATE said SET {time} = later.own FROM later WHERE later.seq = said.seq AND "
+        f"(said.{time} < TIMESTAMP '{expired_before}' + INTERVAL '{CLOCK_SET_BACK}' OR said.seq IN "
+        f"(SELECT said.seq FROM said JOIN ({gone}) AS gone USING ({keys}) "
+        f"WHERE gone.seq < said.seq AND gone.{time} = said.{time}))"
+    )
+
+
+def _compare(
+    connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, kept_since: datetime
+) -> TableAudit:
     good = f"(SELECT * FROM live_{log.name} WHERE reason IS NULL)"
     rows = _number(connection, f"SELECT count(*) FROM live_{log.name}")
     bad = rows - _number(connection, f"SELECT count(*) FROM {good}")
@@ -225,7 +251,11 @@ def _compare(
 def _verdicts(log: Log, at: _Ends, kept_since: datetime) -> str:
     """A query: the keys on which table and log do not agree, and why."""
     on = " AND ".join(f'live."{key}" IS NOT DISTINCT FROM said."{key}"' for key in log.key)
-    same = " AND ".join(_same(column.name, column.type) for column in log.columns)
+    same, refused = (
+        " AND ".join(_same(side, column.name, column.type) for column in log.columns)
+        for side in ("said", "refused")
+    )
+    refused = f"CASE WHEN refused.op = 'D' THEN live.op IS NULL ELSE {refused} END"
     either = ", ".join(f'coalesce(live."{key}", said."{key}") AS "{key}"' for key in log.key)
     time = CHANGED_AT.get(log.table)
     recent = f"live.\"{time}\" >= TIMESTAMP '{kept_since}'" if time else "FALSE"
@@ -234,7 +264,8 @@ def _verdicts(log: Log, at: _Ends, kept_since: datetime) -> str:
     comparable = "TRUE" if whole else f"coalesce(said.seq > {at.removed} OR {recent}, FALSE)"
     return f"""
         SELECT {either},
-        CASE WHEN live.reason IS NOT NULL OR refused.seq > coalesce(said.seq, 0) THEN 'rejected'
+        CASE WHEN live.reason IS NOT NULL THEN 'rejected'
+        WHEN refused.seq > coalesce(said.seq, 0) AND {refused} THEN 'rejected'
         WHEN NOT ({comparable}) THEN 'not comparable'
         WHEN said.seq IS NULL THEN 'missing'
         WHEN live.op IS NULL THEN 'gone'
@@ -249,11 +280,11 @@ def _verdicts(log: Log, at: _Ends, kept_since: datetime) -> str:
     """
 
 
-def _same(name: str, kind: str) -> str:
-    equal = f'live."{name}" IS NOT DISTINCT FROM said."{name}"'
+def _same(side: str, name: str, kind: str) -> str:
+    equal = f'live."{name}" IS NOT DISTINCT FROM {side}."{name}"'
     if kind != NUMBER:
         return equal
-    near = f'abs(live."{name}" - said."{name}") <= {SAME_NUMBER} * abs(live."{name}")'
+    near = f'abs(live."{name}" - {side}."{name}") <= {SAME_NUMBER} * abs(live."{name}")'
     return f"({equal} OR coalesce({near}, FALSE))"
 
 

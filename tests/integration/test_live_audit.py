@@ -169,6 +169,51 @@ def test_people_may_edit_the_quarantine_and_put_it_away(shop: Shop) -> None:
     assert shop.processor.run_cycle(update=False).quarantined == {}
 
 
+def test_an_earlier_refusal_hides_no_change_that_no_trigger_has_recorded(shop: Shop) -> None:
+    """Only a row that is as it was refused is missing with a reason."""
+    shop.execute("users", "INSERT INTO users VALUES (8, 'north', 'yesterday')")
+    shop.execute("orders", "UPDATE orders SET user_id = 900 WHERE id = 1")
+    for level in (-5, -6):
+        shop.execute("inventory", f"UPDATE inventory SET current_stock = {level}")
+        shop.cycle()
+        assert figures(shop.audit(), "inventory") == (0, 0, 0, 1, 0)
+    shop.unrecorded("inventory", "inventory", "UPDATE inventory SET current_stock = 777")
+    shop.unrecorded("users", "users", f"UPDATE users SET signed_up_at = '{AT}' WHERE user_id = 8")
+    shop.unrecorded("orders", "orders", "UPDATE orders SET user_id = 901 WHERE id = 1")
+    report = shop.audit()
+    assert figures(report, "inventory") == figures(report, "orders") == (0, 0, 1, 0, 0)
+    assert figures(report, "users") == (1, 0, 0, 0, 0)
+    shop.unrecorded("inventory", "inventory", "DELETE FROM inventory")
+    assert figures(shop.audit(), "inventory") == (0, 1, 0, 0, 0)
+
+
+def test_rows_that_are_back_as_they_were_are_as_the_log_says(shop: Shop) -> None:
+    """Deleted and inserted again, or with keys exchanged: their time is that of the deletion in the
+    log, their own in the table. It stays so when the deletion has expired."""
+    route = "INSERT INTO routes VALUES (?, 'w1', ?, 'air', 9, 8, 7, 6, 0.5, 0.5, ?)"
+    for name in "ab":
+        shop.execute("supply_chain", route, name, name, AT)
+    shop.cycle()
+    (row,) = shop.rows("inventory", "SELECT * FROM inventory")
+    shop.execute("inventory", "DELETE FROM inventory")
+    shop.execute("inventory", f"INSERT INTO inventory VALUES {row}")
+    for old, new in ("ac", "ba", "cb"):
+        shop.execute(
+            "supply_chain", f"UPDATE routes SET route_id = '{new}' WHERE route_id = '{old}'"
+        )
+    shop.execute("inventory", "UPDATE products SET category = 'd'")
+    for _ in range(4):
+        report = shop.audit()
+        for table in ("inventory", "routes"):
+            found = report.tables[table]
+            assert figures(report, table) == (0, 0, 0, 0, 0)
+            assert (found.rows, found.digest) == (found.logged, found.digest_logged)
+        shop.cycle()
+        shop.now += timedelta(days=36)
+    shop.unrecorded("inventory", "inventory", "UPDATE inventory SET current_stock = 9")
+    assert figures(shop.audit(), "inventory") == (0, 0, 1, 0, 0)
+
+
 def test_what_is_older_than_the_logs_is_not_compared(shop: Shop) -> None:
     """It is counted, and said; what is newer is compared as ever."""
     shop.cycle()
