@@ -19,7 +19,7 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -76,10 +76,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sc-mutants-") as name:
         folder = Path(name)
         copy_checkout(folder)
-        known = all_mutants(folder, settings["groups"])
+        wanted_groups = set(given.groups if given.seed is None else ()) or None
+        known = all_mutants(folder, settings["groups"], wanted_groups)
         if missing := sorted(set(given.mutants or ()) - known.keys()):
             parser.error(f"there is no mutant called {', '.join(missing)}")
-        drawn = given.mutants or sample(list(known), given.seed, given.sample)
+        drawn = given.mutants or sample(known, given.seed, given.sample)
         print(f"{len(drawn)} of {len(known)} mutants", flush=True)
         for group in settings["groups"]:
             if given.groups and group["name"] not in given.groups:
@@ -114,26 +115,30 @@ def copy_checkout(folder: Path) -> None:
             shutil.copy2(source, target)
 
 
-def all_mutants(folder: Path, groups: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The names of all mutants, each with its group, always in the same order."""
+def all_mutants(
+    folder: Path, groups: Sequence[dict[str, Any]], wanted: Set[str] | None = None
+) -> dict[str, str]:
+    """The names of all mutants, or of these groups, each with its group; always in one order."""
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
 
     configure(folder, [], [])
     os.chdir(folder)  # where mutmut looks for its settings
     known: dict[str, str] = {}
-    for group in groups:
+    for group in [g for g in groups if wanted is None or g["name"] in wanted]:
         for path in paths_of(folder, groups, group["name"]):
             made = mutate_file_contents(str(path), (folder / path).read_text(encoding="utf-8"))
             known |= {get_mutant_name(path, name): group["name"] for name in made.mutant_names}
     return known
 
 
-def sample(known: Sequence[str], seed: int | None, size: int) -> list[str]:
+def sample(known: Collection[str], seed: int | None, size: int) -> list[str]:
     """So many by a seed, or the ones in `mutants_sample.txt`, which a change elsewhere leaves."""
     if seed is not None:
-        return random.Random(seed).sample(known, min(size, len(known)))
+        return random.Random(seed).sample(list(known), min(size, len(known)))
+    modules = {name.rpartition(".")[0] for name in known}
     kept = SAMPLE.read_text(encoding="utf-8").split()
+    kept = [name for name in kept if name.rpartition(".")[0] in modules]
     if gone := sorted(set(kept).difference(known)):
         print(f"no longer there: {', '.join(gone)}", flush=True)
     return [name for name in kept if name not in gone]

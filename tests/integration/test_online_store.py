@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from feast import metrics
 
@@ -18,7 +19,9 @@ from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
 from pipelines.errors import RedisUnavailableError
 from pipelines.feast_plugins.last_seen import PROBE_SECONDS, LastSeen, errors_instead_of_last_seen
-from pipelines.features.views import view_named
+from pipelines.feast_plugins.writing.encoding import entity_keys, field
+from pipelines.feast_plugins.writing.online_writer import OnlineWriter
+from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, view_named
 from pipelines.redis import ensure_server
 from pipelines.settings import DataConfig
 
@@ -213,6 +216,9 @@ def test_reads_survive_a_dead_server(
         assert answer.to_dict()["congestion"] == [1.0]
         assert (answer.read_mode.mode, answer.read_mode.age_seconds) == ("last_seen", 3.0)
     assert congestion(store, f"{route}-never-seen") is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "_plan", lambda *_: None)  # Feast's own way of reading
+        assert congestion(store, route) == 1.0
     assert [r for r in caplog.messages if "seen last" in r] == caplog.messages
     assert len(caplog.messages) == 1
     with errors_instead_of_last_seen(), pytest.raises(RedisUnavailableError):
@@ -263,3 +269,25 @@ def test_deleting_a_view_leaves_nothing_of_it(store: Any, folder: Path, route: s
         ]
     assert left == []
     assert congestion(store, route) is None
+
+
+def test_deleting_a_view_leaves_the_others_of_its_key(store: Any) -> None:
+    """Nothing of the one, all of the other."""
+    from pipelines.redis import connect
+
+    keys = entity_keys({"user_id": pa.array([77])}, store.project)
+    with connect(ensure_server(DataConfig())) as client:
+        for view in ("user_orders", "user_intent"):
+            schema = view_named(view).schema
+            rows = {column.name: pa.nulls(1, column.type) for column in schema}
+            times = pa.array([T.replace(tzinfo=None)], pa.timestamp("us"))
+            rows |= {"user_id": pa.array([77]), EVENT_TIMESTAMP: times, CREATED_TIMESTAMP: times}
+            table = pa.table(rows).cast(schema)
+            OnlineWriter(client, store.project).write({view: table}, {view: ["user_id"]})
+        before: Any = client.hgetall(keys[0].as_py())
+        online_store(store).delete_table(store.config, store.get_feature_view("user_orders"))
+        left: Any = client.hgetall(keys[0].as_py())
+    gone = {field("user_orders", name) for name in view_named("user_orders").schema.names}
+    gone |= {b"_ts:user_orders", b"_created:user_orders"}
+    assert left == {name: value for name, value in before.items() if name not in gone}
+    assert {b"_ts:user_intent", b"_created:user_intent"} < left.keys() < before.keys()

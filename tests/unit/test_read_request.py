@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from feast import Field, RequestSource
+from feast.aggregation import Aggregation
 from feast.infra.online_stores.helpers import _redis_key
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Int64
 from feast.value_type import ValueType
 from redis.connection import Connection
 
+from pipelines.feast_plugins.reading.on_demand import transformations
 from pipelines.feast_plugins.reading.plan import FeatureRead, ReadPlan, _group
 from pipelines.feast_plugins.reading.request import read_request
 
@@ -130,6 +135,28 @@ def test_what_is_unusual_incomplete_or_wrong_is_left_to_feast(rows: Any) -> None
     """Which knows what to do or to say."""
     assert read_request(plan({"user": INT64}, "amount"), rows) is None
     assert read_request(plan({"user": INT64}, "amount"), {"user": [1], "amount": [1]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({}, False),
+        ({"mode": "pandas"}, False),
+        ({"write_to_online_store": True}, True),
+        ({"aggregations": [Aggregation(column="amount", function="sum")]}, True),
+        ({"mode": "substrait"}, True),
+    ],
+    ids=["python", "pandas", "stored", "aggregations", "substrait"],
+)
+def test_on_demand_views_of_the_usual_kinds_are_ours(settings: Any, left: bool) -> None:
+    """One that is stored, sums up or runs in another engine leaves the request to Feast."""
+    view = OnDemandFeatureView(
+        name="twice",
+        sources=[RequestSource(name="order", schema=[Field(name="amount", dtype=Int64)])],
+        schema=[Field(name="doubled", dtype=Int64)],
+        **{"mode": "python"} | settings,
+    )
+    assert (transformations([view], ["twice:doubled"], False) is None) is left
 
 
 def test_a_column_that_nobody_asks_for_is_passed_over() -> None:
