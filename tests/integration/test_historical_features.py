@@ -22,6 +22,7 @@ from feast.types import Float64, Int64, String
 
 from pipelines.errors import UsageError
 from pipelines.feast_plugins.history.retrieval_job import PointInTimeJob
+from pipelines.feast_plugins.offline_store import ParquetOfflineStore
 
 Row = dict[str, Any]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -465,3 +466,46 @@ def test_no_entity_rows_give_no_rows(world: World) -> None:
     assert job.to_arrow().column_names == ["user_id", "event_timestamp", "x"]
     assert job.to_df().empty
     assert job.metadata.min_event_timestamp is None
+
+
+def test_a_source_by_url_is_left_to_feast(world: World) -> None:
+    """Its rows come in the frame's order all the same, and none that was computed later."""
+    rows = [row(1, 0, 1), row(1, 1, 2), row(1, 2, 3, created=9), row(2, 0, 4)]
+    world.view("by_url", rows, source={"path": (world.folder / "by_url.parquet").as_uri()})
+    asked = frame((2, at(2)), (1, at(0.5)), (1, at(3)))
+    job = world.store().get_historical_features(asked, features=["by_url:x"])
+    assert not isinstance(job, PointInTimeJob)
+    assert job.to_df()["x"].tolist() == [4, 1, 2]
+
+
+def test_rows_of_a_stretch_of_time_are_pulled_for_feast(world: World) -> None:
+    """Both ends are in it; a view of ours that has no files yet is empty."""
+    view = world.view("pulled", [row(1, 0, 1), row(1, 1, 2), row(1, 2, 3), row(2, 0, 4)])
+    latest = ParquetOfflineStore.pull_latest_from_table_or_query
+    every = ParquetOfflineStore.pull_all_from_table_or_query
+
+    def pull(how: Callable[..., Any], source: Any, hours: tuple[int, int], feature: str) -> Any:
+        table = how(
+            world.store().config,
+            data_source=source,
+            join_key_columns=["user_id"],
+            feature_name_columns=[feature],
+            timestamp_field="event_timestamp",
+            created_timestamp_column=source.created_timestamp_column,
+            start_date=at(hours[0]),
+            end_date=at(hours[1]),
+        ).to_arrow()
+        return sorted(zip(*(table[name].to_pylist() for name in ("user_id", feature)), strict=True))
+
+    assert pull(latest, view.batch_source, (0, 1), "x") == [(1, 2), (2, 4)]
+    assert pull(latest, view.batch_source, (1, 2), "x") == [(1, 3)]
+    assert pull(every, view.batch_source, (0, 1), "x") == [(1, 1), (1, 2), (2, 4)]
+    assert pull(every, view.batch_source, (1, 2), "x") == [(1, 2), (1, 3)]
+    unpublished = FileSource(
+        name="user_orders",
+        path=str(world.folder / "none" / "*.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+    for how in (latest, every):
+        assert pull(how, unpublished, (0, 1), "orders_7d") == []
