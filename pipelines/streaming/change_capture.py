@@ -25,6 +25,7 @@ LONGEST_WAIT: Final = 0.1
 """Seconds to wait for a lock; the other streams wait too, and this one tries again anyway."""
 
 _ROWS: Final = f"SELECT {TEXTS}, nonce FROM change_log WHERE seq >= ? ORDER BY seq LIMIT ?"
+_OLD_KEY: Final = SCHEMA.get_field_index("old_key")
 
 
 class CommitWatch:
@@ -115,7 +116,9 @@ class ChangeCapture:
         self._nonces = {seq: nonce for seq, nonce in self._nonces.items() if seq in seqs}
 
     def read(self, after: int, limit: int) -> pa.Table:
-        """The next changes after a position, in order, at most `limit`: a table of `SCHEMA`.
+        """The next changes after a position, in order: a table of `SCHEMA`.
+
+        They are at most `limit`, or one more, which keeps both halves of a changed key together.
 
         Raises:
             LiveDatabaseError: the database cannot be read, or has lost a trigger.
@@ -129,12 +132,13 @@ class ChangeCapture:
             if schema != self._schema:
                 check_connection(connection, where, METADATA[self.name])
                 self._schema = schema
-            found = connection.execute(_ROWS, (after, limit + 1)).fetchall()
+            found = connection.execute(_ROWS, (after, limit + 2)).fetchall()
             if found and found[0][0] == after:  # the row that was read last
                 verify_row(where, after, self._nonces.get(after), found.pop(0)[-1])
             elif after:
                 end_of_log(connection, where, self._positions(after))
-        del found[limit:]
+        split = len(found) > limit and found[limit][_OLD_KEY] is not None
+        del found[limit + split :]
         if found:
             seq, nonce = found[-1][0], found[-1][-1]
             verify_row(where, seq, self._nonces.get(seq), nonce)

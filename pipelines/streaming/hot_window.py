@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -120,10 +121,12 @@ class HotWindow:
         for view in VIEWS:
             for source in view.sources:
                 statement = f"{eviction(view, source, self.edge(view))} RETURNING {HASH}"
-                hashes = cursor.execute(statement).fetchnumpy()[HASH].tolist()
+                hashes = np.asarray(cursor.execute(statement).fetchnumpy()[HASH]).tolist()
                 gone += len(hashes)
                 if source.lookback is None:
                     self.whole[view.name].difference_update(hashes)
+                    if source.begun_by:
+                        self.keys[source.begun_by].not_begun(hashes)
         for name, deletions in self.deletions.items():
             deletions.forget(self.edge_of(name))
         for name, horizon in self.horizons().items():

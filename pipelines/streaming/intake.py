@@ -133,11 +133,6 @@ class Intake:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(here, pa.int64()))))
         return Verdicts(rows, _newest(log, rows))
 
-    def accepted(self, log: Log, found: Verdicts) -> None:
-        """What the batch flow has decided was taken in: whose rows these are, is there."""
-        if log.append_only and found.good is not None:
-            self._remember_facts(log.name, found.good)
-
     def _in_the_window(self, log: Log, seqs: Sequence[int]) -> list[int]:
         """Those of the changes that were taken in already: their parent was known here sooner."""
         tables = [f"{view.name}.hot_{log.name}" for view in VIEWS if log.name in logs_of_view(view)]
@@ -153,9 +148,6 @@ class Intake:
         for log, found in verdicts.items():
             if found.decided is not None:
                 self._operations[log].commit(found.decided)
-                if found.decided.renamed and found.good is not None:
-                    seqs = pa.array(list(found.decided.renamed), pa.int64())
-                    self._remember_facts(log, found.good.filter(pc.is_in(found.good["seq"], seqs)))
 
     def remember(self, log: str, rows: pa.Table) -> None:
         """Keep the keys of good changes, once these are in the window."""
@@ -167,7 +159,7 @@ class Intake:
         if not keeps_keys(kept):
             return
         if kept.append_only:
-            self._remember_facts(log, rows.filter(pc.not_equal(rows["op"], "U")))
+            self._remember_facts(log, rows)
             return
         since = rows[TIMES[log]] if log in TIMES else pa.nulls(len(rows), pa.timestamp("us"))
         columns = [rows[KEY_HASH], rows[kept.key[0]], rows["op"], since]

@@ -8,11 +8,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.change_log.logs import LOGS, Log
-from pipelines.streaming.hot_tables import insert
+from pipelines.streaming.hot_tables import HASH, hash_of, insert
+from pipelines.streaming.key_ranges import KeyRanges
 
 ROWS_BUFFERED: Final = 20_000
 PARENTS: Final = frozenset(name for log in LOGS for name in log.references.values())
@@ -30,6 +32,9 @@ class KnownKeys:
     a hundred times quicker than a join. Keys of facts are many and asked for rarely, mostly it is
     enough that they are larger than all before: they lie in the table `keys_<log>`.
 
+    Of what is forgotten the keys of facts that are there stay known, and of other things the
+    hashes: what comes again is not new.
+
     Args:
         cursor: for the table, under a lock of ours.
     """
@@ -42,6 +47,9 @@ class KnownKeys:
         self._begun: dict[int, datetime] = {}
         self._largest: Any = None
         self._buffered: list[pa.Table] = []
+        self._updated: list[pa.Table] = []
+        self._rows_buffered = 0
+        self._forgotten = KeyRanges(np.int64 if log.append_only else np.uint64)
         self._freed: dict[Any, int] = {}
         self.refused: set[Any] = set()
         """Of facts: keys of which rows were refused for good, since their last deletion."""
@@ -58,15 +66,11 @@ class KnownKeys:
         with self._lock:
             if not self.log.append_only:
                 return {value for value in asked if value not in self._since}
-            old = [v for v in asked if self._largest is not None and v <= self._largest]
+            old = {v for v in asked if self._largest is not None and v <= self._largest}
             if not old:
                 return asked
             self._flush()
-            rows = self._cursor.execute(
-                f"SELECT DISTINCT key FROM {self._table} WHERE key IN (SELECT unnest(?))",
-                [old],
-            ).fetchall()
-            return asked - {row[0] for row in rows}
+            return asked - self._listed(old) - {v for v in old if v in self._forgotten}
 
     def alive(self, values: Iterable[Any]) -> set[Any]:
         """Those of the values that are known and were not deleted since."""
@@ -104,6 +108,16 @@ class KnownKeys:
         began = self._begun.get(key_hash)
         return began is not None and began >= moment
 
+    def not_begun(self, hashes: Iterable[int]) -> None:
+        """Not all that was ever reported on the keys with these hashes is at hand."""
+        with self._lock:
+            for h in hashes:
+                self._begun.pop(h, None)
+
+    def begun(self, moment: datetime) -> list[int]:
+        """The hashes of the keys of which `began_since` is true."""
+        return [h for h, began in self._begun.items() if began >= moment]
+
     def add(self, rows: pa.Table) -> None:
         """Add keys; those that are known stay as they are.
 
@@ -117,22 +131,40 @@ class KnownKeys:
             for h, key, op, since in zip(*(c.to_pylist() for c in rows.columns), strict=True):
                 if key not in self._since:
                     self._since[key] = since
-                    if op == "I" and since is not None:
+                    if op == "I" and since is not None and h not in self._forgotten:
                         self._begun[h] = since
+
+    def add_forgotten(self, values: Any) -> None:
+        """Add what was forgotten long ago: keys of facts, of other things the hashes."""
+        with self._lock:
+            self._forgotten.add(values)
+            if self.log.append_only:
+                known = [v for v in (self._largest, self._forgotten.largest) if v is not None]
+                self._largest = max(known, default=None)
 
     def forget(self, before: datetime) -> None:
         """Drop keys that came before an event time."""
         with self._lock:
             if self.log.append_only:
                 self._flush()
-                self._cursor.execute(f"DELETE FROM {self._table} WHERE since < ?", [before])
+                gone = self._cursor.execute(
+                    f"DELETE FROM {self._table} WHERE since < ? RETURNING key", [before]
+                ).fetchnumpy()
+                self._forgotten.add(gone["key"])
                 if self._freed:
-                    query = f"SELECT key FROM {self._table} WHERE key IN (SELECT unnest(?))"
-                    rows = self._cursor.execute(query, [list(self._freed)]).fetchall()
-                    kept = {row[0] for row in rows}
+                    kept = self._listed(self._freed)
+                    self._forgotten.remove([key for key in self._freed if key not in kept])
                     self._freed = {k: seq for k, seq in self._freed.items() if k in kept}
                 return
             old = [key for key, since in self._since.items() if since and since < before]
+            if old:
+                key = self.log.key[0]
+                hashes = self._cursor.execute(
+                    f"SELECT {hash_of(self.log.key)} AS {HASH} FROM "
+                    f'(SELECT unnest(CAST(? AS {self.log.types[key]}[])) AS "{key}")',
+                    [old],
+                ).fetchnumpy()
+                self._forgotten.add(hashes[HASH])
             for key in old:
                 del self._since[key]
             for h in [h for h, began in self._begun.items() if began < before]:
@@ -144,11 +176,31 @@ class KnownKeys:
         largest = pc.max(rows["key"]).as_py()
         if self._largest is None or largest > self._largest:
             self._largest = largest
-        self._buffered.append(rows.select(["key", "since"]))
-        if sum(table.num_rows for table in self._buffered) > ROWS_BUFFERED:
+        updated = pc.equal(rows["op"], "U")
+        for buffer, mask in ((self._buffered, pc.invert(updated)), (self._updated, updated)):
+            if pc.any(mask).as_py():
+                buffer.append(rows.filter(mask).select(["key", "since"]))
+        self._rows_buffered += rows.num_rows
+        if self._rows_buffered > ROWS_BUFFERED:
             self._flush()
 
     def _flush(self) -> None:
+        self._rows_buffered = 0
         if self._buffered:
             insert(self._cursor, self._table, pa.concat_tables(self._buffered).combine_chunks())
             self._buffered.clear()
+        if self._updated:
+            rows = pa.concat_tables(self._updated).group_by("key").aggregate([("since", "min")])
+            self._updated.clear()
+            # Mostly all of them are there; the others were before they were ever reported.
+            keys = rows["key"].to_pylist()
+            there = self._listed(keys) | {k for k in keys if k in self._forgotten}
+            if len(there) < len(keys):
+                known = pa.array(list(there), rows["key"].type)
+                rows = rows.filter(pc.invert(pc.is_in(rows["key"], known)))
+                insert(self._cursor, self._table, rows.select(["key", "since_min"]))
+
+    def _listed(self, keys: Iterable[Any]) -> set[Any]:
+        """Those of the keys that are in the table."""
+        query = f"SELECT DISTINCT key FROM {self._table} WHERE key IN (SELECT unnest(?))"
+        return {row[0] for row in self._cursor.execute(query, [list(keys)]).fetchall()}

@@ -2,10 +2,8 @@
 
 An insertion of a key that is there is an update; after a deletion the key is free. An update of a
 key all of whose rows were refused is its insertion. Of a key with a row that the batch flow has yet
-to decide, or keeps waiting for its parent, nothing can be said here: it is left to the batch flow.
-
-Known to differ: an update that gives an order from before the window a time within it, by INSERT
-OR REPLACE, is taken for a new order.
+to decide, or keeps waiting for its parent, nothing can be said here: it is left to the batch flow;
+so is a key whose row came from another one by a change that was refused or left.
 """
 
 from __future__ import annotations
@@ -31,12 +29,8 @@ class Decided:
     """By `seq`, where it differs from what was reported."""
     left: list[int] = field(default_factory=list)
     """`seq` of what the batch flow has to decide."""
-    renamed: set[int] = field(default_factory=set)
-    """`seq` of updates that gave a fact another key."""
     doubts: list[tuple[str, Any]] = field(default_factory=list)
     """In order: "refused" or "left", or "gone" for a deletion, and the key."""
-    deleted: tuple[int, Any, str] | None = None
-    """The last deletion: `seq`, key, and what was known of it."""
 
 
 class Operations:
@@ -44,7 +38,6 @@ class Operations:
 
     def __init__(self, keys: KnownKeys) -> None:
         self._keys = keys
-        self._deleted: tuple[int, Any, str] | None = None
 
     def decide(
         self, rows: pa.Table, refused: set[int], left: set[int], renames: Mapping[int, str]
@@ -63,7 +56,7 @@ class Operations:
         doubtful = _among(rows[key], keys.refused) | _among(rows[key], keys.left)
         deletes = pc.any(pc.equal(rows["op"], "D")).as_py()
         doubted = refused or left or renames or doubtful or deletes
-        if not doubted and keys.are_new(inserted[key]):
+        if not doubted and keys.are_new(inserted[key]) and not _updated_before(rows, inserted, key):
             return found
         ordered = rows.sort_by("seq")
         changes = list(
@@ -72,16 +65,16 @@ class Operations:
         alive = keys.alive({k for _, op, k in changes if op != "U" or k in doubtful or renames})
         state = {k: "left" if k in keys.left else "refused" for k in doubtful}
         state |= dict.fromkeys(alive, "alive")
-        found.deleted = self._deleted
+        deleted: tuple[int, Any, str] | None = None
         for seq, op, k in changes:
             known = state.get(k, "")
             if seq in refused or seq in left:
-                if k is not None and op != "D" and known != "alive":
-                    kind = "left" if seq in left or known == "left" else "refused"
-                    state[k] = kind
-                    found.doubts.append((kind, k))
+                if k is not None and op != "D" and (known != "alive" or seq in renames):
+                    doubt = seq in left or known == "left" or seq in renames
+                    state[k] = "left" if doubt else "refused"
+                    found.doubts.append((state[k], k))
             elif op == "D":
-                found.deleted = (seq, k, known)
+                deleted = (seq, k, known)
                 found.doubts.append(("gone", k))
                 state.pop(k, None)
             elif known == "left":
@@ -93,23 +86,19 @@ class Operations:
             else:
                 before = known
                 if seq in renames:
-                    found.renamed.add(seq)
-                    before = _before(found.deleted, seq, renames[seq])
+                    before = _before(deleted, seq, renames[seq])
                 if before == "left":
                     found.left.append(seq)
-                    found.renamed.discard(seq)
                     found.doubts.append(("left", k))
                     state[k] = "left"
                     continue
                 if before == "refused":
                     found.operations[seq] = "I"
-                if before or seq in renames:
-                    state[k] = "alive"
+                state[k] = "alive"
         return found
 
     def commit(self, decided: Decided) -> None:
         """The micro-batch was taken in."""
-        self._deleted = decided.deleted
         for kind, key in decided.doubts:
             self._keys.refused.discard(key)
             self._keys.left.discard(key)
@@ -119,6 +108,18 @@ class Operations:
 
 def _among(values: pa.ChunkedArray, wanted: set[Any]) -> set[Any]:
     return {value for value in values.to_pylist() if value in wanted} if wanted else set()
+
+
+def _updated_before(rows: pa.Table, inserted: pa.Table, key: str) -> bool:
+    """Whether an update of a key comes before its insertion: it was there before the triggers."""
+    if inserted.num_rows in (0, rows.num_rows):
+        return False
+    others = rows.filter(pc.is_in(rows[key], inserted[key].combine_chunks()))
+    if others.num_rows == inserted.num_rows:
+        return False
+    began = dict(zip(inserted[key].to_pylist(), inserted["seq"].to_pylist(), strict=True))
+    pairs = zip(others[key].to_pylist(), others["seq"].to_pylist(), strict=True)
+    return any(seq < began[k] for k, seq in pairs)
 
 
 def _before(deleted: tuple[int, Any, str] | None, seq: int, old_key: str) -> str:

@@ -156,7 +156,7 @@ class Stream:
         silent = after < self._silent_until
         limit = min(self._limit, self._silent_until - after) if silent else self._limit
         changes = self._capture.read(after, limit)
-        self.lags_at = _committed(changes) if changes.num_rows == limit else None
+        self.lags_at = _committed(changes) if changes.num_rows >= limit else None
         if changes.num_rows == 0:
             return Taken()
         edges = {view.name: self._window.edge(view) for view in VIEWS}
@@ -187,7 +187,6 @@ class Stream:
                 continue
             found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), [*ready, *late])
             views, _ = self._absorb({log: found}, edges)
-            self._intake.accepted(BY_NAME[log], found)
             for view, hashes in views.items():
                 touched.setdefault(view, set()).update(hashes)
             taken += found.good.num_rows if found.good else 0

@@ -13,7 +13,7 @@ from pipelines.batch.rejected import KIND
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
-from pipelines.features.views import VIEWS, Source
+from pipelines.features.views import VIEWS, Source, View
 from pipelines.streaming.hot_tables import (
     HASH,
     KEY_HASH,
@@ -30,6 +30,7 @@ from pipelines.streaming.intake import CLOCKS, TIMES
 from pipelines.streaming.known_keys import keeps_keys
 
 BATCH: Final = "batch"
+ROWS_AT_ONCE: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,7 @@ def warm(
     horizons = window.horizons()
     for name, relation in relations.items():
         if keeps_keys(BY_NAME[name]):
-            keys = cursor.execute(_keys(BY_NAME[name], relation, horizons.get(name)))
-            window.keys[name].add(keys.to_arrow_table())
-            if BY_NAME[name].append_only and horizons.get(name):
-                rows = cursor.execute(_freed(BY_NAME[name], relation, horizons[name])).fetchall()
-                window.keys[name].turn(*zip(*rows, strict=True) if rows else ((), (), ()))
+            _warm_keys(window, cursor, BY_NAME[name], relation, horizons.get(name))
         if name in window.accepted:
             keys = cursor.execute(
                 f"SELECT DISTINCT {hash_of(BY_NAME[name].key)} AS {HASH} FROM {relation} "
@@ -100,7 +97,8 @@ def warm(
         if files:
             key = BY_NAME[name].key[0]
             for value, waits in cursor.execute(
-                f'SELECT "{key}", bool_or(waits) FROM {read_files(files)} GROUP BY "{key}"'
+                f'SELECT "{key}", bool_or(waits OR old_key IS NOT NULL) FROM {read_files(files)} '
+                f'GROUP BY "{key}"'
             ).fetchall():
                 keys_of = window.keys[name]
                 (keys_of.left if waits else keys_of.refused).add(value)
@@ -120,6 +118,8 @@ def warm(
             if source and source.lookback is None:
                 hashes = cursor.execute(f"SELECT DISTINCT {HASH} FROM {view.name}.hot_{log}")
                 window.whole[view.name].update(row[0] for row in hashes.fetchall())
+                if source.begun_by:
+                    _find_older(window, cursor, view, source, good)
             position = done.get(BY_NAME[log].database)
             if source and position is not None:
                 rows = cursor.execute(
@@ -127,6 +127,35 @@ def warm(
                 ).fetchall()
                 touched.setdefault(view.name, set()).update(row[0] for row in rows)
     return touched
+
+
+def _warm_keys(
+    window: HotWindow,
+    cursor: duckdb.DuckDBPyConnection,
+    log: Log,
+    relation: str,
+    horizon: datetime | None,
+) -> None:
+    keys, key = window.keys[log.name], f'"{log.key[0]}"'
+    keys.add(cursor.execute(_keys(log, relation, horizon)).to_arrow_table())
+    if horizon is None or log.keep_newest_by:
+        return
+    at = f'"{TIMES[log.name]}"'
+    value = key if log.append_only else hash_of(log.key)
+    older = cursor.execute(
+        f"SELECT {value} AS value FROM {relation} WHERE op <> 'D' AND {at} < TIMESTAMP '{horizon}'"
+    )
+    for batch in older.to_arrow_reader(ROWS_AT_ONCE):
+        keys.add_forgotten(batch["value"].to_numpy())
+    if log.append_only:
+        gone = f"SELECT {key} FROM {relation} WHERE op = 'D'"
+        rows = cursor.execute(
+            f"SELECT max(seq), 'D', {key} FROM {relation} WHERE {key} IN ({gone}) GROUP BY {key} "
+            "HAVING arg_max(op, seq) = 'D'"
+        ).fetchall()
+        if rows:
+            keys.turn(*zip(*rows, strict=True))
+            keys.forget(horizon)
 
 
 def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
@@ -143,14 +172,19 @@ def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
     )
 
 
-def _freed(log: Log, relation: str, horizon: datetime) -> str:
-    """Facts of the window whose record was deleted last: `seq`, op and key."""
-    key = f'"{log.key[0]}"'
-    gone = f"SELECT {key} FROM {relation} WHERE op = 'D' AND \"{TIMES[log.name]}\" >= '{horizon}'"
-    return (
-        f"SELECT max(seq), 'D', {key} FROM {relation} WHERE {key} IN ({gone}) GROUP BY {key} "
-        "HAVING arg_max(op, seq) = 'D'"
-    )
+def _find_older(
+    window: HotWindow, cursor: duckdb.DuckDBPyConnection, view: View, source: Source, good: str
+) -> None:
+    """Take note of keys that began within the window, but have rows from before it alone."""
+    keys = window.keys[str(source.begun_by)]
+    begun = set(keys.begun(window.edge(view))) - window.whole[view.name]
+    if begun:
+        h = hash_of(source.keys)
+        found = cursor.execute(
+            f"SELECT DISTINCT {h} FROM {good} AND {h} IN (SELECT unnest(CAST(? AS UBIGINT[])))",
+            [list(begun)],
+        )
+        keys.not_begun(row[0] for row in found.fetchall())
 
 
 def _deletions(log: Log, relation: str, since: datetime) -> str:

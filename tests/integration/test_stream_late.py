@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from stream_helpers import StreamWorld
 from stream_rows import (
     DAY,
@@ -128,7 +127,6 @@ def test_a_session_that_begins_within_the_window_is_computed(world: StreamWorld)
     assert count(world, "s2") == 2
 
 
-@pytest.mark.xfail(reason="a forgotten session that is inserted again counts as a new one")
 def test_a_reused_session_is_not_computed_from_half_of_its_history(world: StreamWorld) -> None:
     """Deleted, forgotten and inserted again: its clicks are facts that stay."""
     world.commit("clickstream", click(1, T), click(2, T + SECOND))
