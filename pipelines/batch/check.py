@@ -143,8 +143,9 @@ def _attach_keys(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
         for place, name in enumerate(log.key)
     )
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE {RENAMED} AS SELECT seq, {old} FROM ("
-        f"SELECT seq, old_key FROM raw_{log.name} WHERE old_key IS NOT NULL UNION ALL "
-        f"SELECT seq, old_key FROM rejected_{log.name} SEMI JOIN ready USING (seq) "
-        "WHERE old_key IS NOT NULL) WHERE json_valid(old_key)"
+        f"CREATE OR REPLACE TEMP TABLE {RENAMED} AS SELECT seq, {key}, {old} FROM ("
+        f"SELECT seq, {key}, old_key FROM (SELECT seq, old_key FROM raw_{log.name} "
+        f"WHERE old_key IS NOT NULL) JOIN typed USING (seq) UNION "
+        f"SELECT seq, {key}, old_key FROM rejected_{log.name} WHERE old_key IS NOT NULL"
+        ") WHERE json_valid(old_key)"
     )

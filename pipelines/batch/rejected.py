@@ -40,7 +40,8 @@ KEPT_COLUMNS: Final[Mapping[str, str]] = {
 }
 """What is kept of a rejected change beside the log's own columns; `cycle` rejected it."""
 RENAMED: Final = "renamed"
-"""The changes of one log that changed a key: seq and the old key's columns, `old_<column>`."""
+"""The changes of one log that changed a key, those that are rejected among them: `seq`, the key's
+columns, and the old key's, `old_<column>`."""
 GIVEN_UP: Final = "; given up"
 OVER: Final = "the row was deleted, or has another key"
 ONLY_EARLY: Final = (
@@ -184,7 +185,7 @@ def end_waiting(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
 
 
 def _same_key(log: Log) -> str:
-    return " AND ".join(f'e."{name}" = r."{name}"' for name in log.key)
+    return _equal(log, "e", "r")
 
 
 def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
@@ -197,18 +198,33 @@ def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
         return gone
     if not count(connection, RENAMED):
         return f"{gone} AND FALSE"
-    # Only in the life that went on under another key: what was deleted before did happen.
-    same = " AND ".join(f'd."{name}" = r."old_{name}"' for name in log.key)
-    old = ", ".join(f'r."old_{name}" AS "{name}"' for name in log.key)
-    earlier = " UNION ALL ".join(
-        f"SELECT {key}, seq FROM {relation} WHERE op = 'D'"
+    # Only in the life that went on under another key: what was deleted before did happen. A change
+    # of the key that was rejected itself leads on to where the row was before.
+    old = ", ".join(f'"old_{name}"' for name in log.key)
+    of_old = ", ".join(f'e."old_{name}" AS "{name}"' for name in log.key)
+    names = f"(SELECT {key} FROM {RENAMED} UNION SELECT {old} FROM {RENAMED})"
+    gone = " UNION ALL ".join(
+        f"SELECT {key}, seq FROM {relation} SEMI JOIN {names} USING ({key}) WHERE op = 'D'"
         for relation in (f"old_{log.name}", "typed")
     )
-    return (
-        f"SELECT {old}, r.seq AS last, coalesce(max(d.seq), 0) AS since FROM {RENAMED} AS r "
-        f"ANTI JOIN bad_{log.name} AS b ON r.seq = b.seq LEFT JOIN ({earlier}) AS d "
-        f"ON {same} AND d.seq < r.seq - 1 GROUP BY ALL"
-    )
+    return f"""
+        WITH RECURSIVE gone AS ({gone}), stretch AS (
+            SELECT r.*, min(d.seq) AS until FROM {RENAMED} AS r LEFT JOIN gone AS d
+            ON {_equal(log, "d", "r")} AND d.seq > r.seq GROUP BY ALL
+        ), gone_on AS (
+            SELECT DISTINCT {old}, s.seq AS last FROM stretch AS s JOIN typed AS t
+            ON {_equal(log, "t", "s")} AND t.seq >= s.seq AND t.seq < coalesce(until, t.seq + 1)
+            WHERE t.op <> 'D' AND t.seq NOT IN (SELECT seq FROM bad_{log.name})
+            UNION SELECT s.* EXCLUDE ({key}, seq, until), s.seq AS last FROM gone_on AS g
+            JOIN stretch AS s ON {_equal(log, "s", "g", "old_")} AND s.until = g.last - 1
+        )
+        SELECT {of_old}, e.last, coalesce(max(d.seq), 0) AS since FROM gone_on AS e
+        LEFT JOIN gone AS d ON {_equal(log, "d", "e", "old_")} AND d.seq < e.last - 1 GROUP BY ALL
+    """
+
+
+def _equal(log: Log, left: str, right: str, prefix: str = "") -> str:
+    return " AND ".join(f'{left}."{name}" = {right}."{prefix}{name}"' for name in log.key)
 
 
 def _take_over(
