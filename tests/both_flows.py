@@ -100,7 +100,7 @@ class BothFlows:
                             TABLE_NAMES.get(table, table),
                             row["op"],
                             json.dumps([row.get(column) for column in KEYS[table]]),
-                            _row_json(table, {k: v for k, v in row.items() if k != "old_key"}),
+                            _row_json(table, row),
                             _stored(row["committed_at"]),
                             row.get("old_key"),
                         ),

@@ -75,6 +75,11 @@ def gone(row: Row, at: datetime) -> Row:
     return {**row, "op": "D", "committed_at": at}
 
 
+def renamed(old: int, row: Row) -> Row:
+    """The second half of a changed key: the row has it now."""
+    return {**put(row, T + 2 * HOUR, "U"), "old_key": f"[{old}]"}
+
+
 def _case(
     name: str,
     view: str,
@@ -216,6 +221,39 @@ CASES: Final = (
         ("shipments", gone(shipment(1, T + HOUR), T + 2 * HOUR), T + HOUR, {"deliveries_24h": 1}),
         ("shipments", put(shipment(1, None), T + 2 * HOUR), T + HOUR, {"deliveries_24h": 1}),
         ("shipments", put(shipment(1, T + 3 * HOUR), op="U"), T + 3 * HOUR, {"deliveries_24h": 2}),
+    ),
+    _case(
+        "the id of a delivered shipment is changed twice, and given to another one",
+        *ROUTE,
+        ("routes", put(route("r1", T)), T, {"deliveries_24h": 0}),
+        ("shipments", put(shipment(1, T + HOUR), op="I"), T + HOUR, {"deliveries_24h": 1}),
+        ("shipments", gone(shipment(1, T + HOUR), T + 2 * HOUR), T + HOUR, {"deliveries_24h": 1}),
+        ("shipments", renamed(1, shipment(2, T + HOUR)), T + HOUR, {"deliveries_24h": 1}),
+        ("shipments", gone(shipment(2, T + HOUR), T + 2 * HOUR), T + HOUR, {"deliveries_24h": 1}),
+        ("shipments", renamed(2, shipment(3, T + HOUR)), T + HOUR, {"deliveries_24h": 1}),
+        ("shipments", put(shipment(1, T + 3 * HOUR)), T + 3 * HOUR, {"deliveries_24h": 2}),
+        (
+            "shipments",
+            gone(shipment(3, T + HOUR), T + 4 * HOUR),
+            T + 3 * HOUR,
+            {"deliveries_24h": 2},
+        ),
+    ),
+    _case(
+        "the id and the route of a delivered shipment are changed",
+        *ROUTE,
+        ("routes", put(route("r1", T)), T, {"deliveries_24h": 0}),
+        ("routes", put(route("r2", T)), T, {"deliveries_24h": 0}),
+        ("shipments", put(shipment(1, T + HOUR)), T + HOUR, {"deliveries_24h": 1}),
+        ("shipments", gone(shipment(1, T + HOUR), T + 2 * HOUR), T + HOUR, {"deliveries_24h": 1}),
+        (
+            "shipments",
+            renamed(1, shipment(2, T + HOUR, route_id="r2")),
+            T + HOUR,
+            {"deliveries_24h": 1},  # as the row of that time says, until there is a newer one
+        ),
+        ("routes", put(route("r1", T + 3 * HOUR), op="U"), T + 3 * HOUR, {"deliveries_24h": 0}),
+        rewritten=True,
     ),
     _case(
         "a session is deleted, and there again",

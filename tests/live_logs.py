@@ -89,8 +89,8 @@ def append_changes(config: DataConfig, logs: Mapping[str, list[dict[str, Any]]])
         entries = [(row["seq"], table, row) for table in tables for row in logs.get(table, [])]
         with sqlite3.connect(config.db_path / f"{database}.db") as connection:
             connection.executemany(
-                "INSERT INTO change_log (seq, table_name, op, key, row, committed_at) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO change_log (seq, table_name, op, key, row, committed_at, old_key) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         seq,
@@ -99,6 +99,7 @@ def append_changes(config: DataConfig, logs: Mapping[str, list[dict[str, Any]]])
                         json.dumps([row[column] for column in KEYS[table]]),
                         _row_json(table, row),
                         _stored(row["committed_at"]),
+                        row.get("old_key"),
                     )
                     for seq, table, row in sorted(entries, key=lambda entry: entry[0])
                 ],
@@ -113,7 +114,8 @@ def parts_of(logs: Logs, count: int) -> list[Logs]:
         last = max((row["seq"] for table in tables for row in logs[table]), default=0)
         for table in tables:
             for row in logs[table]:
-                part = min(count - 1, (row["seq"] - 1) * count // max(last, 1))
+                seq = row["seq"] - (1 if row.get("old_key") else 0)  # both halves come together
+                part = min(count - 1, (seq - 1) * count // max(last, 1))
                 if row["committed_at"] == LONG_AGO:  # what others refer to comes first
                     part = 0
                 parts[part].setdefault(table, []).append(row)

@@ -53,6 +53,7 @@ _SESSIONS: Final = tuple(f"s{number}" for number in range(1, 8))
 _PRODUCTS: Final = ("p1", "p2", "p3")
 _WAREHOUSES: Final = ("w1", "w2", "w3")  # the log of warehouses never mentions w3
 _ROUTES: Final = ("r1", "r2", "r3")
+_OF_CHANGES: Final = ("seq", "op", "committed_at", "old_key")
 _MICROSECOND: Final = timedelta(microseconds=1)
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
@@ -84,6 +85,37 @@ def random_log(seed: int, size: int = 60) -> Logs:
         for entry in entries:
             logs[entry.pop("table")].append(entry)
     return logs
+
+
+def with_changed_keys(logs: Logs, seed: int, share: float = 0.15) -> Logs:
+    """The same with shipments that are given other ids, as the trigger of an UPDATE logs it."""
+    rng = random.Random(f"keys of {seed}")
+    changes = sorted(logs["shipments"], key=lambda row: row["seq"])
+    live: dict[int, Row] = {}
+    new_id: dict[int, int] = {}
+    unused = 1 + max((row["shipment_id"] for row in changes), default=0)
+    found: list[Row] = []
+    for row in changes:
+        if row["op"] == "I":
+            new_id.pop(row["shipment_id"], None)
+        known = new_id.get(row["shipment_id"], row["shipment_id"])
+        row = {**row, "seq": 3 * row["seq"], "shipment_id": known}
+        found.append(row)
+        live[known] = row
+        if row["op"] == "D":
+            del live[known]
+        if live and rng.random() < share:
+            old = rng.choice(sorted(live))
+            moved = {**live.pop(old), "committed_at": row["committed_at"], "seq": row["seq"] + 1}
+            live[unused] = {**moved, "op": "U", "seq": row["seq"] + 2, "shipment_id": unused}
+            if rng.random() < 0.3:
+                live[unused]["route_id"] = rng.choice(_ROUTES)
+            first = next((k for k, v in new_id.items() if v == old), old)
+            new_id[first] = unused
+            found += [moved | {"op": "D"}, live[unused] | {"old_key": f"[{old}]"}]
+            unused += 1
+    routes = [{**row, "seq": 3 * row["seq"]} for row in logs["routes"]]
+    return {**logs, "routes": routes, "shipments": found}
 
 
 def _with_users(rng: random.Random, entries: list[Row]) -> list[Row]:
@@ -152,7 +184,7 @@ def write_change_logs(logs: Logs, directory: Path) -> dict[str, Path]:
 
 def _row_json(table: str, entry: Row) -> str:
     """A row as a trigger writes it: times as text, JSON columns as strings."""
-    row = {k: v for k, v in entry.items() if k not in ("seq", "op", "committed_at")}
+    row = {k: v for k, v in entry.items() if k not in _OF_CHANGES}
     if table == "sessions":
         row["intent_signals"] = {signal: row.pop(signal) for signal in SIGNALS}
         for column in ("products_viewed", "actions_performed", "intent_signals"):

@@ -108,9 +108,17 @@ def compute(view: str, logs: Logs) -> list[Row]:
 def event_times(logs: Logs) -> dict[str, list[Row]]:
     """The same changes with the event times that deletions and what follows them have.
 
-    The deletion of a row that was never there is no event and left out.
+    The deletion of a row that was never there is no event and left out. That of a shipment whose
+    key was changed, which the row after it says in `old_key`, has 'M' for `op`.
     """
     found = {table: sorted(rows, key=lambda row: row["seq"]) for table, rows in logs.items()}
+    moved = {row["seq"] - 1 for row in logs.get("shipments", ()) if row.get("old_key")}
+    if moved:
+        found["shipments"] = [
+            {k: v for k, v in row.items() if k != "old_key"}
+            | ({"op": "M"} if row["seq"] in moved else {})
+            for row in found["shipments"]
+        ]
     for table, (time, key_columns) in CHANGED_AT.items():
         there: set[tuple[Any, ...]] = set()
         gone: dict[tuple[Any, ...], datetime] = {}
@@ -320,15 +328,16 @@ def _route_conditions(logs: Logs) -> list[Row]:
     """A row for each route and time of a change of the route or of a delivery on it."""
     routes = logs.get("routes", [])
     # A shipment delivers once: what the last change with a delivery time says. Once its record is
-    # deleted, its id may stand for another shipment.
+    # deleted, its id may stand for another shipment; where its id was changed, the new one says.
     last_delivery: dict[int, Row] = {}
     deliveries = []
     for shipment in logs.get("shipments", []):
-        if shipment["delivered_at"] is not None:
-            if shipment["op"] != "D":
-                last_delivery[shipment["shipment_id"]] = shipment
-            elif shipment["shipment_id"] in last_delivery:
-                deliveries.append(last_delivery.pop(shipment["shipment_id"]))
+        if shipment["op"] in ("D", "M"):
+            ended = last_delivery.pop(shipment["shipment_id"], None)
+            if ended is not None and shipment["op"] == "D":
+                deliveries.append(ended)
+        elif shipment["delivered_at"] is not None:
+            last_delivery[shipment["shipment_id"]] = shipment
     deliveries += last_delivery.values()
 
     rows = []

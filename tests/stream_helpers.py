@@ -232,8 +232,8 @@ def stream_world(
 def _insert(connection: sqlite3.Connection, table: str, row: Row, seq: int | None = None) -> int:
     row = {"op": "I", "committed_at": COMMITTED, **row}
     cursor = connection.execute(
-        "INSERT INTO change_log (seq, table_name, op, key, row, committed_at) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO change_log (seq, table_name, op, key, row, committed_at, old_key) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             seq,
             TABLE_NAMES.get(table, table),
@@ -241,6 +241,7 @@ def _insert(connection: sqlite3.Connection, table: str, row: Row, seq: int | Non
             json.dumps([row.get(column) for column in KEYS[table]]),
             _row_json(table, row),
             _stored(row["committed_at"]),
+            row.get("old_key"),
         ),
     )
     return int(cursor.lastrowid or 0)

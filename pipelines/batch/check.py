@@ -24,7 +24,7 @@ from pipelines.batch.rejected import (
     ready,
 )
 from pipelines.batch.workspace import columns, count, empty
-from pipelines.change_log.logs import BY_NAME, Log, parents_first
+from pipelines.change_log.logs import BY_NAME, MOVED, Log, parents_first
 from pipelines.change_log.parsing import typed_rows
 
 
@@ -90,6 +90,11 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
     resolved = passed(connection, log) if late else []
     ended = given_up(connection, log, rejected) if waiting else []
     normalise_operations(connection, log)
+    if log.marks_moves and count(connection, RENAMED):
+        connection.execute(
+            f"UPDATE typed SET op = '{MOVED}' WHERE op = 'D' AND reason IS NULL "
+            f"AND seq IN (SELECT seq - 1 FROM {RENAMED})"
+        )
     date_deletions(connection, log)
     connection.execute(f"ALTER TABLE typed RENAME TO typed_{log.name}")
     refused = count(connection, f"bad_{log.name}")

@@ -35,6 +35,8 @@ KIND_IN_WORDS: Final[Mapping[str, str]] = {
     TIME: "a time stamp",
     TEXTS: "a JSON list of texts",
 }
+MOVED: Final = "M"
+"""`op` in a processed log: the deletion of a key whose thing goes on under another one."""
 CHANGE_COLUMNS: Final[Mapping[str, str]] = {"seq": INTEGER, "op": TEXT, "committed_at": TIME}
 
 
@@ -78,6 +80,9 @@ class Log:
     """Retention keeps the newest row of each value of these columns, however old."""
     expires: bool = True
     """False: retention never touches it, for features look back without a limit."""
+    marks_moves: bool = False
+    """A row counts by its key even after its deletion. So if its key was only changed, the old
+    one's last row has `MOVED` for `op`, whatever becomes of the row under the new key."""
     changed_at: str | None = None
     """The column with the event time of a change, where a deletion is an event as well. A deletion
     happens at its commit, but not before the row that it removes; what comes after it in the log
@@ -306,6 +311,7 @@ LOGS: Final = (
             _one_of("status", SHIPMENT_STATUSES),
         ),
         references={"route_id": "routes", "order_id": "orders", "warehouse_id": "warehouses"},
+        marks_moves=True,
     ),
 )
 

@@ -7,6 +7,7 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
+from pipelines.change_log.logs import MOVED
 from pipelines.features.tombstones import unless
 from pipelines.features.windows import (
     DAY,
@@ -113,11 +114,15 @@ def _with_state(counted: ir.Table, states: ir.Table, *, newest: bool) -> ir.Tabl
 
 
 def _deliveries(shipments: ir.Table) -> ir.Table:
-    """One row per delivered shipment, as last reported before its id was free for another one."""
-    reported = shipments.filter(shipments.delivered_at.notnull())
+    """One row per delivered shipment, as last reported before its id was free for another one.
+
+    Where only the id was changed, the reports under the new one count.
+    """
+    ends = shipments["op"].isin(["D", MOVED])
+    reported = shipments.filter(shipments.delivered_at.notnull() | ends)
     reports = ibis.window(group_by="shipment_id", order_by=reported.seq)
     next_op = reported["op"].lead().over(reports)
     done = reported.mutate(next_op=next_op).filter(
-        reported["op"] != "D", next_op.isnull() | (next_op == "D")
+        ~reported["op"].isin(["D", MOVED]), next_op.isnull() | (next_op == "D")
     )
     return done.select("route_id", "promised_at", event_timestamp=done.delivered_at)

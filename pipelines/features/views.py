@@ -180,7 +180,7 @@ VIEWS: Final = (
                 ("route_id",),
                 "delivered_at",
                 7 * DAY,
-                only="delivered_at IS NOT NULL",
+                only="(delivered_at IS NOT NULL OR op IN ('D', 'M'))",
                 identity="shipment_id",
                 unnoticed="op = 'D'",
             ),

@@ -197,7 +197,7 @@ def _said(
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE said AS SELECT * FROM (SELECT * FROM ({every}) "
         f"WHERE seq <= {at.end} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY seq DESC) "
-        "= 1) WHERE op <> 'D'"
+        "= 1) WHERE op NOT IN ('D', 'M')"
     )
     if log.changed_at in (None, "committed_at"):
         return

@@ -136,7 +136,7 @@ def eviction(view: View, source: Source, edge: datetime) -> str:
     """SQL that deletes what no window that ends at the edge or later needs."""
     hot = f"{view.name}.hot_{source.log}"
     horizon = f"TIMESTAMP '{back(edge, source.lookback or 0)}'"
-    old = f"{source.at} < {horizon}"
+    old = f"coalesce({source.at} < {horizon}, TRUE)"  # a deletion may be of what had no time yet
     if source.lookback is None:  # whole keys, once nothing of theirs is recent
         recent = f"SELECT {HASH} FROM {hot} WHERE {source.at} >= {horizon}"
         return f"DELETE FROM {hot} WHERE {HASH} NOT IN ({recent})"

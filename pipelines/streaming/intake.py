@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.batch.state import PublishedFile
 from pipelines.batch.workspace import read_files
-from pipelines.change_log.logs import BY_NAME, Log, logs_of, parents_first
+from pipelines.change_log.logs import BY_NAME, MOVED, Log, logs_of, parents_first
 from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
 from pipelines.features.views import COMMITTED_AT, VIEWS
 from pipelines.streaming.hot_tables import (
@@ -221,6 +221,8 @@ class Intake:
                     self._deletions[log.name].add(rows.filter(unknown))
         if bad:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(list(bad), pa.int64()))))
+        if log.marks_moves and self._renames:
+            rows = self._mark_moves(rows)
         verdicts.good = rows
         verdicts.newest = _newest(log, rows)
         if log.name in TIMES and rows.num_rows:
@@ -269,6 +271,13 @@ class Intake:
         old = pc.and_(pc.equal(rows["op"], "I"), _before(log, rows, horizon))
         put(verdicts.left, old, repeat("it is older than the hot window"))
         return rows
+
+    def _mark_moves(self, rows: pa.Table) -> pa.Table:
+        """Deletions that are half of a changed key, called so: both are in the same micro-batch."""
+        before = pa.array([seq - 1 for seq in self._renames], pa.int64())
+        moved = pc.and_(pc.equal(rows["op"], "D"), pc.is_in(rows["seq"], before))
+        ops = pc.if_else(moved, MOVED, rows["op"])
+        return rows.set_column(rows.column_names.index("op"), "op", ops)
 
     def _deletions_of_unknown(self, log: Log, rows: pa.Table, bad: set[int]) -> pa.Array:
         """A mask of the deletions of keys that are not known to have been accepted."""

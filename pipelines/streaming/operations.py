@@ -63,8 +63,9 @@ class Operations:
             zip(*(ordered[name].to_pylist() for name in ("seq", "op", key)), strict=True)
         )
         alive = keys.alive({k for _, op, k in changes if op != "U" or k in doubtful or renames})
-        state = {k: "left" if k in keys.left else "refused" for k in doubtful}
+        state = dict.fromkeys(_among(rows[key], keys.refused), "refused")
         state |= dict.fromkeys(alive, "alive")
+        state |= dict.fromkeys(_among(rows[key], keys.left), "left")
         deleted: tuple[int, Any, str] | None = None
         for seq, op, k in changes:
             known = state.get(k, "")
@@ -75,8 +76,9 @@ class Operations:
                     found.doubts.append((state[k], k))
             elif op == "D":
                 deleted = (seq, k, known)
-                found.doubts.append(("gone", k))
-                state.pop(k, None)
+                if known != "left":  # else the row that waits may yet be a fact before this one
+                    found.doubts.append(("gone", k))
+                    state.pop(k, None)
             elif known == "left":
                 found.left.append(seq)
             elif op == "I":

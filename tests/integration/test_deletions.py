@@ -51,6 +51,17 @@ def changes_of(case: Case) -> list[tuple[str, Row]]:
     return [(step.table, step.row) for step in case.steps]
 
 
+def transactions_of(case: Case) -> list[list[tuple[str, Row]]]:
+    """The same, both halves of a changed key together."""
+    found: list[list[tuple[str, Row]]] = []
+    for table, row in changes_of(case):
+        if row.get("old_key"):
+            found[-1].append((table, row))
+        else:
+            found.append([(table, row)])
+    return found
+
+
 def begin(world: StreamWorld) -> None:
     """Stream what the cases' changes refer to."""
     for table, row in FURNITURE:
@@ -109,7 +120,7 @@ def test_history_says_so(
 ) -> None:
     """The offline source, however the changes are cut into cycles."""
     last: dict[str, int] = {}
-    parts = [FURNITURE, *([change] for change in changes_of(case))]
+    parts = [FURNITURE, *transactions_of(case)]
     for entries in parts if each else [itertools.chain(*parts)]:
         append_changes(data, logs_of(entries, last))
         processor.run_cycle(update=False)
@@ -122,11 +133,15 @@ def test_online_says_so(clock: Clock, batch: BatchProcess, case: Case) -> None:
     with stream_world(clock, batch, allowed_lateness=FOREVER) as world:
         world.state.set_positions("stream", dict.fromkeys(DATABASE_NAMES, Position(0)))
         begin(world)
-        for number, step in enumerate(case.steps):
-            world.commit(step.table, step.row)
+        last = 0
+        for entries in transactions_of(case):
+            for table, changed in entries:
+                world.commit(table, changed)
+            last += len(entries)
+            step = case.steps[last - 1]
             world.stream()
             row = world.online(case.view).get(case.key, ABSENT)
-            assert shown(case.view, row, step.expected) == step.expected, number
+            assert shown(case.view, row, step.expected) == step.expected, last
         world.cycle()
         with world.redis() as client:
             client.flushall()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from both_flows import BothFlows
 from conftest import Clock
-from stream_rows import DAY, HOUR, SECOND, T, click, order, product, session, user, warehouse
+from stream_rows import DAY, HOUR, T, click, order, product, session, user, warehouse
 
 Row = dict[str, Any]
 Entry = tuple[str, Row]

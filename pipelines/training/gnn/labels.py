@@ -29,9 +29,15 @@ _SECOND: Final = np.timedelta64(1, "s")
 _SHIPMENTS: Final = """
     SELECT route_id, min(shipped_at) AS shipped_at, min(promised_at) AS promised_at,
         max(delivered_at) AS delivered_at, min(carbon_kg) AS carbon_kg
-    FROM (SELECT *, count(*) FILTER (op = 'D') OVER (PARTITION BY shipment_id ORDER BY seq) AS life
-        FROM shipments)  -- once its record is deleted, an id may stand for another shipment
-    WHERE op <> 'D' GROUP BY shipment_id, life, route_id
+    FROM (SELECT *, count(*) FILTER (op IN ('D', 'M')) OVER reports AS life,
+            min(seq) FILTER (op = 'M') OVER later AS moved_at,
+            min(seq) FILTER (op = 'D') OVER later AS deleted_at
+        FROM shipments WINDOW reports AS (PARTITION BY shipment_id ORDER BY seq),
+            later AS (reports ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)
+    )  -- once its record is deleted, an id may stand for another shipment; one with another id
+       -- is the same
+    WHERE op NOT IN ('D', 'M') AND coalesce(moved_at > deleted_at, moved_at IS NULL)
+    GROUP BY shipment_id, life, route_id
     ORDER BY shipped_at, shipment_id
 """
 _ROUTES: Final = """

@@ -39,7 +39,7 @@ _ORDERS: Final = """
     WHERE o.op = 'I' ORDER BY o.order_timestamp, o.id"""
 _SHIPPED: Final = """
     SELECT route_id, shipped_at, promised_at, delivered_at FROM shipments
-    QUALIFY op <> 'D'
+    QUALIFY op NOT IN ('D', 'M')
         AND coalesce(lead(op) OVER (PARTITION BY shipment_id ORDER BY seq), 'D') = 'D'"""
 # Who supplies a product is seen from what came in; else by all who deliver to the warehouse.
 _LEADS: Final = """
