@@ -31,6 +31,11 @@ class KeyRanges:
         """The largest number; None if there is none."""
         return int(self._last[-1]) if len(self._last) else None
 
+    @property
+    def count(self) -> int:
+        """How many ranges there are."""
+        return len(self._first)
+
     def add(self, values: Any) -> None:
         """Add numbers."""
         new = np.unique(np.asarray(values, self._kind))
@@ -40,7 +45,7 @@ class KeyRanges:
         order = np.argsort(first, kind="stable")
         first, last = first[order], np.maximum.accumulate(last[order])
         begins = np.ones(len(first), bool)
-        begins[1:] = (first[1:] > last[:-1]) & (first[1:] - last[:-1] > 1)
+        begins[1:] = (first[1:] > last[:-1]) & (first[1:] - self._kind(1) > last[:-1])
         self._first, self._last = first[begins], last[np.append(begins[1:], True)]
 
     def remove(self, values: Any) -> None:
