@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,6 @@ from pipelines.batch.update import open_store
 from pipelines.cache import DATA_TYPES, RealtimeCache
 from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UsageError
-from pipelines.features.keys import key_number
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.running_layer import RunningLayer
 from pipelines.settings import BatchConfig, DataConfig
@@ -29,7 +28,7 @@ VIEW: Final = "view"
 """The column of a cached batch that names each row's view."""
 
 
-_KEY_TYPES: Final[Mapping[str, Callable[[str], Any]]] = {"user_id": key_number}
+_WHOLE_NUMBERS: Final = frozenset({"user_id"})
 
 
 @dataclass(frozen=True)
@@ -157,13 +156,13 @@ class DataLayerOrchestrator:
         return self._store
 
     def features(
-        self, view: str, keys: Mapping[str, str], at: datetime | None = None
+        self, view: str, keys: Mapping[str, Any], at: datetime | None = None
     ) -> FeatureRow:
         """The features of one key, online as of now, or offline as of a time.
 
         Args:
             view: a feature view's name.
-            keys: the entity key columns with their values as text.
+            keys: the entity key columns with their values, also as text.
             at: UTC, or aware; None asks the online store.
 
         Raises:
@@ -258,15 +257,19 @@ def _past(at: datetime) -> datetime:
     return moment
 
 
-def _typed_keys(view: str, names: tuple[str, ...], given: Mapping[str, str]) -> dict[str, Any]:
+def _typed_keys(view: str, names: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    from feast.value_type import ValueType
+
+    from pipelines.feast_plugins.reading.key_values import plain_keys
+
     example = " ".join(f"{name}=…" for name in names)
     if set(given) != set(names):
         raise UsageError(f"{view} is asked for by {example}; got: {', '.join(given) or 'nothing'}")
     typed = {}
-    for name, text in given.items():
-        kind = _KEY_TYPES.get(name, str)
-        try:
-            typed[name] = kind(text)
-        except ValueError:
-            raise UsageError(f"{name} = {text!r} is not a whole number") from None
+    for name, value in given.items():
+        kind = ValueType.INT64 if name in _WHOLE_NUMBERS else ValueType.STRING
+        plain = plain_keys(name, [value], kind)
+        if plain is None:
+            raise UsageError(f"{name} = {value!r} is not a text")
+        (typed[name],) = plain
     return typed

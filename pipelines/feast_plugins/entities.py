@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -64,7 +65,7 @@ def entity_rows(given: Any) -> list[dict[str, Any]] | Mapping[str, Any]:
     if isinstance(given, Mapping):
         if given and all(isinstance(value, str | int | float) for value in given.values()):
             return [dict(given)]
-        return given  # columns that are no lists are Feast's own to read
+        return {name: _listed(column) for name, column in given.items()}
     table = _table(given)
     if table is not None:
         return {name: table[name].to_pylist() for name in table.column_names}
@@ -97,6 +98,18 @@ def _table(given: Any) -> pa.Table | None:
 
 def _values(column: pd.Series[Any]) -> list[Any]:
     return [None if value is pd.NA else value for value in column.tolist()]
+
+
+def _listed(column: Any) -> Any:
+    """A series or an array of a dict as a list; what else is no list is Feast's to read."""
+    if isinstance(column, pd.Series):
+        return _values(column)
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        return column.to_pylist()
+    is_array = isinstance(column, np.ndarray) and column.ndim == 1
+    if is_array or isinstance(column, pd.api.extensions.ExtensionArray | pd.Index):
+        return [None if value is pd.NA else value for value in column.tolist()]
+    return column
 
 
 def _line(error: Exception) -> str:

@@ -17,6 +17,7 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast.data_source import DataSource
 from feast.errors import RequestDataNotFoundInEntityDfException
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
@@ -46,6 +47,9 @@ from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.paths import duckdb_pattern
 
 _ROW: Final = "synchrochain_row"
+_WHOLE: Final = frozenset(
+    f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "", "BIG", "HUGE")
+) | {"INTEGER", "UINTEGER"}
 
 
 class ParquetOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -222,8 +226,10 @@ def _pandas_frame(
     frame = _to_utc(frame if copied else frame.copy(), event)
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
-    except pa.ArrowException as error:
-        raise UsageError(f"the entity frame cannot be read: {error.args[0]}") from error
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise UsageError(
+            f"the entity frame cannot be read: {str(error).splitlines()[0]}"
+        ) from error
     for i, field in enumerate(table.schema):
         column = table[i]
         if pa.types.is_dictionary(field.type):
@@ -231,8 +237,14 @@ def _pandas_frame(
         elif field.type == pa.timestamp("ns"):  # as Feast's store answers
             column = column.cast(pa.timestamp("us"), safe=False)
         table = table.set_column(i, field.name, column)
-    connection.register("frame", table.rename_columns([str(i) for i in range(len(frame.columns))]))
-    found = connection.execute("DESCRIBE frame").fetchall()
+    numbered = table.rename_columns([str(i) for i in range(len(frame.columns))])
+    try:
+        connection.register("frame", numbered)
+        found = connection.execute("DESCRIBE frame").fetchall()
+    except duckdb.Error as error:
+        raise UsageError(
+            f"the entity frame cannot be read: {str(error).splitlines()[0]}"
+        ) from error
     kinds = [
         ONLY_NULLS if pa.types.is_null(field.type) else str(row[1])
         for field, row in zip(table.schema, found, strict=True)
@@ -297,13 +309,13 @@ def _read_view(
                 f"it has {list(frame.columns)}"
             )
         at, kept = frame.columns.index(key), column(entity.name)
-        if frame.kinds[at] != ONLY_NULLS and (
-            (frame.kinds[at] == "VARCHAR") != (types[kept] == "VARCHAR")
-        ):
+        if not _may_join(frame.kinds[at], types[kept]):
             raise UsageError(
                 f"feature view {view.name!r}: the join key {key!r} is {frame.kinds[at]} in the "
                 f"entity frame and {types[kept]} in the source; convert the frame's"
             )
+        if types[kept] in _WHOLE:
+            _refuse_fractions(frame, at)
         keys.append((f"c{at}", kept))
     shown: str = view.projection.name_to_use()  # type: ignore[no-untyped-call]  # Feast's
     prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
@@ -318,6 +330,34 @@ def _read_view(
         features={f"{prefix}{name}": column(name) for name in asked},
         ttl=view.ttl or None,
     )
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _may_join(given: str, stored: str) -> bool:
+    """Whether a key of the entity frame can be compared with the source's, by DuckDB's types."""
+    if given == ONLY_NULLS:
+        return True
+    if stored in _WHOLE:
+        return given in _WHOLE or given in ("FLOAT", "DOUBLE") or given.startswith("DECIMAL")
+    return (given == "VARCHAR") == (stored == "VARCHAR")
+
+
+def _refuse_fractions(frame: EntityFrame, at: int) -> None:
+    """Floats will do for whole numbers: pandas makes them when some are null."""
+    if isinstance(frame.rows, str) or frame.kinds[at] in _WHOLE or frame.kinds[at] == ONLY_NULLS:
+        return
+    column = frame.rows.column(at)
+    wrong = pc.not_equal(column, pc.trunc(column))
+    if pa.types.is_floating(column.type):  # nan is null
+        wrong = pc.or_(pc.is_inf(column), pc.and_(wrong, pc.invert(pc.is_nan(column))))
+    if pc.any(wrong).as_py():
+        raise UsageError(
+            f"the join key {frame.columns[at]!r} is {column.filter(wrong)[0].as_py()} in a row of "
+            "the entity frame: it has to be a whole number"
+        )
 
 
 def _stock_job(

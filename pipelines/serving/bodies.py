@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -35,6 +36,7 @@ def orders_in(body: bytes, media_type: str | None) -> Order | list[Order]:
         given = from_json(body, allow_inf_nan=False)
     except ValueError:
         raise BodyError(400, "the body is not JSON") from None
+    _refuse_twice(body, given)
     problems: list[FieldProblem] = []
     if not isinstance(given, list):
         found = _order(given, "", problems)
@@ -54,6 +56,24 @@ def orders_in(body: bytes, media_type: str | None) -> Order | list[Order]:
     if problems:
         raise _wrong(problems)
     return orders
+
+
+def _refuse_twice(body: bytes, given: Any) -> None:
+    """Refuse an object that has a name twice: parsers do not agree on which of them counts."""
+    orders = given if isinstance(given, list) else [given]
+    names = sum(len(one) for one in orders if isinstance(one, dict))
+    if body.count(b":") <= names:  # each name has one behind it; texts may have more
+        return
+
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
+                field = name[:LONGEST_NAME]
+                raise _wrong([FieldProblem(field=field, problem="it is given twice")])
+            seen.add(name)
+
+    json.loads(body, object_pairs_hook=unique)
 
 
 def _order(given: Any, where: str, problems: list[FieldProblem]) -> Order | None:

@@ -13,12 +13,16 @@ from pipelines.serving.problems import problem
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 
+_URL: Final = re.compile(r"https?://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
+_AUTHORITY: Final = "synchrochain.authority"
+
 
 class AllowedHosts:
     """Answers only who asks for a name that is ours.
 
     A web page can let its own name point to this machine, and would then read the answers as its
-    own. So a request asks for a loopback name, the address it came to, or a configured name.
+    own. So a request asks for a loopback name, the address it came to, or a configured name; one
+    with a whole URL, as for a proxy, does so twice.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str] = ()) -> None:
@@ -26,6 +30,8 @@ class AllowedHosts:
         self._names = LOOPBACK_NAMES | {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/"):
+            scope = _of_whole_url(scope)
         if scope["type"] == "http" and not self._allows(scope):
             refusal = problem(
                 421,
@@ -38,14 +44,28 @@ class AllowedHosts:
 
     def _allows(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"host"]
-        if len(given) != 1:
+        whole = scope.get(_AUTHORITY)
+        if len(given) != 1 or (whole is not None and not self._is_ours(whole, scope)):
             return False
-        found = _HOST.fullmatch(given[0].decode("latin-1").lower())
+        return self._is_ours(given[0].decode("latin-1"), scope)
+
+    def _is_ours(self, host: str, scope: Scope) -> bool:
+        found = _HOST.fullmatch(host.lower())
         if found is None:
             return False
         name = found[1] or found[2].removesuffix(".")
         came_to = scope.get("server") or ("", None)
         return name in self._names or name == came_to[0]
+
+
+def _of_whole_url(scope: Scope) -> Scope:
+    """The same request for the path of the URL alone, with its authority beside it."""
+    found = _URL.fullmatch(scope["path"])
+    raw = _URL.fullmatch(scope["raw_path"].decode("latin-1"))
+    if found is None or raw is None:
+        return scope
+    path, raw_path = found[2] or "/", (raw[2] or "/").encode("latin-1")
+    return {**scope, "path": path, "raw_path": raw_path, _AUTHORITY: found[1]}
 
 
 class LimitedBody:

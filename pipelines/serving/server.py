@@ -100,6 +100,7 @@ def configuration(app: Any) -> Any:
     return uvicorn.Config(
         app,
         http=Connection,
+        ws="none",
         access_log=False,
         log_config=None,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -98,7 +98,7 @@ FRAMES: Final[dict[str, Change]] = {
     ),
     "keys of another width": lambda frame: frame.astype({"small_id": "int64"}),
     "keys without a sign": lambda frame: frame.assign(whole_id=np.uint64(7)),
-    "keys that are fractions": lambda frame: frame.assign(whole_id=1.5),
+    "keys as doubles": lambda frame: frame.assign(whole_id=7.0),
     "null keys only": lambda frame: frame.assign(text_id=None),
     "null times": _times(lambda times: times.where(times.index % 3 > 0)),
     "null times only": lambda frame: frame.assign(event_timestamp=pd.NaT),

@@ -189,12 +189,6 @@ BAD: Final[dict[str, Make]] = {
     "no columns": _exactly(["pair:label"], {}),
     "empty rows": _exactly(["alone:level"], [{}]),
     "empty columns": _exactly(["pair:label"], {"whole_id": [], "text_id": []}),
-    "columns as arrays": _of(
-        ["pair:label"], lambda rows: {k: np.array(v) for k, v in columnar(rows).items()}
-    ),
-    "columns as series": _of(
-        ["pair:label"], lambda rows: {k: pd.Series(v) for k, v in columnar(rows).items()}
-    ),
     "one value as a column": _exactly(["pair:label"], {"text_id": ["a"], "whole_id": 1}),
     "a text as a column": _exactly(["pair:label"], {"text_id": "ab", "whole_id": [0, 1]}),
     "a row with more columns": _of(["pair:label"], lambda rows: [*rows, rows[0] | {"more": 1}]),
@@ -202,14 +196,6 @@ BAD: Final[dict[str, Make]] = {
     "columns of unequal length": _of(
         ["pair:label"], lambda rows: columnar(rows) | {"whole_id": [1]}
     ),
-    "null as a key": _of(["pair:label"], lambda rows: [*rows, rows[0] | {"text_id": None}]),
-    "only null as a key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": None}]),
-    "text for a number": _of(["pair:label"], lambda rows: [rows[0] | {"whole_id": "one"}]),
-    "too large a number": _of(["triple:number"], lambda rows: [rows[0] | {"small_id": 2**31}]),
-    "a list as a key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": ["a"]}]),
-    "a number as text key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": 5}]),
-    "a fraction as a key": _of(["pair:label"], lambda rows: [rows[0] | {"whole_id": 1.5}]),
-    "truth as a key": _of(["pair:label"], lambda rows: [rows[0] | {"whole_id": True}]),
     "bytes as a text key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": b"a"}]),
     "an empty message as a key": _of(
         ["pair:label"], lambda rows: [rows[0] | {"text_id": Message()}]
@@ -218,3 +204,26 @@ BAD: Final[dict[str, Make]] = {
         ["pair:label"], lambda rows: [rows[0] | {"whole_id": Message(int32_val=1)}]
     ),
 }
+
+ARRAYS: dict[str, Callable[[Repository], Request]] = {
+    "columns as arrays": _of(
+        ["pair:label"], lambda rows: {k: np.array(v) for k, v in columnar(rows).items()}
+    ),
+    "columns as series": _of(
+        ["pair:label"], lambda rows: {k: pd.Series(v) for k, v in columnar(rows).items()}
+    ),
+}
+"""Stock reads neither."""
+
+WRONG_KEYS: dict[str, Callable[[Repository], Request]] = {
+    "null as a key": _of(["pair:label"], lambda rows: [*rows, rows[0] | {"text_id": None}]),
+    "only null as a key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": None}]),
+    "text for a number": _of(["pair:label"], lambda rows: [rows[0] | {"whole_id": "one"}]),
+    "too large a number": _of(["triple:number"], lambda rows: [rows[0] | {"small_id": 2**31}]),
+    "a list as a key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": ["a"]}]),
+    "a number as text key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": 5}]),
+    "a fraction as a key": _of(["pair:label"], lambda rows: [rows[0] | {"whole_id": 1.5}]),
+    "half of a sign as a key": _of(["pair:label"], lambda rows: [rows[0] | {"text_id": "\ud800"}]),
+    "truth as a key": _of(["pair:label"], lambda rows: [rows[0] | {"whole_id": True}]),
+}
+"""Stock raises what its conversion raises, or takes True and 1.5 for 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
@@ -210,6 +211,12 @@ def test_only_the_first_problems_of_a_body_are_told(port: int, many: bool) -> No
         (b'{"user_id": 42.0, "product_id": "P1"}', 422),
         (b'{"user_id": 1e3, "product_id": "P1"}', 422),
         (b'{"user_id": "42", "product_id": "P1"}', 422),
+        (b'{"user_id": 1, "product_id": "P1", "price": true}', 422),
+        (b'{"user_id": 1, "product_id": "P1", "price": "5"}', 422),
+        (b'{"user_id": 1, "product_id": "P1", "weight_kg": "5"}', 422),
+        (b'{"user_id": 1, "product_id": "P1", "price": NaN}', 400),
+        (json.dumps(ORDER).encode("utf-16"), 400),
+        (gzip.compress(json.dumps(ORDER).encode()), 400),
     ],
 )
 def test_strange_bodies_are_refused_in_few_words(port: int, raw: bytes, status: int) -> None:
@@ -217,6 +224,42 @@ def test_strange_bodies_are_refused_in_few_words(port: int, raw: bytes, status: 
     found, _, problem = asked(port, "/decisions", raw)
     assert found == status
     assert len(json.dumps(problem)) < 10_000
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"user_id": 1, "product_id": "P1", "user_id": 2}',
+        b'[{"user_id": 1, "product_id": "P1"}, {"user_id": 1, "product_id": "P1", "user_id": 2}]',
+        b'{"user_id": 1, "product_id": "P1", "\\u0075ser_id": 2}',
+    ],
+)
+def test_a_name_that_is_given_twice_is_refused(port: int, raw: bytes) -> None:
+    """A gateway before this one may have read the first; here the last would count."""
+    status, _, problem = asked(port, "/decisions", raw)
+    assert (status, problem["detail"]) == (422, "user_id: it is given twice")
+
+
+def test_colons_in_texts_are_no_names(port: int) -> None:
+    """Such an order is looked at twice, and answered."""
+    order = ORDER | {"session_id": 'a: "b": "c":'}
+    assert asked(port, "/decisions", json.dumps([order, order]).encode())[0] != 422
+
+
+def test_a_whole_url_is_its_path(port: int) -> None:
+    """As HTTP has it: a client may ask as it asks a proxy. Its name has to be ours as well."""
+    for url, host, status in (
+        (b"http://localhost/healthz?a=1", b"localhost", 200),
+        (b"HTTP://LOCALHOST:80/healthz", b"localhost", 200),
+        (b"http://localhost/nothing", b"localhost", 404),
+        (b"http://localhost", b"localhost", 404),
+        (b"http://evil.example/healthz", b"localhost", 421),
+        (b"http://localhost/healthz", b"evil.example", 421),
+        (b"http://localhost@evil.example/healthz", b"localhost", 421),
+        (b"healthz", b"localhost", 404),
+    ):
+        sent = b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (url, host)
+        assert told(port, sent)[0].startswith(b"HTTP/1.1 %d " % status)
 
 
 def test_an_order_is_json_and_says_so(port: int) -> None:

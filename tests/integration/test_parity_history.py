@@ -9,13 +9,15 @@ Where stock is wrong, a test of its own shows the difference:
 - the order of the rows;
 - with an alias for one of a view's two join keys, it leaves the other one out of the join;
 - it fails if a column of the frame and a feature differ in case only;
-- with `filter_by_created_timestamp` it leaves out a row whose created time is null.
+- with `filter_by_created_timestamp` it leaves out a row whose created time is null;
+- it joins fractions with nothing, as it does keys of other kinds, or ends in DuckDB's error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -29,6 +31,8 @@ from parity_repositories import NOW, SEEDS, Repository
 from parity_requests import references
 from parity_sources import TIMES, named, rows, times_of, view_over
 from parity_stores import World, parity_world, quiet
+
+from pipelines.errors import UsageError
 
 VIEWS: Final = ("wide", "triple", "pair", "alone")
 ALL, EACH = "all", "each"  # references to all features of all views, and to one of each
@@ -178,6 +182,32 @@ def test_a_frame_is_understood_alike(world: World, name: str) -> None:
     repository = world.repository(list(FRAMES).index(name) % len(SEEDS))
     frame = FRAMES[name](entity_frame(repository))
     compare(world, repository, "a feature of each view", frame)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        1.5,
+        True,
+        float("inf"),
+        Decimal("1.5"),
+        datetime(2026, 1, 1),
+        b"7",
+        "7",
+        [7],
+        {"a": 7},
+        2**70,
+    ],
+    ids=repr,
+)
+def test_a_key_of_another_kind_is_refused_in_one_line(world: World, key: Any) -> None:
+    """Stock joins nothing in silence, or ends in DuckDB's error."""
+    repository = world.repository(0)
+    frame = entity_frame(repository)
+    frame["whole_id"] = pd.Series([key] * len(frame), index=frame.index, dtype=object)
+    with pytest.raises(UsageError) as found:
+        job(stores(world, repository)[1], repository, "a feature of each view", frame)
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("asked", ["all views", "service with join key aliases"])

@@ -34,9 +34,11 @@ from feast.types import Int64
 from parity_answers import agree, differences, online_differences, outcome, vectors
 from parity_kinds import KINDS
 from parity_repositories import NOW, SEEDS, OnlineRow, Repository
-from parity_requests import BAD, GOOD, Request, references, with_order
+from parity_requests import ARRAYS, BAD, GOOD, WRONG_KEYS, Request, references, with_order
 from parity_sources import rows, view_over
 from parity_stores import World, parity_world, quiet, write
+
+from pipelines.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,25 @@ def test_a_doubtful_request_is_answered_alike(side: Side, name: str) -> None:
     found = outcome(request.send, side.ours("stock"))
     served = {} if name == "unknown service" else request.served(side.repository)
     agree(online_differences(expected, found, served, NOW))
+
+
+@pytest.mark.parametrize("name", WRONG_KEYS)
+def test_a_key_that_is_none_is_refused_in_one_line(side: Side, name: str) -> None:
+    """Named, with its value."""
+    request = WRONG_KEYS[name](side.repository)
+    with pytest.raises(UsageError, match=r"^\w+_id = .* (is null|is not a |is no text)") as found:
+        request.send(side.ours("stock"))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_are_columns_too(side: Side, name: str) -> None:
+    """Of numpy and of pandas, in a dict as in a frame."""
+    request = ARRAYS[name](side.repository)
+    assert isinstance(request.rows, dict)
+    lists = Request(request.features, {k: v.tolist() for k, v in request.rows.items()})
+    found, expected = (r.send(side.ours("stock")).to_dict() for r in (request, lists))
+    assert found == expected
 
 
 def _spoilt_value(answer: Any) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.value_type import ValueType
 
 from pipelines.errors import UsageError
 from pipelines.feast_plugins.entities import entity_frame, entity_rows
+from pipelines.feast_plugins.reading.key_values import plain_keys
 
 AT = [datetime(2026, 1, 31, 12, tzinfo=UTC), datetime(2026, 1, 31, 13, tzinfo=UTC)]
 TEXTS = ["2026-01-31T12:00:00", "2026-01-31T14:00:00+01:00"]
@@ -104,3 +108,56 @@ def test_what_are_no_rows_is_one_line(given: Any) -> None:
     """With what can be some."""
     with pytest.raises(UsageError, match="can be a pandas DataFrame, an Arrow table, a dict"):
         entity_rows(given)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(42, np.int8(42), np.uint64(42), np.array(42), pa.scalar(42)),
+        *(42.0, np.float32(42), Decimal("42.00"), "42", np.str_("42")),
+    ],
+    ids=repr,
+)
+def test_a_whole_number_may_be_of_any_type_that_holds_it(value: Any) -> None:
+    """Python's own int comes of it, which has one entity key."""
+    (found,) = plain_keys("user_id", [value], ValueType.INT64) or [None]
+    assert (found, type(found)) == (42, int)
+
+
+def test_a_zero_below_zero_is_zero() -> None:
+    """It has no other key."""
+    assert str(plain_keys("user_id", [-0.0], ValueType.INT64)) == "[0]"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(value, "is not a whole number") for value in (True, np.bool_(False), 1.5, Decimal("1.5"))]
+    + [(value, "is not a whole number") for value in (" 42", "+42", "42.0", "4_2", "٤٢", "", b"42")]
+    + [(value, "is not a whole number") for value in (1j, [42], {}, AT[0], float("inf"), 2.0**54)]
+    + [(value, "is not a whole number of 64 bits") for value in (2**63, -(2**63) - 1, str(2**64))]
+    + [(value, "is null") for value in (None, pd.NA, pd.NaT, float("nan"), Decimal("nan"))],
+    ids=repr,
+)
+def test_what_is_no_whole_number_is_refused(value: Any, reason: str) -> None:
+    """Feast takes True for 1, 1.5 for 1, and ends in tracebacks of its conversion."""
+    with pytest.raises(UsageError, match=rf"^user_id = .* in entity row 2 {reason}"):
+        plain_keys("user_id", [1, value], ValueType.INT64)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        *((None, "is null"), (pd.NA, "is null"), (5, "is not a text"), (True, "is not a text")),
+        ("\ud800", "is no text that UTF-8 can hold"),
+    ],
+)
+def test_what_is_no_text_is_refused(value: Any, reason: str) -> None:
+    """A number is not the text that it would be printed as."""
+    with pytest.raises(UsageError, match=rf"^product_id = .* {reason}"):
+        plain_keys("product_id", [value], ValueType.STRING)
+
+
+def test_messages_of_feast_and_other_types_are_left_to_it() -> None:
+    """Only keys of whole numbers and texts are looked at."""
+    assert plain_keys("user_id", [Value(int64_val=1)], ValueType.INT64) is None
+    assert plain_keys("at", [1], ValueType.UNIX_TIMESTAMP) is None

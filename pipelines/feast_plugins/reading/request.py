@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from feast.value_type import ValueType
 
 from pipelines.feast_plugins.reading.connections import pack
+from pipelines.feast_plugins.reading.key_values import plain_keys
 from pipelines.feast_plugins.reading.plan import KeyGroup, ReadPlan
 
 Column = list[Any]
@@ -51,7 +52,11 @@ class ReadRequest(NamedTuple):
 
 
 def read_request(plan: ReadPlan, entity_rows: Any) -> ReadRequest | None:
-    """The request, or None for one that is left to Feast: unusual, incomplete or wrong."""
+    """The request, or None for one that is left to Feast: unusual, incomplete or wrong.
+
+    Raises:
+        UsageError: a key is null, or not of its type.
+    """
     columns = _columns(entity_rows)
     if not columns:
         return None
@@ -67,9 +72,11 @@ def read_request(plan: ReadPlan, entity_rows: Any) -> ReadRequest | None:
             data[name] = column
         elif name in plan.join_keys:
             kind = plan.kinds.get(name) or _kind(column)
-            if not _fits(column, kind):
+            fits = _fits(column, kind)
+            plain = column if fits or kind is None else plain_keys(name, column, kind)
+            if plain is None:
                 return None
-            keys[name] = column
+            keys[name] = plain
         elif name in plan.entity_names:
             return None
         else:
@@ -83,7 +90,12 @@ def read_request(plan: ReadPlan, entity_rows: Any) -> ReadRequest | None:
     for group in plan.groups:
         if any(name is not None and name not in keys for name in group.columns):
             return None
-        groups.append(_distinct(_redis_keys(group, keys, rows, plan.project)))
+        try:
+            groups.append(_distinct(_redis_keys(group, keys, rows, plan.project)))
+        except UnicodeEncodeError:
+            for name in keys:
+                plain_keys(name, keys[name], plan.kinds.get(name, ValueType.STRING))
+            raise
     return ReadRequest(rows, keys | data, kinds, tuple(groups))
 
 
