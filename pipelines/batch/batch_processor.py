@@ -18,12 +18,14 @@ import stamina
 from pipelines.batch.cleanup import Cleanup
 from pipelines.batch.extract import Span, plan
 from pipelines.batch.files import full_disk_reported
+from pipelines.batch.older_deletions import log_older_deletions_again
 from pipelines.batch.processor import DataProcessor, Produced, Progress
 from pipelines.batch.publish import publish, remove_everything, remove_leftovers
 from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.rejected import KEPT_NOTE, Rejected
 from pipelines.batch.rejected import KIND as REJECTED
 from pipelines.batch.state import PipelineState
+from pipelines.batch.state_migrations import DELETIONS_UNCHECKED
 from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.trimming import trim_change_logs
@@ -254,6 +256,9 @@ class BatchProcessor:
                     created = self._next_created()
                     with self._timed("extract", report):
                         self._look_at_logs(readers, report)
+                        log_older_deletions_again(
+                            connection, self.data, self.state, self.state.positions(READER)
+                        )
                         spans = plan(
                             readers,
                             self.state.bound_positions(READER),
@@ -314,6 +319,7 @@ class BatchProcessor:
             for path in produced.superseded:
                 if path.is_relative_to(self.config.quarantine_path):
                     path.unlink(missing_ok=True)  # so that people see each row once
+        self.state.forget_note(DELETIONS_UNCHECKED)
         if produced.checked and self.state.note(KEPT_NOTE) is None:
             self.state.set_note(KEPT_NOTE, str(report.cycle))
         report.extracted = produced.extracted

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pipelines.batch.state_migrations import is_current, upgrade
+from pipelines.batch.state_migrations import DELETIONS_UNCHECKED, is_current, upgrade
 from pipelines.batch.state_rescue import state_error
 from pipelines.change_log.positions import Position
 from pipelines.errors import PipelineStateError
@@ -350,7 +350,8 @@ class PipelineState:
             connection.execute("DELETE FROM waiting_views")
             connection.execute("DELETE FROM late_changes")
             connection.execute(
-                "DELETE FROM notes WHERE name = ? OR name LIKE 'trimmed %'", (STREAM_READER,)
+                "DELETE FROM notes WHERE name IN (?, ?) OR name LIKE 'trimmed %'",
+                (STREAM_READER, DELETIONS_UNCHECKED),
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO notes VALUES (?, ?)",

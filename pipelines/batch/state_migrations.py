@@ -52,11 +52,18 @@ _LATE_CHANGES: Final = (
 )
 """Rows that were accepted when what they waited for had come."""
 
+DELETIONS_UNCHECKED: Final = "deletions are not checked"
+_DELETIONS: Final = (
+    f"INSERT OR IGNORE INTO notes SELECT DISTINCT '{DELETIONS_UNCHECKED}', '' FROM positions",
+)
+"""Noted until a cycle has seen which deletions an earlier version has written no tombstones for."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FORMAT_1,
     _FILES_KNOWN,
     _BOUND_POSITIONS,
     _LATE_CHANGES,
+    _DELETIONS,
 )
 """Statements by step; the first makes a new file, each later one takes the next format's."""
 
