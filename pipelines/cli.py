@@ -260,7 +260,8 @@ def features(
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show databases, positions and lag, offline views, the online store and the last cycles.
 
-    Exits 1 if changes of a live database may be missing for good, or a published file is damaged.
+    Exits 1 if changes of a live database may be missing for good, it lacks what is needed, or a
+    published file is damaged.
 
     Example: `synchrochain status --json`
     """

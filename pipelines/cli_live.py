@@ -129,7 +129,7 @@ def _database(engine: Any, metadata: Any, *, install: bool) -> dict[str, Any]:
         "where": str(engine.url.database),
         "format": state.format,
         "sound": state.format in (1, FORMAT)
-        and not (state.broken or state.unsound or state.not_compared),
+        and not (state.broken or state.unsound or state.not_compared or state.foreign),
         "tables": {table.name: _state(state, table.name) for table in metadata.sorted_tables},
         "unknown_rows": {one.table: one.rows for one in unknown},
         "gaps": [vars(gap) for gap in gaps],
@@ -156,13 +156,15 @@ def _said(state: ChangeLogState, gaps: list[Gap], unknown: list[UnknownRows]) ->
         lines.append("there is no change log")
     if state.broken:
         lines.append(f"missing or altered of the change log itself: {', '.join(state.broken)}")
+    if state.foreign:
+        lines.append(f"triggers of others on the change log: {', '.join(state.foreign)}")
     if state.not_compared:
         lines.append(f"not compared to the end: {', '.join(state.not_compared)}")
     for gap in gaps:
         since = f"since {gap.since}" if gap.since else "until now"
         lines.append(
-            f"{gap.table} was without its triggers {since}; rows that the change log does not "
-            f"know: {gap.unknown_rows:,}, older ones that cannot be compared: "
+            f"{gap.table}: not every change was recorded {since}; rows that the change log does "
+            f"not know: {gap.unknown_rows:,}, older ones that cannot be compared: "
             f"{gap.not_comparable:,}"
         )
     return [*lines, *map(str, unknown)]

@@ -37,6 +37,10 @@ class ContractError(LiveDatabaseError):
     """A live database lacks a table or a column that the pipelines need."""
 
 
+class OlderLogError(ContractError):
+    """A change log is of an older format, which the next batch cycle brings up to date."""
+
+
 class TriggersError(ContractError):
     """Triggers or the change log are missing or altered, so changes may be missing too."""
 

@@ -13,7 +13,13 @@ from pipelines.batch.update import CHECKED
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.change_log.seq_ranges import seqs_of
-from pipelines.errors import ChangeLogGapError, SynchroChainError, TriggersError
+from pipelines.errors import (
+    ChangeLogGapError,
+    ContractError,
+    OlderLogError,
+    SynchroChainError,
+    TriggersError,
+)
 from pipelines.live_databases import sqlite_path
 from pipelines.process_lock import held_by
 from pipelines.settings import DATABASE_NAMES
@@ -26,7 +32,8 @@ def collect_status(processor: BatchProcessor) -> dict[str, Any]:
     """Databases with positions and lag, streamer, offline views, online store, last cycles.
 
     A part that cannot be read holds `error`, one line, instead of its figures; the others stand.
-    A database of which changes may be missing for good holds `changes_missing` too.
+    A database that batch cycles refuse until somebody mends it holds `changes_missing` too: whether
+    changes may be missing for good.
     """
     return {
         "data_dir": str(processor.config.data_dir),
@@ -63,7 +70,10 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
 
     try:
         return {"where": str(path)} | _or_error(read)
-    except (TriggersError, ChangeLogGapError) as error:
+    except ContractError as error:
+        missing = isinstance(error, TriggersError)
+        return {"where": str(path), "error": str(error), "changes_missing": missing}
+    except ChangeLogGapError as error:
         return {"where": str(path), "error": str(error), "changes_missing": True}
 
 
@@ -73,10 +83,10 @@ def _views(processor: BatchProcessor) -> dict[str, Any]:
 
 
 def first_alarm(status: Mapping[str, Any]) -> str | None:
-    """One line on the first database of which changes may be missing, or on a published file that
-    is not what was published; None if there is nothing of the kind."""
+    """One line on the first database that is not what cycles need, or on a published file that is
+    not what was published; None if there is nothing of the kind."""
     for found in status["databases"].values():
-        if found.get("changes_missing"):
+        if "changes_missing" in found:
             return str(found["error"])
     damaged = status["offline_views"].get("error")
     return None if damaged is None else str(damaged)
@@ -133,7 +143,9 @@ def _online_store(processor: BatchProcessor) -> dict[str, Any]:
 def _or_error(read: Any) -> dict[str, Any]:
     try:
         found: dict[str, Any] = read()
-    except (TriggersError, ChangeLogGapError):
+    except OlderLogError as error:  # the next cycle upgrades it
+        return {"error": str(error)}
+    except (ContractError, ChangeLogGapError):
         raise
     except SynchroChainError as error:
         return {"error": str(error)}

@@ -22,7 +22,7 @@ from pipelines.live_databases import BLOBS, LONG, LONGEST
 CLOCK_TOLERANCE: Final = "5 minutes"
 """How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
 CLOCK_SET_BACK: Final = "1 day"
-"""How far the time of a deleted row may lie ahead of the commit of its deletion, and count: the clock
+"""How far the time of a deleted row may lie ahead of the deletion's commit, and count: the clock
 may have been set back since; of a row that was refused it may be anything."""
 FIRST_MOMENT: Final = "1970-01-01"
 LAST_MOMENT: Final = "2262-01-01"

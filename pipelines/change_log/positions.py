@@ -70,7 +70,7 @@ def verify_row(where: str, seq: int, expected: str | None, found: str | None) ->
 def _ends(connection: sqlite3.Connection) -> tuple[int, str | None, str | None, int, str | None]:
     """The last row's number and nonce, the log's identity, the last removed row's."""
     (made,) = connection.execute(
-        "SELECT count(*) FROM sqlite_master WHERE name = 'change_log_info'"
+        "SELECT count(*) FROM sqlite_master WHERE lower(name) = 'change_log_info'"
     ).fetchone()
     if not made:  # format 1: numbers are all there is
         (last,) = connection.execute("SELECT max(seq) FROM change_log").fetchone()

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from pipelines.errors import ContractError, TriggersError
+from pipelines.errors import ContractError, OlderLogError, TriggersError
 from pipelines.live_databases.engines import transaction
 from pipelines.live_databases.triggers import FORMAT, change_log_state
 
@@ -63,7 +63,7 @@ def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.Me
     if state.never_made:
         raise ContractError(f"{where} has no table 'change_log': make it with {MEND}")
     if state.format == 1 and not state.unsound:
-        raise ContractError(
+        raise OlderLogError(
             f"{where}: its change log is of format 1: `synchrochain batch --once` brings it up "
             "to date"
         )
@@ -77,6 +77,12 @@ def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.Me
         raise TriggersError(
             f"{where}: its change log is not whole, so changes may be missing ({parts} missing or "
             f"altered): mend it with {MEND}"
+        )
+    if state.foreign:
+        raise TriggersError(
+            f"{where}: triggers on its change log that are not SynchroChain's may swallow or alter "
+            f"changes: {', '.join(state.foreign)}; remove them, and note what was missed, with "
+            f"{MEND}"
         )
     if state.not_compared:
         raise TriggersError(
@@ -101,7 +107,7 @@ def unknown_rows(engine: sa.Engine) -> list[UnknownRows]:
     with transaction(engine) as connection:
         there = connection.execute(
             "SELECT count(*) FROM sqlite_master "
-            "WHERE name IN ('change_log_unknown', 'change_log_gaps')"
+            "WHERE lower(name) IN ('change_log_unknown', 'change_log_gaps')"
         ).fetchone()
         if there != (2,):
             return []
@@ -143,7 +149,7 @@ def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaDa
     Raises:
         ContractError: one is not.
     """
-    kinds = dict(connection.execute("SELECT name, type FROM sqlite_master").fetchall())
+    kinds = dict(connection.execute("SELECT lower(name), type FROM sqlite_master").fetchall())
     for table in metadata.sorted_tables:
         kind = kinds.get(table.name)
         if kind != "table":
@@ -157,8 +163,9 @@ def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaDa
         # The one with x tells of generated columns too.
         found = connection.execute(f'PRAGMA table_xinfo("{table.name}")').fetchall()
         present = {row[1] for row in found}
+        known = {name.lower() for name in present}
         for column in table.columns:
-            if column.name not in present:
+            if column.name not in known:
                 raise ContractError(
                     f"{where}: table {table.name!r} has no column {column.name!r}; it has: "
                     + ", ".join(sorted(present))

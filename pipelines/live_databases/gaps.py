@@ -49,7 +49,9 @@ class LastRecorded:
 
 def look_back(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> LastRecorded:
     """When the last change of each table was recorded; in a long log that takes a while."""
-    there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'change_log'").fetchone()
+    there = connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE lower(name) = 'change_log'"
+    ).fetchone()
     if not there:
         return LastRecorded()
     (upto,) = connection.execute("SELECT max(seq) FROM change_log").fetchone()

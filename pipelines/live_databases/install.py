@@ -85,11 +85,11 @@ def upgrade_change_log(engine: sa.Engine, metadata: sa.MetaData) -> bool:
 
 
 def install_triggers(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
-    """Make what is missing of the log and of its triggers, mend what was altered, and note which
-    rows the log does not know.
+    """Make what is missing of the log and of its triggers, mend what was altered, remove triggers
+    of others on the log, and note which rows it does not know.
 
     Returns:
-        One gap per table that had not all of its triggers.
+        One gap per table that had not all of its triggers, or not all of what they recorded.
 
     Raises:
         ContractError: a table or column is missing, or the log was made by a newer version.
@@ -107,8 +107,12 @@ def install_triggers(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
         whole = state.format is None or bool(state.broken)
         if whole:
             _make_log(connection)
+        for name in state.foreign:
+            quoted = name.replace('"', '""')
+            connection.execute(f'DROP TRIGGER "{quoted}"')
         unsound = {found.table for found in state.unsound}
-        mended = [t for t in metadata.sorted_tables if t.name in unsound or state.format is None]
+        doubtful = state.format is None or bool(state.foreign)
+        mended = [t for t in metadata.sorted_tables if t.name in unsound or doubtful]
         begin_gaps(connection, mended, last)
         _make_triggers(connection, mended)
     return finish_gaps(engine, metadata)
@@ -121,14 +125,14 @@ def _refuse_newer(engine: sa.Engine, state: ChangeLogState) -> None:
 
 def _make_log(connection: sqlite3.Connection) -> None:
     """Make what is missing of the log itself; a log that is made anew is another one."""
-    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    there = {name for (name,) in connection.execute("SELECT lower(name) FROM sqlite_master")}
     if "change_log" not in there and "change_log_info" in there:
         connection.execute("DROP TABLE change_log_info")
         there.discard("change_log_info")
     for name, sql in TABLES.items():
         if name not in there:
             connection.execute(sql)
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(change_log)")}
+    columns = {row[1].lower() for row in connection.execute("PRAGMA table_info(change_log)")}
     for name in NEW_COLUMNS:
         if name not in columns:
             connection.execute(f"ALTER TABLE change_log ADD COLUMN {name} TEXT")

@@ -221,7 +221,8 @@ class ChangeLogState:
     """What a live database has of a change log.
 
     `format` is None without a log, 1 without what format 2 brought; `broken` names what is missing
-    or altered of the log itself, `not_compared` tables of which nobody knows yet what changed while
+    or altered of the log itself, `foreign` the triggers on it that are somebody else's and may
+    swallow changes, `not_compared` tables of which nobody knows yet what changed while
     they had no triggers.
     """
 
@@ -231,6 +232,7 @@ class ChangeLogState:
     triggers: Mapping[str, TableTriggers] = field(default_factory=dict)
     """By table, for those of the contract that are there."""
     not_compared: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     @property
     def unsound(self) -> list[TableTriggers]:
@@ -248,10 +250,22 @@ class ChangeLogState:
 
 
 def change_log_state(connection: sqlite3.Connection, metadata: sa.MetaData) -> ChangeLogState:
-    """Compare what is there with what should be; a few milliseconds."""
-    found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
-    tables = {name for kind, name, _, _ in found if kind == "table"}
-    there = {name: (table, _normal(sql)) for kind, name, table, sql in found if kind == "trigger"}
+    """Compare what is there with what should be; a few milliseconds.
+
+    As for SQLite, names are the same whatever the case of their letters.
+    """
+    found = connection.execute(
+        "SELECT type, lower(name), lower(tbl_name), sql, name FROM sqlite_master"
+    ).fetchall()
+    tables = {name for kind, name, *_ in found if kind == "table"}
+    there = {name: (on, _normal(sql)) for kind, name, on, sql, _ in found if kind == "trigger"}
+    foreign = tuple(
+        sorted(
+            shown
+            for kind, name, on, _, shown in found
+            if kind == "trigger" and on in TABLES and name not in LOG_TRIGGERS
+        )
+    )
     triggers = {
         table.name: _table_triggers(table, there)
         for table in metadata.sorted_tables
@@ -259,10 +273,10 @@ def change_log_state(connection: sqlite3.Connection, metadata: sa.MetaData) -> C
     }
     if "change_log" not in tables:
         left = ("change_log",) if tables.intersection(TABLES) else ()
-        return ChangeLogState(None, broken=left, triggers=triggers)
-    columns = {row[1] for row in connection.execute("PRAGMA table_info(change_log)")}
+        return ChangeLogState(None, broken=left, triggers=triggers, foreign=foreign)
+    columns = {row[1].lower() for row in connection.execute("PRAGMA table_info(change_log)")}
     if not tables.intersection(TABLES.keys() - {"change_log"}) and not columns & set(NEW_COLUMNS):
-        return ChangeLogState(1, triggers=triggers)
+        return ChangeLogState(1, triggers=triggers, foreign=foreign)
     info = None
     if "change_log_info" in tables:
         info = connection.execute("SELECT format, identity FROM change_log_info").fetchone()
@@ -289,6 +303,7 @@ def change_log_state(connection: sqlite3.Connection, metadata: sa.MetaData) -> C
         () if newer else tuple(dict.fromkeys(broken)),
         triggers,
         tuple(name for (name,) in not_compared),
+        () if newer else foreign,
     )
 
 
@@ -307,5 +322,8 @@ def _table_triggers(table: sa.Table, there: Mapping[str, tuple[str, str]]) -> Ta
 
 
 def _normal(sql: str) -> str:
-    """SQLite quotes names in a trigger anew when a table is renamed."""
-    return " ".join(sql.replace('"', "").split())
+    """SQLite quotes names in a trigger anew when a table is renamed, and may write them in letters
+    of another case; texts stand as they are."""
+    parts = " ".join(sql.replace('"', "").split()).split("'")
+    parts[::2] = [part.lower() for part in parts[::2]]
+    return "'".join(parts)

@@ -17,6 +17,7 @@ from pipelines.errors import (
     RedisRefusedError,
     RedisUnavailableError,
     SynchroChainError,
+    TriggersError,
 )
 from pipelines.live_databases import LiveDatabases
 from pipelines.serving.answers import decisions_of, record_of
@@ -128,6 +129,20 @@ class ModelOrchestrator:
         del self._problems["start"]
         self._keep_up("outlook", self._renew_if_due, LOOK_SECONDS)
         self._keep_up("reference", self._refresh, self.options.reference_age)
+
+    def refuse_lost_triggers(self) -> None:
+        """Look at the triggers before a start; what else is wrong may mend itself.
+
+        Raises:
+            TriggersError: a live database has lost some.
+        """
+        try:
+            self.databases.check_triggers()
+        except TriggersError:
+            self.stop()
+            raise
+        except LiveDatabaseError as error:
+            logger.info("not ready yet: %s", said(error))
 
     def start_beside(self) -> None:
         """Start in a thread, again and again until it succeeds: what is missing may come."""

@@ -43,6 +43,7 @@ def serve_until_interrupted(
     Raises:
         UsageError: the address cannot be listened on, or not without `insecure`, or what serves is
             not installed.
+        TriggersError: a live database has lost triggers: decisions would be made on what was.
     """
     with loading(0):
         _serve(data, batch, host, port, options, insecure=insecure)
@@ -78,13 +79,14 @@ def _serve(
             with on_stop(stop):
                 yield
 
+    orchestrator = ModelOrchestrator.open(data, batch, options)
     listening = listen(host, port, insecure=insecure)
     with listening:
+        orchestrator.refuse_lost_triggers()
         address = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
         sys.stderr.write(f"decisions at {address}/decisions, described at {address}/docs; ")
         sys.stderr.write("Ctrl-C ends it\n")
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        orchestrator = ModelOrchestrator.open(data, batch, options)
         app = create_app(orchestrator, [*data.names_allowed, host.lower()])
         Server(configuration(app)).run(sockets=[listening])
     if not orchestrator.has_ended:  # the end of the interpreter would wait for it, or break it

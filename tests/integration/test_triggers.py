@@ -65,7 +65,8 @@ def test_everybody_says_in_one_line_that_triggers_are_gone(folder: Path) -> None
     """With the command that mends it, and exit status 1; whoever fills the shop mends nothing."""
     script(folder, "orders", REBUILD)
     lost = r"orders \(missing: INSERT, UPDATE, DELETE\)"
-    for command in (["batch", "--once"], ["status"], ["status", "--json"], ["stream"]):
+    serve = ["serve", "--port", "0"]
+    for command in (["batch", "--once"], ["status"], ["status", "--json"], ["stream"], serve):
         answer = synchrochain(*command)
         assert answer.status == 1
         assert lost.replace("\\", "") in answer.complaint
@@ -93,8 +94,47 @@ def test_the_command_shows_and_mends(folder: Path) -> None:
     assert found["inventory"]["sound"]
     mended = synchrochain("triggers", "--install")
     assert mended.status == 0
-    assert "users was without its triggers since 20" in " ".join(mended.out.split())
+    assert "users: not every change was recorded since 20" in " ".join(mended.out.split())
     assert synchrochain("status", "--json").status == 0
+
+
+def test_what_batch_refuses_is_an_error_of_status_too(folder: Path) -> None:
+    """A column or table that is not there is named by both in the same line."""
+    for statement, said in (
+        (
+            "ALTER TABLE clickstream RENAME COLUMN scroll_depth TO sd",
+            "has no column 'scroll_depth'",
+        ),
+        ("ALTER TABLE clickstream RENAME TO clicks", "has no table 'clickstream'"),
+    ):
+        script(folder, "users", statement)
+        lines = {synchrochain(*c).complaint for c in (["batch", "--once"], ["status"])}
+        assert len(lines) == 1
+        assert said in lines.pop()
+        assert synchrochain("status").status == 1
+
+
+def test_triggers_of_others_on_the_log_are_named_and_removed(folder: Path) -> None:
+    """What they have swallowed is noted; those on the shop's own tables are the shop's."""
+    script(
+        folder,
+        "users",
+        "CREATE TRIGGER filter BEFORE INSERT ON change_log WHEN NEW.table_name = 'users' "
+        "BEGIN SELECT RAISE(IGNORE); END; "
+        "CREATE TRIGGER own AFTER INSERT ON users BEGIN SELECT 1; END; "
+        "INSERT INTO users VALUES (2, 'north', '2024-01-01 00:00:00')",
+    )
+    for command in (["batch", "--once"], ["status"]):
+        answer = synchrochain(*command)
+        assert answer.status == 1
+        assert "not SynchroChain's may swallow or alter changes: filter; " in answer.complaint
+    shown = synchrochain("triggers")
+    assert shown.status == 1
+    assert "users: triggers of others on the change log: filter" in " ".join(shown.out.split())
+    assert synchrochain("triggers", "--install").status == 0
+    found = synchrochain("status", "--json")
+    assert found.status == 0
+    assert "1 rows of users" in found.document["databases"]["users"]["unknown_rows"]["users"]
 
 
 def test_unique_columns_beside_the_key_are_named(folder: Path) -> None:

@@ -31,7 +31,7 @@ from pipelines.live_databases import (
     upgrade_change_log,
     users_db,
 )
-from pipelines.live_databases.triggers import format_1_statements
+from pipelines.live_databases.triggers import format_1_statements, trigger_statements
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
 NOON = "2026-01-31 12:00:00.000000"
@@ -412,6 +412,12 @@ FAULTS = {
     "no information": "DELETE FROM change_log_info",
     "no log": "DROP TABLE change_log",
     "no gaps": "DROP TABLE change_log_gaps",
+    "changes swallowed": 'CREATE TRIGGER "a ""b" BEFORE INSERT ON change_log '
+    "WHEN NEW.table_name = 'users' BEGIN SELECT RAISE(IGNORE); END",
+    "changes removed": "CREATE TRIGGER tidy AFTER INSERT ON Change_Log BEGIN "
+    "DELETE FROM change_log; END",
+    "unknown rows removed": "CREATE TRIGGER tidy AFTER INSERT ON change_log_unknown BEGIN "
+    "DELETE FROM change_log_unknown; END",
 }
 
 
@@ -437,6 +443,29 @@ def test_a_table_renamed_and_back_keeps_its_triggers(engine: sa.Engine) -> None:
     for table in ("users", "change_log"):
         run(engine, f"ALTER TABLE {table} RENAME TO away", f"ALTER TABLE away RENAME TO {table}")
     check_contract(engine, users_db)
+
+
+def test_names_are_the_same_in_letters_of_another_case(engine: sa.Engine) -> None:
+    """Of tables, columns and triggers, as for SQLite; a text in a trigger is another one."""
+    for old, new in (("users", "Users"), ("change_log", "CHANGE_LOG")):
+        run(engine, f"ALTER TABLE {old} RENAME TO away", f"ALTER TABLE away RENAME TO {new}")
+    run(engine, "ALTER TABLE users RENAME COLUMN region TO REGION")
+    check_contract(engine, users_db)
+    create_schema(engine, users_db)
+    run(engine, *(s.replace(" users ", " USERS ") for s in REBUILD))
+    with pytest.raises(TriggersError, match=r"users \(missing: INSERT, UPDATE, DELETE\)"):
+        check_contract(engine, users_db)
+    for trigger in trigger_statements(users_db.tables["users"]).values():
+        run(engine, trigger.replace('"users', '"USERS'))
+    check_contract(engine, users_db)
+    run(engine, f"INSERT INTO users VALUES (1, 'a', '{NOON}')", "DELETE FROM users")
+    assert [row[1] for row in run(engine, LOG)] == ["I", "D"]
+    run(engine, "DROP TRIGGER users_delete_to_change_log")
+    run(
+        engine, trigger_statements(users_db.tables["users"])["DELETE"].replace("'users'", "'Users'")
+    )
+    with pytest.raises(TriggersError, match=r"users \(altered: DELETE\)"):
+        check_contract(engine, users_db)
 
 
 def test_a_copy_keeps_its_triggers(engine: sa.Engine, tmp_path: Path) -> None:
