@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from pipelines.batch import BatchProcessor
@@ -27,14 +27,12 @@ PATIENCE: Final = PART_SECONDS + 1
 LOOK_SECONDS: Final = 0.5
 HOST: Final = "127.0.0.1"
 PART: Final = "pipelines.cli_part"
+STREAMER: Final = "streamer"
 
 
-def stream_until_interrupted(
-    data: DataConfig, batch: BatchConfig, *, look: Callable[[], None] = lambda: None
-) -> None:
-    """Stream until a signal asks to end; `look` is called twice a second and may raise."""
-    streamer = DataStreamer(config=data, batch=batch)
-    asyncio.run(_stream(streamer, look))
+def stream_until_interrupted(data: DataConfig, batch: BatchConfig) -> None:
+    """Stream until a signal asks to end."""
+    asyncio.run(_stream(DataStreamer(config=data, batch=batch)))
 
 
 def run_everything(
@@ -42,8 +40,9 @@ def run_everything(
 ) -> None:
     """Fill the shop up to now, run a batch cycle, then simulate, stream, batch and serve.
 
-    All but the streamer are processes of their own, so that none keeps it waiting. When one of
-    them ends by itself, everything is stopped; whatever ends this process ends them too.
+    Each is a process of its own, so that none keeps another waiting, and this one hears at once
+    when it is asked to end. When one of them ends by itself, everything is stopped; whatever ends
+    this process ends them too.
 
     Raises:
         UsageError: the port is taken; nothing was begun.
@@ -58,35 +57,21 @@ def run_everything(
     with progress_of_steps("batch") as progress:
         BatchProcessor(processor.config, processor.data, progress=progress).run_cycle()
     commands = {
+        STREAMER: ["stream"],
         "simulator": ["simulate", "--live", "--speed", str(speed)],
         "batch flow": ["batch"],
         "server of decisions": ["serve", "--host", HOST, "--port", str(port)],
     }
-    with _parts(commands, processor.config) as look:
-        stream_until_interrupted(processor.data, processor.config, look=look)
+    _run_parts(commands, processor.config)
 
 
-async def _stream(streamer: DataStreamer, look: Callable[[], None]) -> None:
-    asked = asyncio.Event()
-
-    def stop() -> None:
-        asked.set()
-        streamer.stop()
-
-    with on_stop(stop), messages.status("warming up") as line:
+async def _stream(streamer: DataStreamer) -> None:
+    with on_stop(streamer.stop), messages.status("warming up") as line:
         running = asyncio.create_task(
             streamer.start_streaming(ready=lambda: line.update("streaming; Ctrl-C ends it"))
         )
         while not running.done():
             await asyncio.wait([running], timeout=LOOK_SECONDS)
-            if asked.is_set():
-                continue  # a signal that came to this process came to its parts too
-            try:
-                look()
-            except SynchroChainError:
-                streamer.stop()
-                await running
-                raise
             changes, rows, away = streamer.done
             if changes:
                 where = ", Redis is away" if away else ""
@@ -96,39 +81,44 @@ async def _stream(streamer: DataStreamer, look: Callable[[], None]) -> None:
         await running
 
 
-@contextmanager
-def _parts(commands: Mapping[str, list[str]], config: BatchConfig) -> Iterator[Callable[[], None]]:
-    """Run commands of ours as processes; yields a function that raises when one has ended.
+def _run_parts(commands: Mapping[str, list[str]], config: BatchConfig) -> None:
+    """Run commands of ours as processes until one of them ends, which is an error.
 
-    Each holds the end of a pipe that is closed when this process asks it to end, or is no more.
+    Each holds the end of a pipe that is closed when this process is asked to end, or is no more.
     """
-    parts = {
-        name: subprocess.Popen(
-            [sys.executable, "-m", PART, *words, "--data-dir", str(config.data_dir)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "TTY_COMPATIBLE": "0"},  # the line at the bottom is this process's
-        )
-        for name, words in commands.items()
-    }
-
-    def look() -> None:
-        for name, part in parts.items():
-            if part.poll() is not None:
-                raise SynchroChainError(
-                    f"the {name} ended with exit status {part.returncode}: everything was stopped"
-                )
-
+    parts: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        yield look
+        for name, words in commands.items():
+            # The line at the bottom is the streamer's.
+            plain = {} if name == STREAMER else {"TTY_COMPATIBLE": "0"}
+            parts[name] = subprocess.Popen(
+                [sys.executable, "-m", PART, *words, "--data-dir", str(config.data_dir)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | plain,
+            )
+        while all(part.poll() is None for part in parts.values()):
+            time.sleep(LOOK_SECONDS)
+        name, part = next((n, p) for n, p in parts.items() if p.returncode is not None)
+        raise SynchroChainError(
+            f"the {name} ended with exit status {part.returncode}: everything was stopped"
+        )
     finally:
-        for part in parts.values():
-            assert part.stdin is not None  # a pipe, see above
-            part.stdin.close()
-        deadline = time.monotonic() + PATIENCE
-        for part in parts.values():
-            try:
+        _end(parts.values())
+
+
+def _end(parts: Collection[subprocess.Popen[bytes]]) -> None:
+    """Ask all of them at once to end, and end by force who is there when the time is over."""
+    deadline = time.monotonic() + PATIENCE
+    for part in parts:
+        assert part.stdin is not None  # a pipe, see above
+        part.stdin.close()
+    try:
+        for part in parts:
+            with suppress(subprocess.TimeoutExpired):
                 part.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                part.kill()
-                part.wait()
+    finally:
+        for part in parts:
+            part.kill()
+        for part in parts:
+            part.wait()

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import IO, Any, Final
 
+from pipelines.errors import SynchroChainError
+
 SIGNALS: Final = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
@@ -124,14 +126,28 @@ def until_asked() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the KeyboardInterrupt of `on_stop` be one still after a query of DuckDB's, which renames
-    it."""
+    """Let the KeyboardInterrupt of `on_stop` be one still where a library has renamed it: DuckDB
+    does in a query, pydantic while a class is made."""
     try:
         yield
-    except RuntimeError as error:
-        if "Query interrupted" in str(error):
+    except SynchroChainError:  # worded for who reads it, also if it came while ending
+        raise
+    except Exception as error:
+        if _was_interruption(error):
             raise KeyboardInterrupt from error
         raise
+
+
+def _was_interruption(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        said = str(seen)
+        if isinstance(seen, KeyboardInterrupt) or KeyboardInterrupt.__name__ in said:
+            return True
+        if isinstance(seen, RuntimeError) and "Query interrupted" in said:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 class _Handler:

@@ -64,6 +64,15 @@ class Terminal:
             except OSError:  # nobody has it open any more
                 pytest.fail(self.seen[-2000:].decode(errors="replace"))
 
+    def rest(self) -> bytes:
+        """All that was ever shown, when nothing writes to it any more."""
+        while select.select([self.screen], [], [], 0)[0]:
+            try:
+                self.seen += os.read(self.screen, 65_536)
+            except OSError:
+                break
+        return self.seen
+
 
 @contextmanager
 def terminal(*arguments: str) -> Iterator[Terminal]:
@@ -125,28 +134,33 @@ def test_another_streamer_is_told_before_anything_begins(
     assert not (tmp_path / "data" / "simulation.json").exists()
 
 
-@pytest.mark.parametrize("how", ["kill -9", "closed terminal"])
+@pytest.mark.parametrize("how", ["kill -9", "closed terminal", "kill, and a part hangs"])
 def test_nothing_of_a_live_job_outlives_it(shop: Path, how: str) -> None:
-    """Simulator, batch flow and server end within ten seconds, and the next job may begin."""
+    """All of its parts end within ten seconds, and the next job may begin."""
     arguments = ["up", "--data-dir", str(shop), "--port", str(free_port())]
     if not (shop / "simulation.json").exists():
         arguments += SIZES
     with terminal(*arguments) as up:
-        up.read_until(b"streaming", b"decisions at")
-        parts = [
-            part
+        up.read_until(b"decisions at", *([] if how.startswith("kill,") else [b"streaming"]))
+        parts = {
+            part.cmdline()[3]: part
             for part in psutil.Process(up.process.pid).children()
             if "pipelines.cli_part" in part.cmdline()
-        ]
-        assert len(parts) == 3
-        assert {os.getpgid(part.pid) for part in parts} == {up.process.pid}
+        }
+        assert parts.keys() == {"simulate", "batch", "stream", "serve"}
+        assert {os.getpgid(part.pid) for part in parts.values()} == {up.process.pid}
         if how == "kill -9":
             up.process.kill()
-        else:
+        elif how == "closed terminal":
             os.close(up.screen)
-        _, left = psutil.wait_procs(parts, timeout=END_SECONDS)
+        else:
+            parts["stream"].suspend()
+            up.process.terminate()
+        _, left = psutil.wait_procs([*parts.values()], timeout=END_SECONDS)
         assert left == []
         status = up.process.wait(timeout=END_SECONDS)
+        if how != "closed terminal":
+            assert b"Traceback" not in up.rest()
     assert status == (-signal.SIGKILL if how == "kill -9" else 0)
 
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from pipelines.errors import SynchroChainError
 from pipelines.settings import PROJECT_ROOT
-from pipelines.stopping import SIGNALS, on_stop
+from pipelines.stopping import SIGNALS, interruptible, on_stop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -243,6 +244,31 @@ except KeyboardInterrupt:
         os.kill(process.pid, signal.SIGTERM)
         said, complaints = process.communicate(timeout=GUARD_SECONDS)
     assert (said, complaints, process.returncode) == ("ended in order\n", "", 130)
+
+
+def renamed(text: str, cause: BaseException | None = None) -> Exception:
+    error = ValueError(text)
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [renamed("in a class", KeyboardInterrupt()), renamed("in a class: KeyboardInterrupt: ")],
+    ids=["its cause", "its text"],
+)
+def test_an_interruption_that_a_library_renames_is_one(error: Exception) -> None:
+    """pydantic's SchemaError, for instance, when a module is being imported."""
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        raise error
+
+
+def test_an_error_of_ours_is_said_also_while_ending() -> None:
+    """What could not be saved at the end is not lost in silence."""
+    unsaved = SynchroChainError("the position was not saved")
+    unsaved.__context__ = KeyboardInterrupt()
+    with pytest.raises(SynchroChainError), interruptible():
+        raise unsaved
 
 
 def test_a_process_that_cannot_end_in_order_is_ended_by_its_limit() -> None:
