@@ -87,8 +87,12 @@ def random_log(seed: int, size: int = 60) -> Logs:
     return logs
 
 
-def with_changed_keys(logs: Logs, seed: int, share: float = 0.15) -> Logs:
-    """The same with shipments that are given other ids, as the trigger of an UPDATE logs it."""
+def with_changed_keys(logs: Logs, seed: int, *, routes: bool = True, share: float = 0.15) -> Logs:
+    """The same with shipments that are given other ids, as the trigger of an UPDATE logs it.
+
+    Args:
+        routes: whether some are given another route at once.
+    """
     rng = random.Random(f"keys of {seed}")
     changes = sorted(logs["shipments"], key=lambda row: row["seq"])
     live: dict[int, Row] = {}
@@ -108,14 +112,14 @@ def with_changed_keys(logs: Logs, seed: int, share: float = 0.15) -> Logs:
             old = rng.choice(sorted(live))
             moved = {**live.pop(old), "committed_at": row["committed_at"], "seq": row["seq"] + 1}
             live[unused] = {**moved, "op": "U", "seq": row["seq"] + 2, "shipment_id": unused}
-            if rng.random() < 0.3:
+            if routes and rng.random() < 0.3:
                 live[unused]["route_id"] = rng.choice(_ROUTES)
             first = next((k for k, v in new_id.items() if v == old), old)
             new_id[first] = unused
             found += [moved | {"op": "D"}, live[unused] | {"old_key": f"[{old}]"}]
             unused += 1
-    routes = [{**row, "seq": 3 * row["seq"]} for row in logs["routes"]]
-    return {**logs, "routes": routes, "shipments": found}
+    states = [{**row, "seq": 3 * row["seq"]} for row in logs["routes"]]
+    return {**logs, "routes": states, "shipments": found}
 
 
 def _with_users(rng: random.Random, entries: list[Row]) -> list[Row]:

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 import pytest
 from conftest import Clock
-from live_logs import LONG_AGO, complete_log, parts_of
-from random_log import Logs
+from live_logs import LONG_AGO, complete_log, numbered, parts_of
+from random_log import Logs, with_changed_keys
 from reference import VIEWS
 from stream_batch import BatchProcess
 from stream_helpers import FOREVER, StreamWorld, joined, stream_world, unequal
@@ -83,6 +83,27 @@ def test_what_came_while_no_stream_ran_is_caught_up(
         world.cycle()
         world.stream(third)
         assert not unequal(world, joined([first, second, third]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 1000])
+def test_shipments_whose_ids_are_changed_deliver_once(
+    clock: Clock, batch: BatchProcess, batch_size: int
+) -> None:
+    """Both halves of a changed key come in one micro-batch, however small; after restarts too."""
+    logs = delivered_once(complete_log(60))
+    logs = numbered(with_changed_keys(logs, 60, routes=False, share=0.4))
+    assert sum("old_key" in row for row in logs["shipments"]) > 5
+    with stream_world(clock, batch, allowed_lateness=FOREVER, batch_size=batch_size) as world:
+        done: list[Logs] = []
+        for number, part in enumerate(parts_of(logs, 3)):
+            done.append(part)
+            world.stream(part)
+            assert not unequal(world, joined(done))
+            if number:
+                world.cycle()
+                world.restart(save=number == 1)
+                world.stream()
+                assert not unequal(world, joined(done))
 
 
 def begun_once(parts: list[Logs]) -> list[Logs]:
