@@ -20,8 +20,9 @@ from pipelines.training.gnn.evaluation import (
     judge,
     r2,
 )
-from pipelines.training.gnn.labels import Logs, delays, labels, probes_of, tails
+from pipelines.training.gnn.labels import _SHIPMENTS, Logs, delays, labels, probes_of, tails
 from pipelines.training.gnn.training import FitConfig, fit, graph
+from pipelines.training.ppo.tables import _SHIPPED
 from pipelines.training.task import Dataset
 
 START = np.datetime64("2026-03-01T00:00:00", "us")
@@ -275,3 +276,20 @@ def test_a_calibrated_forecast_has_no_calibration_error() -> None:
     share = np.linspace(0.05, 0.4, 50)
     assert calibration_error(share, share, np.ones(50)) == pytest.approx(0.0)
     assert calibration_error(2 * share, share, np.ones(50)) == pytest.approx(share.mean())
+
+
+@pytest.mark.parametrize("query", [_SHIPMENTS, _SHIPPED], ids=["labels", "shop"])
+def test_a_reused_id_is_another_shipment_and_a_changed_one_is_not(query: str) -> None:
+    """1 is deleted and given to another one; 2 becomes 3, which is deleted, and 2 is used again."""
+    changes = [(1, "I"), (1, "U"), (1, "D"), (1, "I")]
+    changes += [(2, "I"), (2, "M"), (3, "U"), (3, "U"), (3, "D"), (2, "I")]
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE shipments (seq BIGINT, shipment_id BIGINT, op VARCHAR, route_id VARCHAR, "
+            "shipped_at TIMESTAMP, promised_at TIMESTAMP, delivered_at TIMESTAMP, carbon_kg DOUBLE)"
+        )
+        connection.executemany(
+            "INSERT INTO shipments VALUES ($1, $2, $3, 'a', $4, $4, $4, 1.0)",
+            [(seq, key, op, "2026-03-01") for seq, (key, op) in enumerate(changes, start=1)],
+        )
+        assert len(connection.execute(query).fetchall()) == 4
