@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 from pipelines.batch.state import PipelineState
-from pipelines.batch.verification import verified
+from pipelines.batch.verification import read_again_if_made_anew, verified
 from pipelines.batch.workspace import read_files
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
 
@@ -33,8 +33,12 @@ def summarize(state: PipelineState, offline: Path, now: datetime) -> dict[str, V
     Raises:
         CorruptFileError: one of them is not what was published.
     """
-    with duckdb.connect() as connection:
-        return {view.name: _summarize(connection, state, offline, view, now) for view in VIEWS}
+
+    def read() -> dict[str, ViewSummary]:
+        with duckdb.connect() as connection:
+            return {view.name: _summarize(connection, state, offline, view, now) for view in VIEWS}
+
+    return read_again_if_made_anew(state, read)
 
 
 def _summarize(

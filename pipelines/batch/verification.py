@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.errors import CorruptFileError, NewerFormatError, StorageFullError
 
+Read = TypeVar("Read")
 FILE_FORMAT: Final = 1
 """Of the published Parquet files; one that does not say has the first."""
 FORMAT_KEY: Final = b"synchrochain:format"
@@ -63,6 +65,18 @@ def verified(
                 raise
         else:
             return files
+
+
+def read_again_if_made_anew(state: PipelineState, read: Callable[[], Read]) -> Read:
+    """What a function reads of the published files; once more from the beginning if `--rebuild`
+    has removed them while it read."""
+    while True:
+        generation = state.generation
+        try:
+            return read()
+        except (duckdb.IOException, CorruptFileError):
+            if state.generation == generation:
+                raise
 
 
 def check_contents(

@@ -23,7 +23,7 @@ import pyarrow as pa
 from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState
 from pipelines.batch.update import open_store
-from pipelines.batch.verification import verified
+from pipelines.batch.verification import read_again_if_made_anew, verified
 from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError
@@ -145,10 +145,14 @@ def audit(
             f"no features are published in {config.offline_path}: run `synchrochain batch --once`"
         )
     left = left_to_batch or (lambda: _noted_as_left(state))
-    found = _Audit(data, config, state, progress, left)
-    found.choose(sample)
-    found.run(now, pause)
-    return found.report()
+
+    def compared() -> AuditReport:
+        found = _Audit(data, config, state, progress, left)
+        found.choose(sample)
+        found.run(now, pause)
+        return found.report()
+
+    return read_again_if_made_anew(state, compared)
 
 
 class _Audit:

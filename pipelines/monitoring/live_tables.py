@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipelines.batch.cleanup import LONGEST_WINDOW
 from pipelines.batch.processor import Progress
 from pipelines.batch.state import PipelineState
+from pipelines.batch.verification import read_again_if_made_anew
 from pipelines.batch.workspace import columns
 from pipelines.change_log.logs import LOGS, NUMBER, Log, logs_of
 from pipelines.change_log.parsing import CLOCK_SET_BACK, typed_rows
@@ -116,7 +117,16 @@ def audit_live(
             f"nothing was processed in {config.data_dir} yet: run `synchrochain batch --once` first"
         )
     state = PipelineState(config.state_path)
-    moment = now()
+    return read_again_if_made_anew(state, lambda: _audited(data, config, state, now(), progress))
+
+
+def _audited(
+    data: DataConfig,
+    config: BatchConfig,
+    state: PipelineState,
+    moment: datetime,
+    progress: Progress,
+) -> LiveAudit:
     ends: dict[str, _Ends] = {}
 
     def look(connection: duckdb.DuckDBPyConnection) -> None:
