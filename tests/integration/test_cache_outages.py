@@ -166,16 +166,16 @@ def test_a_frozen_server_is_left_within_a_second(
         world.send(signal.SIGSTOP)
         began = time.monotonic()
         assert score(cache, "a") == 1
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 15  # and not 30
         began = time.monotonic()
-        for _ in range(50):
+        for _ in range(100):
             cache.put_features({"a": entry(1, score=2)})
             assert score(cache, "a") == 2
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 10  # 200 waits are 40
         world.seconds += 1.0
         began = time.monotonic()
         assert score(cache, "a") == 2
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 15
         assert world.looks == 1
         assert told(lines) == ["WARNING"]
         world.send(signal.SIGCONT)
@@ -383,15 +383,15 @@ def test_many_threads_notice_one_outage(world: World, lines: pytest.LogCaptureFi
         cache.put_features({"a": entry(score=1)})
         world.send(signal.SIGSTOP)
         threads = [
-            threading.Thread(target=lambda: answers.append(score(cache, "a"))) for _ in range(8)
+            threading.Thread(target=lambda: answers.append(score(cache, "a"))) for _ in range(100)
         ]
         began = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert time.monotonic() - began < 0.6
-        assert answers == [1] * 8
+        assert time.monotonic() - began < 10  # 100 waits are 20
+        assert answers == [1] * 100
         assert told(lines) == ["WARNING"]
         assert cache.statistics().outages == 1
 
