@@ -218,9 +218,11 @@ def run(
 
 def failures(folder: Path) -> list[list[str]]:
     """The mutant, the test and what it said, of each failure up to now."""
-    text = (folder / "failures").read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # the last line may be under way
-    return [json.loads(line) for line in whole.splitlines()]
+    found = []
+    for line in (folder / "failures").read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):  # it is being written
+            found.append(json.loads(line))
+    return found
 
 
 def doubted(folder: Path, environment: dict[str, str], found: dict[str, str]) -> dict[str, str]:

@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Say which test has noticed the mutant."""
     if report.failed:
-        line = [os.environ.get("MUTANT_UNDER_TEST", ""), report.nodeid, report.longreprtext[-3000:]]
+        line = [os.environ.get("MUTANT_UNDER_TEST", ""), report.nodeid, report.longreprtext[-1000:]]
         with open(os.environ[FAILURES], "a", encoding="utf-8") as failures:
             failures.write(json.dumps(line) + "\n")
 

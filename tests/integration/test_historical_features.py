@@ -509,3 +509,12 @@ def test_rows_of_a_stretch_of_time_are_pulled_for_feast(world: World) -> None:
     )
     for how in (latest, every):
         assert pull(how, unpublished, (0, 1), "orders_7d") == []
+
+
+def test_times_beside_the_event_time_are_of_microseconds(world: World) -> None:
+    """In UTC, as Feast's own store answers; what is finer is cut."""
+    world.view("beside", [row(1, 0, 1)])
+    seen = pd.Series(["2026-01-01 00:00:00.000001999"]).astype("datetime64[ns]")
+    answer = ask(world.store(), frame((1, at(1))).assign(seen=seen), "beside:x").to_arrow()
+    assert answer["seen"].type == pa.timestamp("us", "UTC")
+    assert answer["seen"].to_pylist() == [datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)]

@@ -23,11 +23,19 @@ FRAME = pd.DataFrame({"user_id": [1, 2], "event_timestamp": pd.to_datetime(AT)})
 TABLE = pa.table({"user_id": [1, 2], "event_timestamp": pa.array(AT, pa.timestamp("us", "UTC"))})
 
 
+class Stream:
+    """Data frames of other libraries are known by this method alone."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return TABLE.__arrow_c_stream__(requested_schema)
+
+
 @pytest.mark.parametrize(
     "given",
     [
         FRAME,
         TABLE,
+        Stream(),
         TABLE.to_batches()[0],
         TABLE.to_reader,
         {"user_id": [1, 2], "event_timestamp": AT},
@@ -35,7 +43,17 @@ TABLE = pa.table({"user_id": [1, 2], "event_timestamp": pa.array(AT, pa.timestam
         [{"user_id": n + 1, "event_timestamp": at} for n, at in enumerate(AT)],
         tuple({"user_id": n + 1, "event_timestamp": at} for n, at in enumerate(TEXTS)),
     ],
-    ids=["pandas", "table", "batch", "reader", "columns", "arrays and texts", "rows", "texts"],
+    ids=[
+        "pandas",
+        "table",
+        "stream",
+        "batch",
+        "reader",
+        "columns",
+        "arrays and texts",
+        "rows",
+        "texts",
+    ],
 )
 def test_a_training_set_s_entities_may_be_held_by_anything(given: Any) -> None:
     """The same frame comes of them."""
