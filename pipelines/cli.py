@@ -396,6 +396,8 @@ def _pairs(keys: list[str]) -> dict[str, str]:
         name, sign, value = text.partition("=")
         if not sign or not value:
             raise UsageError(f"{text!r} is not KEY=VALUE, such as user_id=42")
+        if name in pairs:
+            raise UsageError(f"{name} is given twice: {pairs[name]!r} and {value!r}")
         pairs[name] = value
     return pairs
 

@@ -23,6 +23,12 @@ def _whole_number(text: str) -> int:
     return key_number(text)
 
 
+def _number(text: str) -> float:
+    from pipelines.features.keys import decimal_number
+
+    return decimal_number(text)
+
+
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
@@ -52,9 +58,18 @@ def decide(
         int | None, typer.Option(parser=_whole_number, metavar="INTEGER", help="Who orders.")
     ] = None,
     product: Annotated[str | None, typer.Option(help="What is ordered.")] = None,
-    quantity: Annotated[int, typer.Option(help="Units.")] = 1,
-    price: Annotated[float | None, typer.Option(help="$ a unit; default: the product's.")] = None,
-    weight: Annotated[float | None, typer.Option(help="kg in all; default: the product's.")] = None,
+    quantity: Annotated[
+        int | None,
+        typer.Option(parser=_whole_number, metavar="INTEGER", help="Units; default: 1."),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="NUMBER", help="$ a unit; default: the product's."),
+    ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(parser=_number, metavar="NUMBER", help="kg in all; default: the product's."),
+    ] = None,
     region: Annotated[str | None, typer.Option(help="Where to; default: the user's.")] = None,
     method: Annotated[
         str, typer.Option(help="What the customer asks for: economy, standard, express, overnight.")
@@ -87,7 +102,7 @@ def decide(
     given = {
         "user_id": user,
         "product_id": product,
-        "quantity": quantity,
+        "quantity": 1 if quantity is None else quantity,
         "price": price,
         "weight_kg": weight,
         "region": region,

@@ -1,4 +1,4 @@
-"""Entity keys that somebody typed."""
+"""Entity keys and numbers that somebody typed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 _WHOLE_NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,99}", re.ASCII)
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 
 def whole_number(text: str) -> int:
@@ -32,3 +33,14 @@ def key_number(text: str) -> int:
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{text} has more than 64 bits")
     return number
+
+
+def decimal_number(text: str) -> float:
+    """The number that a text is, written as JSON writes one.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)

@@ -49,6 +49,10 @@ class Connection(H11Protocol):
         """Answer what is no HTTP."""
         self._refuse(400, msg)
 
+    def _should_upgrade(self) -> bool:
+        # HTTP lets a server answer such a request as if it had not asked for another protocol.
+        return False
+
     def _wait(self) -> None:
         # Not anew with each byte: a client that sends one a second would never be done.
         if self._limit is None:
@@ -64,6 +68,8 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         self._wait_no_longer()
+        if self.transport.is_closing():  # the client has gone meanwhile
+            return
         if self.conn.our_state in (*_NOT_ANSWERED, h11.ERROR):
             self.transport.write(_answer(status, detail))
         self.transport.close()

@@ -13,27 +13,25 @@ MAX_QUANTITY: Final = 1_000_000
 
 ShippingMethod = Literal["economy", "standard", "express", "overnight"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Amount = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)]
-Weight = Annotated[float, Field(strict=True, gt=0, le=1e9, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class Order(BaseModel):
     """One line of a basket: who wants how much of what, where it goes and how fast.
 
     What is left out is looked up: the price and weight of the product, the region of the user.
+    A value has its field's type: the text "4_2" and `true` are no numbers.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    user_id: int = Field(strict=True, ge=-(2**63), lt=2**63, description="Who orders")
+    user_id: int = Field(ge=-(2**63), lt=2**63, description="Who orders")
     product_id: Name = Field(description="What is ordered")
-    quantity: int = Field(default=1, strict=True, ge=1, le=MAX_QUANTITY, description="Units")
+    quantity: int = Field(default=1, ge=1, le=MAX_QUANTITY, description="Units")
     price: Amount | None = Field(default=None, description="$ a unit; the product's by default")
-    weight_kg: Annotated[float, Field(strict=True, gt=0, le=1e9, allow_inf_nan=False)] | None = (
-        Field(
-            default=None,
-            description="All units together; the product's weight × quantity by default",
-        )
+    weight_kg: Weight | None = Field(
+        default=None, description="All units together; the product's weight × quantity by default"
     )
     region: Name | None = Field(default=None, description="Where to; the user's by default")
     shipping_method: ShippingMethod = Field(

@@ -328,6 +328,7 @@ def test_stopping_twice_is_no_error(processed: Processed) -> None:
         (["user_intent", "user_id=٤٢"], "user_id = '٤٢' is not a whole number"),
         (["user_intent", f"user_id={2**63}"], f"user_id = '{2**63}' is not a whole number"),
         (["user_intent", "42"], "'42' is not KEY=VALUE, such as user_id=42"),
+        (["user_intent", "user_id=1", "user_id=2"], "user_id is given twice: '1' and '2'"),
         (["user_intent", "user_id="], "'user_id=' is not KEY=VALUE"),
         (["user_intent", "user_id=1", "--at", "noon"], "--at 'noon' is not a time such as"),
         (["user_intent", "user_id=1", "--at", "0001-01-01"], "0001-01-01 00:00:00 is out of range"),

@@ -97,6 +97,11 @@ def test_people_see_tables(run: CommandLine) -> None:
         (["decide", "--live", "1", "--user", "1"], UsageError, "name --user and --product"),
         (["decide", "--user", "1"], OrderError, "product_id = None: "),
         (["decide", "--user", "1", "--product", "P1", "--quantity", "-2"], OrderError, "quantity"),
+        (
+            ["decide", "--user", "1", "--product", "P1", "--price", "1e999"],
+            OrderError,
+            "price = inf",
+        ),
         (["decide", "--user", "99", "--product", "P1"], OrderError, "there is no user 99"),
         (["decide", "--user", "1", "--product", "P3"], OrderError, "no warehouse that delivers"),
         (["decisions", "nothing"], UnknownNameError, "the log has no decision 'nothing'"),
@@ -113,6 +118,15 @@ def test_what_makes_no_sense_is_one_line(
     assert str(told.value).startswith(said)
     assert "\n" not in str(told.value)
     assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("option", ["--user", "--quantity", "--price", "--weight"])
+@pytest.mark.parametrize("text", ["4_2", " 5 ", "+5", "٤٢", "042", "nan", "true", "", "1_000.5"])
+def test_a_number_is_written_as_one(run: CommandLine, option: str, text: str) -> None:
+    """Python's own conversions take most of these for a number."""
+    order = {"--user": "1", "--product": "P1", option: text}
+    with pytest.raises(typer.BadParameter, match=r"is not a (whole )?number"):
+        run("decide", *(part for pair in order.items() for part in pair))
 
 
 def test_the_benchmark_gives_every_figure(
