@@ -391,7 +391,7 @@ def _sizes(
 
 
 def _pairs(keys: list[str]) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in keys:
         name, sign, value = text.partition("=")
         if not sign or not value:
