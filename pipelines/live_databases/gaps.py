@@ -1,4 +1,4 @@
-"""Stretches of time in which triggers were missing, and what the log does not know since.
+"""Stretches of time in which not every change was recorded, and what the log does not know since.
 
 The triggers come first, in a transaction that writers hardly notice, together with a note that
 there is something to compare. Then the table is compared with the log as of one moment, which takes
@@ -18,7 +18,13 @@ import sqlalchemy as sa
 from pipelines.live_databases.contract import last_recorded
 from pipelines.live_databases.engines import begun, connected
 from pipelines.live_databases.schema import CHANGED_AT
-from pipelines.live_databases.triggers import NOT_COMPARED, NOW, key_of, row_of
+from pipelines.live_databases.triggers import (
+    KEYS_NOT_COMPARED,
+    NOT_COMPARED,
+    NOW,
+    key_of,
+    row_of,
+)
 
 ROWS_PER_WRITE: Final = 20_000
 
@@ -78,55 +84,94 @@ def begin_gaps(
             )
 
 
+def begin_upgraded(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> None:
+    """Note that the keys of tables are to be compared, whose triggers were of format 1 up to now.
+
+    Args:
+        connection: in the transaction that makes the triggers.
+    """
+    for table in tables:
+        connection.execute(
+            "INSERT INTO change_log_gaps (table_name, since, until, unknown_rows, not_comparable) "
+            f"VALUES (?, NULL, {NOW}, {KEYS_NOT_COMPARED}, 0)",
+            (table.name,),
+        )
+
+
 def finish_gaps(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
     """Compare what is to be compared, also what a killed process has left.
+
+    Returns:
+        One gap per table, of upgraded ones only where a row is not known.
 
     Raises:
         LiveDatabaseError: the database cannot be read or written.
     """
     with connected(engine) as connection:
         found = connection.execute(
-            "SELECT id, table_name, since, until FROM change_log_gaps "
-            f"WHERE unknown_rows = {NOT_COMPARED} ORDER BY id"
+            "SELECT id, table_name, since, until, unknown_rows FROM change_log_gaps "
+            "WHERE unknown_rows < 0 ORDER BY id"
         ).fetchall()
-        return [
-            _finish(connection, gap, metadata.tables[table], since, until)
-            for gap, table, since, until in found
+        finished = (
+            _finish(connection, gap, metadata.tables[table], since, until, kind)
+            for gap, table, since, until, kind in found
             if table in metadata.tables
-        ]
+        )
+        return [gap for gap in finished if gap]
 
 
 def _finish(
-    connection: sqlite3.Connection, gap: int, table: sa.Table, since: str | None, until: str
-) -> Gap:
+    connection: sqlite3.Connection,
+    gap: int,
+    table: sa.Table,
+    since: str | None,
+    until: str,
+    kind: int,
+) -> Gap | None:
+    upgraded = kind == KEYS_NOT_COMPARED
     with begun(connection):  # all of one moment
         (end,) = connection.execute("SELECT coalesce(max(seq), 0) FROM change_log").fetchone()
-        _find_differing(connection, table, since)
+        _find_logged(connection, table)
+        if upgraded:
+            _find_differing_keys(connection, table)
+        else:
+            _find_differing(connection, table, since)
     sure, unsure, last = connection.execute(
-        "SELECT count(*) FILTER (WHERE sure), count(*) FILTER (WHERE NOT sure), "
+        "SELECT count(*) FILTER (WHERE sure AND row IS NULL), count(*) FILTER (WHERE NOT sure), "
         "coalesce(max(rowid), 0) FROM temp.differing"
     ).fetchone()
     for first in range(0, last, ROWS_PER_WRITE):
+        of_part = (
+            "FROM temp.differing WHERE sure AND rowid > :first AND rowid <= :last AND key NOT IN "
+            "(SELECT key FROM change_log WHERE seq > :end AND table_name = :table)"
+        )
+        part = {"table": table.name, "first": first, "last": first + ROWS_PER_WRITE, "end": end}
         with begun(connection, writes=True):
             connection.execute(
-                "INSERT OR IGNORE INTO change_log_unknown SELECT :table, key FROM temp.differing "
-                "WHERE sure AND rowid > :first AND rowid <= :last AND key NOT IN "
-                "(SELECT key FROM change_log WHERE seq > :end AND table_name = :table)",
-                {"table": table.name, "first": first, "last": first + ROWS_PER_WRITE, "end": end},
+                "INSERT OR IGNORE INTO change_log_unknown "
+                f"SELECT :table, key {of_part} AND row IS NULL",
+                part,
+            )
+            connection.execute(
+                "INSERT INTO change_log (table_name, op, key, row) "
+                f"SELECT :table, 'D', key, row {of_part} AND row IS NOT NULL",
+                part,
             )
     with begun(connection, writes=True):
-        connection.execute(
-            "UPDATE change_log_gaps SET unknown_rows = ?, not_comparable = ? WHERE id = ?",
-            (sure, unsure, gap),
-        )
+        if upgraded and not sure and not unsure:
+            connection.execute("DELETE FROM change_log_gaps WHERE id = ?", (gap,))
+        else:
+            connection.execute(
+                "UPDATE change_log_gaps SET unknown_rows = ?, not_comparable = ? WHERE id = ?",
+                (sure, unsure, gap),
+            )
     with begun(connection):
         connection.execute("DROP TABLE temp.differing")
-    return Gap(table.name, since, until, sure, unsure)
+    return Gap(table.name, since, until, sure, unsure) if sure or unsure or not upgraded else None
 
 
-def _find_differing(connection: sqlite3.Connection, table: sa.Table, since: str | None) -> None:
-    """Make `differing`: keys whose newest change in the log is not how the table holds the row."""
-    (removed,) = connection.execute("SELECT removed_seq FROM change_log_info").fetchone()
+def _find_logged(connection: sqlite3.Connection, table: sa.Table) -> None:
+    """Make `logged`: the newest change of each key."""
     connection.execute("DROP TABLE IF EXISTS temp.logged")
     connection.execute(
         "CREATE TEMP TABLE logged (key TEXT PRIMARY KEY, seq INTEGER, op TEXT, row TEXT)"
@@ -136,13 +181,48 @@ def _find_differing(connection: sqlite3.Connection, table: sa.Table, since: str 
         "WHERE table_name = ? GROUP BY key",
         (table.name,),
     )
+    connection.execute("DROP TABLE IF EXISTS temp.differing")
+    connection.execute("CREATE TEMP TABLE differing (key TEXT, sure INTEGER, row TEXT)")
+
+
+def _find_differing_keys(connection: sqlite3.Connection, table: sa.Table) -> None:
+    """Add to `differing` keys that only the table holds, or only the log, with the row it says.
+
+    Of the former a log that was trimmed may have known.
+    """
+    whole, oldest = connection.execute(
+        "SELECT (SELECT count(*) FROM change_log) >= coalesce((SELECT seq FROM sqlite_sequence "
+        "WHERE name = 'change_log' COLLATE NOCASE), 0), "
+        "(SELECT min(committed_at) FROM change_log WHERE table_name = ?)",
+        (table.name,),
+    ).fetchone()
+    at = CHANGED_AT.get(table.name)
+    # The clocks of those who write the one and the other may differ a little.
+    recent = f'coalesce(julianday("{at}") >= julianday(:oldest) + 1, FALSE)' if at else "FALSE"
+    key = key_of(table, table.name)
+    connection.execute(
+        "INSERT INTO temp.differing SELECT live.key, logged.key IS NOT NULL OR :whole OR recent, "
+        f'NULL FROM (SELECT {key} AS key, {recent} AS recent FROM "{table.name}") AS live '
+        "LEFT JOIN temp.logged AS logged ON logged.key = live.key "
+        "WHERE logged.key IS NULL OR logged.op = 'D'",
+        {"whole": whole, "oldest": oldest},
+    )
+    connection.execute(
+        "INSERT INTO temp.differing SELECT key, TRUE, row FROM temp.logged WHERE op <> 'D' "
+        f'AND key NOT IN (SELECT {key} FROM "{table.name}")'
+    )
+    connection.execute("DROP TABLE temp.logged")
+
+
+def _find_differing(connection: sqlite3.Connection, table: sa.Table, since: str | None) -> None:
+    """Add to `differing` keys whose newest change in the log is not how the table holds the row."""
+    (removed,) = connection.execute("SELECT removed_seq FROM change_log_info").fetchone()
     at = CHANGED_AT.get(table.name)
     # As times: the shop writes the one, a trigger or whoever appends by hand the other.
     recent = f'coalesce(julianday("{at}") >= julianday(:since), FALSE)' if at else "FALSE"
-    connection.execute("DROP TABLE IF EXISTS temp.differing")
     connection.execute(
-        "CREATE TEMP TABLE differing AS "
-        "SELECT live.key AS key, coalesce(logged.seq, 0) > :removed OR live.recent AS sure FROM ("
+        "INSERT INTO temp.differing "
+        "SELECT live.key, coalesce(logged.seq, 0) > :removed OR live.recent, NULL FROM ("
         f"SELECT {key_of(table, table.name)} AS key, {row_of(table, table.name)} AS row, "
         f'{recent if since else "TRUE"} AS recent FROM "{table.name}") AS live '
         "LEFT JOIN temp.logged AS logged ON logged.key = live.key "
@@ -150,7 +230,7 @@ def _find_differing(connection: sqlite3.Connection, table: sa.Table, since: str 
         {"since": since, "removed": removed if removed else -1},
     )
     connection.execute(
-        "INSERT INTO temp.differing SELECT key, TRUE FROM temp.logged WHERE op <> 'D' "
+        "INSERT INTO temp.differing SELECT key, TRUE, NULL FROM temp.logged WHERE op <> 'D' "
         f'AND key NOT IN (SELECT {key_of(table, table.name)} FROM "{table.name}")'
     )
     connection.execute("DROP TABLE temp.logged")

@@ -14,7 +14,14 @@ from sqlalchemy.schema import CreateTable
 
 from pipelines.live_databases.contract import check_tables, newer_format
 from pipelines.live_databases.engines import transaction
-from pipelines.live_databases.gaps import Gap, LastRecorded, begin_gaps, finish_gaps, look_back
+from pipelines.live_databases.gaps import (
+    Gap,
+    LastRecorded,
+    begin_gaps,
+    begin_upgraded,
+    finish_gaps,
+    look_back,
+)
 from pipelines.live_databases.triggers import (
     FORMAT,
     LOG_TRIGGERS,
@@ -61,12 +68,15 @@ def create_schema(engine: sa.Engine, metadata: sa.MetaData) -> None:
             if state.format == 1:
                 _upgrade(connection, metadata, state)
             _make_triggers(connection, absent)
-    if state.never_made:
-        finish_gaps(engine, metadata)
+    finish_gaps(engine, metadata)
 
 
 def upgrade_change_log(engine: sa.Engine, metadata: sa.MetaData) -> bool:
     """Bring a log of format 1 up to date, with those of its triggers that are there.
+
+    Those recorded of an UPDATE that changed a key only the new one. So rows that the log has and
+    the table has not are logged as deleted, and those of which it is the other way around noted as
+    unknown, without holding up writers. What a killed process has left of that is done as well.
 
     Returns:
         Whether there was anything to do.
@@ -75,12 +85,15 @@ def upgrade_change_log(engine: sa.Engine, metadata: sa.MetaData) -> bool:
         LiveDatabaseError: the database cannot be read or written.
     """
     with transaction(engine) as connection:
-        if change_log_state(connection, metadata).format != 1:
-            return False
-    with transaction(engine, writes=True) as connection:
         state = change_log_state(connection, metadata)
-        if state.format == 1:  # else another process was faster
-            _upgrade(connection, metadata, state)
+    if state.format == 1:
+        with transaction(engine, writes=True) as connection:
+            state = change_log_state(connection, metadata)
+            if state.format == 1:  # else another process was faster
+                _upgrade(connection, metadata, state)
+    elif state.broken or not state.not_compared:
+        return False
+    finish_gaps(engine, metadata)
     return True
 
 
@@ -156,6 +169,7 @@ def _upgrade(connection: sqlite3.Connection, metadata: sa.MetaData, state: Chang
     _make_log(connection)
     sound = [t for t in metadata.sorted_tables if _is_sound(state.triggers.get(t.name))]
     _make_triggers(connection, sound)
+    begin_upgraded(connection, sound)
 
 
 def _is_sound(found: TableTriggers | None) -> bool:

@@ -37,6 +37,9 @@ LONGEST: Final = 1_000_000
 BYTES_SHOWN: Final = 32
 NOT_COMPARED: Final = -1
 """The number of unknown rows in a gap as long as nobody has counted them."""
+KEYS_NOT_COMPARED: Final = -2
+"""Likewise after an upgrade from format 1, which recorded no key that an UPDATE left: only which
+keys there are is compared."""
 NONCE: Final = "lower(hex(randomblob(8)))"
 NOW: Final = "strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'"
 
@@ -295,7 +298,7 @@ def change_log_state(connection: sqlite3.Connection, metadata: sa.MetaData) -> C
     if "change_log_gaps" in tables and not newer:
         not_compared = connection.execute(
             "SELECT DISTINCT table_name FROM change_log_gaps "
-            f"WHERE unknown_rows = {NOT_COMPARED} ORDER BY table_name"
+            "WHERE unknown_rows < 0 ORDER BY table_name"
         ).fetchall()
     return ChangeLogState(
         info[0] if info else FORMAT,

@@ -367,6 +367,51 @@ def test_an_upgrade_that_is_killed_leaves_the_older_log(older: sa.Engine) -> Non
     check_contract(older, users_db)
 
 
+def unrecorded_by_format_1(engine: sa.Engine) -> None:
+    """A key that an UPDATE leaves, a deletion and an insertion without triggers."""
+    run(engine, "INSERT INTO users VALUES (2, 'a', '2026-01-31'), (3, 'a', '2026-01-31')")
+    run(engine, "UPDATE users SET user_id = 9 WHERE user_id = 2")
+    events = ("insert", "delete")
+    triggers = run(engine, "SELECT sql FROM sqlite_master WHERE name LIKE 'users@_%' ESCAPE '@'")
+    run(engine, *(f"DROP TRIGGER users_{event}_to_change_log" for event in events))
+    run(engine, "DELETE FROM users WHERE user_id = 3")
+    run(engine, "INSERT INTO users VALUES (7, 'a', '2026-01-31'), (8, 'a', '2000-01-31')")
+    run(engine, *(sql for (sql,) in triggers if "AFTER UPDATE" not in sql))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_upgrade_finds_rows_of_which_the_older_log_says_other_keys(
+    older: sa.Engine, killed: bool
+) -> None:
+    """What is there no more is logged as deleted, what the log does not know noted; a kill in the
+    middle is said, and the next one finishes it."""
+    unrecorded_by_format_1(older)
+    if killed:
+        child = os.fork()
+        if not child:
+            at_the_comparison(older, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            upgrade_change_log(older, users_db)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        with pytest.raises(TriggersError, match="was not compared to the end"):
+            check_contract(older, users_db)
+    assert upgrade_change_log(older, users_db)
+    assert not upgrade_change_log(older, users_db)
+    check_contract(older, users_db)
+    gone = "SELECT key, json_extract(row, '$.user_id') FROM change_log WHERE op = 'D' ORDER BY seq"
+    assert run(older, gone) == [("[2]", 2), ("[3]", 3)]
+    assert [(found.table, found.rows) for found in unknown_rows(older)] == [("users", 2)]
+
+
+def test_an_upgrade_does_not_take_for_unknown_what_was_trimmed(older: sa.Engine) -> None:
+    """Of a log that has lost its beginning, rows count that are newer than what is left."""
+    run(older, "DELETE FROM change_log")
+    unrecorded_by_format_1(older)
+    run(older, "UPDATE change_log SET committed_at = '2026-01-20'")
+    upgrade_change_log(older, users_db)
+    assert run(older, "SELECT key FROM change_log_unknown") == [("[1]",), ("[7]",)]
+
+
 def test_an_upgrade_does_not_hide_that_triggers_were_missing(older: sa.Engine) -> None:
     """Of a table that has lost one, the others are left as they are, so that it shows."""
     run(older, "DROP TRIGGER users_update_to_change_log")
