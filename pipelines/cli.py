@@ -10,7 +10,7 @@ import typer
 from pipelines import cli_feast, cli_live, cli_models, cli_serving, cli_training
 from pipelines.cli_options import AsJson, DataDir
 from pipelines.errors import SynchroChainError, UsageError
-from pipelines.printable import printable, set_up_output
+from pipelines.printable import printable, set_up_output, whole_output
 from pipelines.stopping import INTERRUPTED, interruptible, loading, on_stop, until_asked
 
 if TYPE_CHECKING:
@@ -343,13 +343,18 @@ def main() -> None:
     """Run the command line; our own errors become one line and an exit status."""
     set_up_output()
     try:
-        with on_stop(last=True), interruptible():
+        with on_stop(last=True), interruptible(), whole_output():
             app()  # ends the process itself: 2 for wrong usage, 130 for Ctrl-C and its like
     except KeyboardInterrupt:  # while it was looking for its command, or in a query
         sys.exit(INTERRUPTED)
     except SynchroChainError as error:
         typer.secho(f"error: {printable(str(error))}", fg="red", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # of the file system: what it says is all there is to say
+        where = f"{error.filename}: " if error.filename else ""
+        said = printable(f"{where}{error.strerror or error}")
+        typer.secho(f"error: {said}: mend that and run the command again", fg="red", err=True)
+        sys.exit(1)
 
 
 def _processor(progress: Any = None) -> BatchProcessor:

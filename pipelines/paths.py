@@ -60,13 +60,23 @@ def disk_is_full(folder: Path) -> bool:
         return False
 
 
-def unusable(path: Path) -> str | None:
-    """Why no part of the platform can be given this path; None if all of them can."""
-    text = str(path)
-    if not text.isprintable() and any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
-        return "a path without control characters"
+def absolute(text: Path | str) -> Path:
+    """The whole path, with the home directory in place of `~`.
+
+    Raises:
+        ValueError: no part of the platform can be given it; says what it must be.
+    """
+    if not str(text):  # it would mean the working directory of whoever started the process
+        raise ValueError("a path")
     try:
-        text.encode("utf-8")
+        path = Path(os.path.abspath(Path(text).expanduser()))
+    except RuntimeError:
+        raise ValueError("a path whose ~ names the home directory of somebody here") from None
+    whole = str(path)
+    if not whole.isprintable() and any(ord(sign) < 32 or ord(sign) == 127 for sign in whole):
+        raise ValueError("a path without control characters")
+    try:
+        whole.encode("utf-8")
     except UnicodeEncodeError:
-        return "a path in UTF-8"
-    return None
+        raise ValueError("a path in UTF-8") from None
+    return path

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
+
+from pipelines.errors import SynchroChainError
 
 # C0, DEL and C1 steer terminals; the others end a line, or turn the direction of what follows.
 _STEERING: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
@@ -59,3 +66,67 @@ def set_up_output() -> None:
         encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
         if not encoding.startswith("utf") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def whole_output() -> Iterator[None]:
+    """Make sure that what was answered inside has left this process, before it ends with success.
+
+    Raises:
+        SynchroChainError: standard output is closed, or takes no more. A reader of a pipe that has
+            seen enough is no error.
+    """
+    _open_standard_streams()
+    before = sys.stdout
+    if before is None:  # Python's, where it was closed before the process began
+        raise SynchroChainError(
+            "standard output is closed: let it go somewhere, such as > /dev/null"
+        )
+    if type(before) is io.TextIOWrapper:
+        sys.stdout = _Output(
+            before.buffer, before.encoding, before.errors, line_buffering=before.line_buffering
+        )
+    try:
+        yield
+    finally:
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+
+
+def _open_standard_streams() -> None:
+    """Let no file that is opened later take the place of a standard stream that is closed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output that says so when it takes no more."""
+
+    def write(self, text: str, /) -> int:
+        """Write, or raise a SynchroChainError."""
+        with self._explained():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Flush, or raise a SynchroChainError."""
+        with self._explained():
+            super().flush()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # the interpreter's end flushes once more
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if error.errno == errno.EPIPE:
+                raise
+            reason = error.strerror or str(error)
+            raise SynchroChainError(
+                f"standard output takes no more ({reason}), so the answer is not whole: let it go "
+                "elsewhere"
+            ) from None

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import ConfigurationError
-from pipelines.paths import duckdb_pattern, sqlite_url, unusable
+from pipelines.paths import absolute, duckdb_pattern, sqlite_url
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[1]
 ENV_PREFIX: Final = "SYNCHROCHAIN_"
@@ -32,14 +32,7 @@ def _named(value: Any) -> Any:
     return value
 
 
-def _absolute(path: Path) -> Path:
-    absolute = Path(os.path.abspath(path.expanduser()))
-    if allowed := unusable(absolute):
-        raise ValueError(allowed)
-    return absolute
-
-
-AbsolutePath = Annotated[Path, BeforeValidator(_named), AfterValidator(_absolute)]
+AbsolutePath = Annotated[Path, BeforeValidator(_named), AfterValidator(absolute)]
 DatabaseUrl = Annotated[str | None, Field(min_length=1)]
 
 

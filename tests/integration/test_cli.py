@@ -397,6 +397,69 @@ def test_a_misspelt_setting_stops_every_command(
     assert not empty.exists()
 
 
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("", "--data-dir '' is not allowed: it must be a path"),
+        ("~nobody-here/x", "it must be a path whose ~ names the home directory of somebody here"),
+        ("a\nb", "it must be a path without control characters"),
+    ],
+    ids=["empty", "home of nobody", "newline"],
+)
+@pytest.mark.parametrize("command", ["status", "simulate", "down"])
+def test_a_data_directory_that_cannot_be_is_told_in_one_line(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, command: str, path: str, complaint: str
+) -> None:
+    """In the working directory nothing is written instead."""
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    answer = synchrochain(command, "--data-dir", path)
+    assert (answer.status, answer.out) == (2, "")
+    assert complaint in answer.complaint
+    assert not [*empty.iterdir()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: /dev/null")
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/null/x", "x" * 300, "/proc/1/x"])
+@pytest.mark.parametrize("command", ["status", "simulate"])
+def test_a_data_directory_that_cannot_be_made_is_told_in_one_line(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, command: str, path: str
+) -> None:
+    """It is a file, lies in one, has too long a name, or lies where nobody may make anything."""
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    answer = synchrochain(command, "--data-dir", path)
+    assert (answer.status, answer.out) == (1, "")
+    assert path.removesuffix("/x") in answer.complaint
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only on Linux: /dev/full")
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        ("> /dev/full", "error: standard output takes no more (No space left on device)"),
+        (">&-", "error: standard output is closed: let it go somewhere, such as > /dev/null"),
+    ],
+    ids=["full", "closed"],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_nobody_gets_is_no_success(
+    empty: Path, output: str, complaint: str, unbuffered: str
+) -> None:
+    """One line on standard error, exit status 1, whether the answer waits in a buffer or not."""
+    command = f'"$0" -m pipelines.cli down {output}'
+    ended = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        cwd=PROJECT_ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(complaint)
+
+
 def test_a_second_simulator_is_refused(empty: Path) -> None:
     """Two worlds must not write the same databases; the line names the process of the first."""
     with only_one(empty / "simulation.lock", ValueError):
