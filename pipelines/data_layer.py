@@ -13,7 +13,7 @@ from pipelines.batch import BatchProcessor
 from pipelines.batch.update import open_store
 from pipelines.cache import DATA_TYPES, RealtimeCache
 from pipelines.clock import utc_now
-from pipelines.errors import SynchroChainError, UsageError
+from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.running_layer import RunningLayer
 from pipelines.settings import BatchConfig, DataConfig
@@ -175,7 +175,7 @@ class DataLayerOrchestrator:
         row = _typed_keys(view, known.keys, keys)
         at = None if at is None else _past(at)
         references = [f"{view}:{name}" for name in known.features]
-        with _explained():
+        with self._explained():
             if at is None:
                 return self._online(view, row, references)
             return self._as_of(view, row, references, at)
@@ -217,31 +217,43 @@ class DataLayerOrchestrator:
 
         Raises:
             UsageError: the entities are none of these, or cannot be read.
+            UnknownNameError: there is no such view or service.
             SynchroChainError: the repository was never applied here, or a source cannot be read.
         """
-        with _explained():
+        with self._explained():
             store = self.store
             wanted = store.get_feature_service(features) if isinstance(features, str) else features
             job = store.get_historical_features(entity_df=entities, features=wanted)
             return job.to_arrow() if arrow else job.to_df()
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        import duckdb
+        from feast.errors import FeastObjectNotFoundException
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    import duckdb
-    from feast.errors import FeastObjectNotFoundException
+        try:
+            yield
+        except FeastObjectNotFoundException as error:
+            raise self._unknown(error) from None
+        except duckdb.Error as error:
+            raise SynchroChainError(
+                f"the offline sources cannot be read: {str(error).splitlines()[0]}: restore them "
+                "from a backup, or make them anew with `synchrochain batch --rebuild --once`"
+            ) from error
 
-    try:
-        yield
-    except FeastObjectNotFoundException as error:
-        raise SynchroChainError(
+    def _unknown(self, error: Exception) -> SynchroChainError:
+        """A name that the feature repository lacks, or no repository at all."""
+        from feast.errors import FeatureServiceNotFoundException
+
+        if isinstance(error, FeatureServiceNotFoundException):
+            names = [service.name for service in self.store.list_feature_services()]
+        else:
+            names = [view.name for view in self.store.list_feature_views()]
+        if names:
+            return UnknownNameError(f"{error}; there are: {', '.join(sorted(names))}")
+        return SynchroChainError(
             f"{error}: apply the feature repository with `synchrochain batch --once` first"
-        ) from None
-    except duckdb.Error as error:
-        raise SynchroChainError(
-            f"the offline sources cannot be read: {str(error).splitlines()[0]}: restore them from "
-            "a backup, or make them anew with `synchrochain batch --rebuild --once`"
-        ) from error
+        )
 
 
 def _past(at: datetime) -> datetime:

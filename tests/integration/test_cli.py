@@ -25,6 +25,8 @@ from pinned_clock import stopped_clock
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.workspace import read_files
 from pipelines.cli import app, main
+from pipelines.data_layer import DataLayerOrchestrator
+from pipelines.errors import UnknownNameError
 from pipelines.process_lock import only_one
 from pipelines.redis import find_server, stop_server
 from pipelines.settings import DATABASE_NAMES, PROJECT_ROOT, DataConfig
@@ -355,6 +357,23 @@ def test_an_unknown_key_is_exit_status_1(processed: Processed, at: list[str]) ->
     answer = synchrochain("features", "user_intent", "user_id=404404", *at, "--json")
     assert answer.status == 1
     assert not answer.document["found"]
+
+
+@pytest.mark.parametrize(
+    ("features", "complaint"),
+    [
+        ("nosuch", "ervice nosuch does not exist in project synchrochain; there are: intent_tran"),
+        (["nosuch:x"], "iew nosuch does not exist in project synchrochain; there are: inventory_l"),
+    ],
+    ids=["service", "view"],
+)
+def test_a_training_set_of_unknown_names_says_which_there_are(
+    processed: Processed, features: str | list[str], complaint: str
+) -> None:
+    """Applying the repository once more would not help."""
+    entities = {"user_id": [processed.user], "event_timestamp": ["2026-01-31T12:00:00Z"]}
+    with pytest.raises(UnknownNameError, match=complaint):
+        DataLayerOrchestrator().training_set(entities, features)
 
 
 def test_features_before_the_first_cycle_are_told_in_one_line(empty: Path) -> None:
