@@ -218,7 +218,8 @@ def audit(
     if report.consistency < 1.0:
         raise SynchroChainError(
             f"online and offline differ, rows: {report.unequal_rows:,}; "
-            f"consistency {percent(report.consistency)}"
+            f"consistency {percent(report.consistency)}; make both anew with `synchrochain batch "
+            "--rebuild --once`"
         )
 
 

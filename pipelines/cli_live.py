@@ -78,8 +78,8 @@ def audit_live_tables(as_json: bool) -> None:
         tables = ", ".join(name for name, table in report.tables.items() if table.unexplained)
         raise SynchroChainError(
             f"the change log does not say what the live tables hold, rows: {report.unexplained:,} "
-            f"({tables}); insert them again through change_log, see 'Your own database' in the "
-            "README"
+            f"({tables}); record them with an UPDATE that changes nothing, and those that are gone "
+            "as deleted in change_log, see 'Your own database' in the README"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 from live_logs import TABLES, append_changes, complete_log, numbered, offline_rows, parts_of
 from random_log import Logs
+from test_cli import synchrochain
 from test_feast_repository import delivered_once, moved
 
 from pipelines.audit_view import print_audit
@@ -623,3 +625,22 @@ def test_every_database_has_its_lag() -> None:
     """Those that are not behind are left out of the message."""
     error = ReadersLagError({**dict.fromkeys(DATABASE_NAMES, 0), "users": 1234})
     assert "(users 1,234)" in str(error)
+
+
+def test_the_command_that_an_audit_names_mends_what_it_found(
+    processed: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also rows under each other's keys, of which the check of a cycle takes one for newer."""
+    monkeypatch.setenv("SYNCHROCHAIN_BATCH_RETENTION_DAYS", str(30 * 365))
+    for view in VIEWS:
+        held = [
+            key for key in _hashes(processed) if processed.redis.hexists(key, f"_ts:{view.name}")
+        ]
+        for one, other in zip(held[::2], held[1::2], strict=False):
+            for old, new in ((one, b"away"), (other, one), (b"away", other)):
+                processed.redis.rename(old, new)
+    found = synchrochain("audit")
+    assert found.status == 1
+    (command,) = re.findall("`synchrochain (.*?)`", found.complaint)
+    assert synchrochain(*command.split()).status == 0
+    assert synchrochain("audit").status == 0

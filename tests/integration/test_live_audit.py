@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +20,7 @@ from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.errors import SynchroChainError
 from pipelines.live_databases import METADATA, LiveDatabases, install_triggers, open_engine
 from pipelines.monitoring.live_tables import LiveAudit, audit_live
-from pipelines.settings import DataConfig
+from pipelines.settings import PROJECT_ROOT, DataConfig
 
 NOW = datetime(2026, 5, 1, 12)
 AT = "2026-05-01 11:00:00.000000"
@@ -136,8 +137,11 @@ def test_what_no_trigger_has_recorded_is_found(shop: Shop) -> None:
     assert "rows: 3 (users)" in answer.err
     assert answer.document["tables"]["users"]["missing"] == 1
     assert "users, some that differ: user_id=2" in synchrochain("audit", "--live").out
-    shop.execute("users", "UPDATE users SET region = 'east' WHERE user_id IN (2, 77)")
-    shop.execute("users", f"INSERT INTO users VALUES (3, 'south', '{AT}')")
+    assert "see 'Your own database' in the README" in answer.err
+    text = (PROJECT_ROOT / "README.md").read_text("utf-8")
+    (remedy,) = re.findall(r"```sql\n(UPDATE users .*?)```", text, flags=re.DOTALL)
+    for statement in remedy.strip().split("\n"):
+        shop.execute("users", statement)
     assert shop.audit().unexplained == 0
     assert synchrochain("audit", "--live").status == 0
 
