@@ -34,6 +34,10 @@ def pytest_configure() -> None:
         "mutants", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
     )
     settings.load_profile("mutants")
+    if (
+        os.environ.get("MUTANT_UNDER_TEST") == "stats"
+    ):  # mutmut keeps it; child processes fail by it
+        del os.environ["MUTANT_UNDER_TEST"]
 
 
 @pytest.hookimpl(tryfirst=True)
