@@ -36,7 +36,7 @@ def pytest_configure() -> None:
     settings.load_profile("mutants")
     if (
         os.environ.get("MUTANT_UNDER_TEST") == "stats"
-    ):  # mutmut keeps it; child processes fail by it
+    ):  # child processes fail by it
         del os.environ["MUTANT_UNDER_TEST"]
 
 
