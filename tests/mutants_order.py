@@ -34,9 +34,7 @@ def pytest_configure() -> None:
         "mutants", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
     )
     settings.load_profile("mutants")
-    if (
-        os.environ.get("MUTANT_UNDER_TEST") == "stats"
-    ):  # child processes fail by it
+    if os.environ.get("MUTANT_UNDER_TEST") == "stats":  # child processes fail by it
         del os.environ["MUTANT_UNDER_TEST"]
 
 
