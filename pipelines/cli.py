@@ -261,8 +261,8 @@ def features(
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show databases, positions and lag, offline views, the online store and the last cycles.
 
-    Exits 1 if changes of a live database may be missing for good, it lacks what is needed, or a
-    published file is damaged.
+    Exits 1 if changes of a live database may be missing for good, it lacks what is needed or is
+    gone, or a published file or Feast's registry is damaged.
 
     Example: `synchrochain status --json`
     """
@@ -371,10 +371,10 @@ def _processor(progress: Any = None) -> BatchProcessor:
 
 def _set_damaged_state_aside() -> None:
     from pipelines.batch.batch_processor import set_damaged_state_aside
-    from pipelines.settings import BatchConfig, check_environment
+    from pipelines.settings import BatchConfig, DataConfig, check_environment
 
     check_environment()
-    set_damaged_state_aside(BatchConfig())
+    set_damaged_state_aside(BatchConfig(), DataConfig())
 
 
 def _sizes(

@@ -65,6 +65,10 @@ class PipelineStateError(SynchroChainError):
     """data/pipeline_state.db cannot be read or written."""
 
 
+class UnusablePathError(SynchroChainError):
+    """A path of ours is a folder instead of a file, a pipe, a link to nothing, or not readable."""
+
+
 class NewerFormatError(SynchroChainError):
     """Something was written in a format that this version does not know yet.
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from pipelines.places import check_file, check_folder
+
 
 @contextmanager
 def only_one(path: Path, taken: Callable[[int | None], Exception]) -> Iterator[None]:
@@ -20,9 +22,12 @@ def only_one(path: Path, taken: Callable[[int | None], Exception]) -> Iterator[N
         taken: makes the exception that is raised if somebody else holds it, from the holder's
             process id, None if that is not known.
     """
+    check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_file(path)
     lock = FileLock(path, timeout=0)  # one per call, so that threads exclude each other too
     holder = path.with_suffix(".pid")
+    check_file(holder)
     try:
         lock.acquire()
     except Timeout:
@@ -48,6 +53,7 @@ def held_by(path: Path) -> int | None:
 
 
 def _pid_in(path: Path) -> int | None:
+    check_file(path)
     try:
         return int(path.read_text())
     except (OSError, ValueError):

@@ -9,18 +9,20 @@ from typing import Any, Final
 
 from pipelines.batch import BatchProcessor
 from pipelines.batch.batch_processor import READER
+from pipelines.batch.registry_file import unsealed
 from pipelines.batch.update import CHECKED
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.errors import (
     ChangeLogGapError,
-    ContractError,
+    LiveDatabaseBusyError,
     OlderLogError,
     SynchroChainError,
     TriggersError,
 )
 from pipelines.live_databases import sqlite_path
+from pipelines.places import check_file
 from pipelines.process_lock import held_by
 from pipelines.settings import DATABASE_NAMES
 
@@ -38,8 +40,9 @@ def collect_status(processor: BatchProcessor) -> dict[str, Any]:
     return {
         "data_dir": str(processor.config.data_dir),
         "databases": {name: _database(processor, name) for name in DATABASE_NAMES},
-        "streamer": _streamer(processor),
+        "streamer": _or_error(lambda: _streamer(processor)),
         "offline_views": _or_error(lambda: _views(processor)),
+        "registry": _or_error(lambda: _registry(processor)),
         "waiting_for_online_store": sorted(processor.state.waiting_views()),
         "quarantined": _quarantined(processor),
         "online_store": _or_error(lambda: _online_store(processor)),
@@ -52,7 +55,10 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
     position = processor.state.bound_positions(READER).get(name, Position(0))
     streamed = processor.state.bound_positions(STREAM).get(name)
     path = sqlite_path(url)
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
+        if position.seq:
+            error = f"{path} is gone, though {position.seq:,} changes of it were read: restore it"
+            return {"where": str(path), "error": error, "changes_missing": True}
         return {"where": str(path), "error": "does not exist yet"}
 
     def read() -> dict[str, Any]:
@@ -69,12 +75,13 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
         }
 
     try:
-        return {"where": str(path)} | _or_error(read)
-    except ContractError as error:
-        missing = isinstance(error, TriggersError)
-        return {"where": str(path), "error": str(error), "changes_missing": missing}
-    except ChangeLogGapError as error:
+        return {"where": str(path)} | read()
+    except (OlderLogError, LiveDatabaseBusyError) as error:  # the next cycle copes with it
+        return {"where": str(path), "error": str(error)}
+    except (TriggersError, ChangeLogGapError) as error:
         return {"where": str(path), "error": str(error), "changes_missing": True}
+    except SynchroChainError as error:
+        return {"where": str(path), "error": str(error), "changes_missing": False}
 
 
 def _views(processor: BatchProcessor) -> dict[str, Any]:
@@ -83,13 +90,23 @@ def _views(processor: BatchProcessor) -> dict[str, Any]:
 
 
 def first_alarm(status: Mapping[str, Any]) -> str | None:
-    """One line on the first database that is not what cycles need, or on a published file that is
-    not what was published; None if there is nothing of the kind."""
+    """One line on the first database that is not what cycles need, on a published file that is not
+    what was published, or on a damaged registry; None if there is nothing of the kind."""
     for found in status["databases"].values():
         if "changes_missing" in found:
             return str(found["error"])
-    damaged = status["offline_views"].get("error")
-    return None if damaged is None else str(damaged)
+    for part in ("offline_views", "registry"):
+        if "error" in status[part]:
+            return str(status[part]["error"])
+    return None
+
+
+def _registry(processor: BatchProcessor) -> dict[str, Any]:
+    path = processor.config.registry_path
+    check_file(path)
+    if path.exists():
+        unsealed(path, path.read_bytes())
+    return {"where": str(path)}
 
 
 def _streamer(processor: BatchProcessor) -> dict[str, Any]:
@@ -136,17 +153,13 @@ def _online_store(processor: BatchProcessor) -> dict[str, Any]:
         "keys": keys,
         "memory_bytes": memory.get("used_memory"),
         "evicts": facts.evicts,
-        "last_check": json.loads(processor.state.note(CHECKED) or "{}"),
+        "last_check": processor.state.document(CHECKED) or {},
     }
 
 
 def _or_error(read: Any) -> dict[str, Any]:
     try:
         found: dict[str, Any] = read()
-    except OlderLogError as error:  # the next cycle upgrades it
-        return {"error": str(error)}
-    except (ContractError, ChangeLogGapError):
-        raise
     except SynchroChainError as error:
         return {"error": str(error)}
     return found

@@ -13,6 +13,8 @@ def print_status(status: dict[str, Any]) -> None:
     _databases(status["databases"])
     _streamer(status["streamer"])
     _views(status["offline_views"])
+    if "error" in status["registry"]:
+        answers.print(f"feature registry: {status['registry']['error']}")
     if status["waiting_for_online_store"]:
         waiting = ", ".join(status["waiting_for_online_store"])
         answers.print(f"waiting to be materialized: {waiting}")

@@ -24,7 +24,8 @@ from pipelines.batch.publish import publish, remove_everything, remove_leftovers
 from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.rejected import KEPT_NOTE, Rejected
 from pipelines.batch.rejected import KIND as REJECTED
-from pipelines.batch.state import PipelineState
+from pipelines.batch.set_aside import check_places, removed
+from pipelines.batch.state import KINDS, STATUSES, PipelineState
 from pipelines.batch.state_migrations import DELETIONS_UNCHECKED
 from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
@@ -36,6 +37,7 @@ from pipelines.batch.update import (
     forget_stale_rows,
     materialize,
     open_store,
+    remember_registry,
 )
 from pipelines.batch.verification import check_contents, check_strangers, verified
 from pipelines.batch.workspace import (
@@ -195,7 +197,9 @@ class BatchProcessor:
         Raises:
             CorruptFileError: a file is missing, altered, or not ours.
             NewerFormatError: a newer version has written one.
+            UnusablePathError: a folder is none, or cannot be read.
         """
+        check_places(self.config)
         check_strangers(self.state, self.config.processed_data_path)
         verified(self.state, "log")
         verified(self.state, REJECTED)
@@ -205,8 +209,13 @@ class BatchProcessor:
     def rebuild(self) -> None:
         """Forget every position and published file, so that the next cycle starts from the
         beginning of the change logs. Offline sources, processed logs and online rows are removed;
-        a streamer that runs begins anew too."""
+        a streamer that runs begins anew too. What is not ours and in the way is set aside.
+
+        Raises:
+            SynchroChainError: what is published could not be made anew now; it is still there.
+        """
         with self._only_cycle():
+            check_rebuilding(self.config, self.data)
             remove_everything(self.state, self.config)
             try:
                 forget_stale_rows(self.config, self.data, self.state)
@@ -214,19 +223,15 @@ class BatchProcessor:
                 logger.warning("the online store is emptied by the next cycle: %s", error)
 
     def _run(self, report: CycleReport, update: bool) -> None:
-        folders = [
-            self.config.processed_data_path,
-            self.config.offline_path,
-            self.config.quarantine_path,
-        ]
-        removed = remove_leftovers(self.state, folders)
-        if removed:
-            logger.warning("removed %d files that an interrupted cycle had left", removed)
+        check_places(self.config)
+        left = remove_leftovers(self.state, self.config)
+        if left:
+            logger.warning("removed %d files that an interrupted cycle had left", left)
         remove_dead_workspaces(self.config.data_dir / STAGING)
         try:
             self._load(report)
         except BaseException:
-            remove_leftovers(self.state, folders)
+            remove_leftovers(self.state, self.config)
             raise
         if update:
             with self._timed("update", report):
@@ -241,10 +246,7 @@ class BatchProcessor:
                     )
 
     def _load(self, report: CycleReport) -> None:
-        readers = {
-            name: ChangeLogReader(name, self.data.database_url(name), self.data.busy_timeout)
-            for name in DATABASE_NAMES
-        }
+        readers = _readers(self.data)
         self.check_published()
         history = {log.name: self.state.files("log", log.name) for log in LOGS}
         with self._workspace(f"cycle-{report.cycle}") as connection:
@@ -318,7 +320,7 @@ class BatchProcessor:
             )
             for path in produced.superseded:
                 if path.is_relative_to(self.config.quarantine_path):
-                    path.unlink(missing_ok=True)  # so that people see each row once
+                    removed(path, self.config)  # so that people see each row once
         self.state.forget_note(DELETIONS_UNCHECKED)
         if produced.checked and self.state.note(KEPT_NOTE) is None:
             self.state.set_note(KEPT_NOTE, str(report.cycle))
@@ -354,6 +356,7 @@ class BatchProcessor:
                     )
                     for view, span in done.items():
                         report.materialized[view] = [str(moment) for moment in span]
+                    remember_registry(self.config, self.state)
                 report.online_check = check_online(self.config, self.data, self.state, now)
 
     def _add_on(self) -> dict[str, Any]:
@@ -401,7 +404,21 @@ class BatchProcessor:
         return created
 
 
-def set_damaged_state_aside(config: BatchConfig) -> Path | None:
+def check_rebuilding(config: BatchConfig, data: DataConfig) -> None:
+    """Make sure that all can be made anew from the change logs, before anything is dropped.
+
+    Raises:
+        LiveDatabaseError: a live database is away, locked or not what the pipelines need.
+        UnusablePathError: a folder of ours is none, or cannot be read.
+    """
+    check_places(config)
+    readers = _readers(data)
+    for reader in readers.values():
+        reader.upgrade()
+    plan(readers, {})
+
+
+def set_damaged_state_aside(config: BatchConfig, data: DataConfig) -> Path | None:
     """Move a damaged pipeline state out of the way, so that a rebuild can begin.
 
     Returns:
@@ -409,12 +426,30 @@ def set_damaged_state_aside(config: BatchConfig) -> Path | None:
 
     Raises:
         CycleInProgressError: a cycle runs on this data directory.
+        SynchroChainError: the rebuild could not be done now.
     """
+
+    def read() -> None:
+        state = PipelineState(config.state_path)
+        state.last_cycles()
+        state.waiting_views()
+        for kind in KINDS:
+            for status in STATUSES:
+                state.files(kind, status=status)
+
     with only_one(config.data_dir / "batch.lock", CycleInProgressError):
-        aside = set_damaged_aside(config.state_path)
+        check_rebuilding(config, data)
+        aside = set_damaged_aside(config.state_path, read)
     if aside is not None:
         logger.warning("%s was damaged, it is %s now", config.state_path, aside.name)
     return aside
+
+
+def _readers(data: DataConfig) -> dict[str, ChangeLogReader]:
+    return {
+        name: ChangeLogReader(name, data.database_url(name), data.busy_timeout)
+        for name in DATABASE_NAMES
+    }
 
 
 def _one_at_a_time(progress: Progress) -> Progress:

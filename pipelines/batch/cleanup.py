@@ -22,6 +22,7 @@ import pyarrow as pa
 from pipelines.batch.files import Draft, condensed, write_parquet
 from pipelines.batch.processor import log_schema
 from pipelines.batch.publish import publish
+from pipelines.batch.set_aside import removed
 from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.transform import ROWS_PER_BATCH
 from pipelines.batch.verification import check_contents
@@ -72,7 +73,7 @@ class Cleanup:
             self._merge("view", view.name, view.schema, EVENT_TIMESTAMP, folder)
         gone = self._state.superseded_before(self._now - GRACE)
         for path in gone:
-            path.unlink(missing_ok=True)
+            removed(path, self._config)
         self._state.forget_files(gone)
         self._state.forget_cycles(self._expiry)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,15 @@ from pipelines.batch.files import (
     move_into_place,
 )
 from pipelines.batch.rejected import FOLDER
+from pipelines.batch.set_aside import removed, set_aside
 from pipelines.batch.state import KINDS, PipelineState
+from pipelines.batch.verification import parquet_files
 from pipelines.change_log.logs import LOGS
 from pipelines.change_log.positions import Position
 from pipelines.features.views import VIEWS
 from pipelines.settings import BatchConfig
+
+logger = logging.getLogger(__name__)
 
 
 def publish(
@@ -60,13 +65,14 @@ def publish(
         raise
 
 
-def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
+def remove_leftovers(state: PipelineState, config: BatchConfig) -> int:
     """Remove what a killed cycle left: files never committed, half-written ones, and lines for
     people of which there are newer ones.
 
     Returns:
         How many files were removed.
     """
+    folders = (config.processed_data_path, config.offline_path, config.quarantine_path)
     pending = [f.path for kind in KINDS for f in state.files(kind, status="pending")]
     partial = [
         path
@@ -76,7 +82,7 @@ def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
     ]
     replaced = [file.path for file in state.files("quarantine", status="superseded")]
     for path in (*pending, *partial, *replaced):
-        path.unlink(missing_ok=True)
+        removed(path, config)
     state.forget_files(pending)
     return len(pending) + len(partial)
 
@@ -84,12 +90,17 @@ def remove_leftovers(state: PipelineState, folders: Sequence[Path]) -> int:
 def remove_everything(state: PipelineState, config: BatchConfig) -> None:
     """Remove all that was published and put every reader back to the beginning of its change log.
 
-    Also what a state that is gone had published: files in our folders with names such as ours. If
-    the process dies, the next cycle goes on with it.
+    Also what a state that is gone had published: files in our folders with names such as ours. What
+    else readers would take for one of them is set aside. If the process dies, the next cycle goes
+    on with it.
     """
     paths = state.forget_everything(uuid.uuid4().hex)
-    for path in (*paths, *_unknown(config)):
-        path.unlink(missing_ok=True)
+    aside = [removed(path, config) for path in (*paths, *_unknown(config))]
+    views = [config.offline_path / view.name for view in VIEWS]
+    for folder in (config.processed_data_path, *views):
+        aside += [set_aside(path, config) for path in parquet_files(folder)]
+    for path in filter(None, aside):
+        logger.warning("what lay among the published files and is not ours is %s now", path)
     state.forget_files(paths)
 
 

@@ -67,6 +67,6 @@ def brought_up_to_date(
 
 def _lines(path: Path) -> list[str]:
     # By "\n" alone: JSON may hold other characters that Python takes for the end of a line.
-    if not path.exists():  # people may have put it away
+    if not path.is_file():  # people may have put it away
         return []
     return [line for line in path.read_text("utf-8", "replace").split("\n") if line]

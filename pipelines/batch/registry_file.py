@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.errors import NewerFormatError, RegistryFileError
+from pipelines.places import check_file
 
 FORMAT: Final = 1
 _FIELD: Final = b"\x82\xa6\x1d"  # number 60000, with a length
@@ -42,17 +43,19 @@ def unsealed(path: Path, content: bytes) -> bytes:
     return message
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether the file is there and has a checksum that fits.
+def seal_of(path: Path) -> str | None:
+    """The checksum of a registry that is there, has one, and fits it; else None.
 
     Raises:
         NewerFormatError: a newer version has written it.
+        UnusablePathError: it is no file that can be read.
     """
+    check_file(path)
     try:
         content = path.read_bytes()
-        return unsealed(path, content) != content
+        return None if unsealed(path, content) == content else content[-_DIGEST:].hex()
     except (OSError, RegistryFileError):
-        return False
+        return None
 
 
 def damaged_registry(path: Path, why: str) -> RegistryFileError:

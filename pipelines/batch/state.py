@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.batch.state_migrations import DELETIONS_UNCHECKED, is_current, upgrade
-from pipelines.batch.state_rescue import state_error
+from pipelines.batch.state_rescue import ANEW, state_error
+from pipelines.batch.state_values import Cycle, as_document, as_text, as_time
 from pipelines.change_log.positions import Position
-from pipelines.errors import PipelineStateError
+from pipelines.errors import DamagedStateError, PipelineStateError
+from pipelines.places import check_folder, check_sqlite_file
 
 STREAM_READER: Final = "stream"
 SEEN_READER: Final = "stream seen"
@@ -30,7 +32,7 @@ STALE_ONLINE: Final = "stale online store"
 """Noted until the rows of an earlier generation are removed from the online store."""
 KINDS: Final = ("log", "view", "quarantine", "rejected")
 """Processed logs, offline sources, refused rows for people, and those that wait for a parent."""
-_TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
+STATUSES: Final = ("pending", "live", "superseded")
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,6 @@ class PublishedFile:
     """What it looked like when it was last known to be whole; see `verification`."""
 
 
-@dataclass(frozen=True)
-class Cycle:
-    """One run of the batch flow."""
-
-    id: int
-    started_at: datetime
-    finished_at: datetime | None
-    pid: int
-    status: str
-    step: str | None
-    error: str | None
-    report: Mapping[str, Any]
-
-
 class PipelineState:
     """Reads and writes the state file; every method is one transaction.
 
@@ -77,12 +65,16 @@ class PipelineState:
 
     Raises:
         PipelineStateError: the file cannot be read or written.
+        DamagedStateError: it holds what no version writes.
         NewerFormatError: it was written by a newer version.
+        UnusablePathError: it is a folder or the like.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._uri = path.absolute().as_uri()
+        check_folder(path.parent)
+        check_sqlite_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connected("rwc") as connection:
             upgrade(connection, path)
@@ -161,11 +153,11 @@ class PipelineState:
             connection.execute(
                 "UPDATE cycles SET status = 'failed', error = 'interrupted', finished_at = ? "
                 "WHERE status = 'running'",
-                (_text(now),),
+                (as_text(now),),
             )
             cursor = connection.execute(
                 "INSERT INTO cycles (started_at, pid, status) VALUES (?, ?, 'running')",
-                (_text(now), os.getpid()),
+                (as_text(now), os.getpid()),
             )
             return int(cursor.lastrowid or 0)
 
@@ -185,7 +177,7 @@ class PipelineState:
                 "WHERE id = ?",
                 (
                     "failed" if error else "succeeded",
-                    _text(now),
+                    as_text(now),
                     step,
                     error,
                     json.dumps(report),
@@ -196,24 +188,25 @@ class PipelineState:
     def last_cycles(self, count: int = 10) -> list[Cycle]:
         """The newest cycles, newest first."""
         rows = self._query("SELECT * FROM cycles ORDER BY id DESC LIMIT ?", count)
-        return [
-            Cycle(
-                row["id"],
-                _time(row["started_at"]),
-                _time(row["finished_at"]) if row["finished_at"] else None,
-                row["pid"],
-                row["status"],
-                row["step"],
-                row["error"],
-                json.loads(row["report"] or "{}"),
-            )
-            for row in rows
-        ]
+        with self._understood():
+            return [
+                Cycle(
+                    row["id"],
+                    as_time(row["started_at"]),
+                    as_time(row["finished_at"]) if row["finished_at"] else None,
+                    row["pid"],
+                    row["status"],
+                    row["step"],
+                    row["error"],
+                    as_document(row["report"]) or {},
+                )
+                for row in rows
+            ]
 
     def forget_cycles(self, before: datetime) -> None:
         """Drop the records of cycles that started before a time."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM cycles WHERE started_at < ?", (_text(before),))
+            connection.execute("DELETE FROM cycles WHERE started_at < ?", (as_text(before),))
             connection.execute(
                 "DELETE FROM late_changes WHERE cycle < (SELECT min(id) FROM cycles)"
             )
@@ -230,7 +223,8 @@ class PipelineState:
             name,
             name,
         )
-        return [self._file(row) for row in rows]
+        with self._understood():
+            return [self._file(row) for row in rows]
 
     def add_pending(self, cycle: int, files: Sequence[PublishedFile], now: datetime) -> None:
         """Write down which files are about to appear."""
@@ -248,11 +242,11 @@ class PipelineState:
                         file.rows,
                         file.bytes,
                         file.sha256,
-                        _text(file.min_time) if file.min_time else None,
-                        _text(file.max_time) if file.max_time else None,
+                        as_text(file.min_time) if file.min_time else None,
+                        as_text(file.max_time) if file.max_time else None,
                         int(file.condensed),
                         file.format,
-                        _text(now),
+                        as_text(now),
                     )
                     for file in files
                 ],
@@ -282,7 +276,7 @@ class PipelineState:
             connection.execute(
                 "UPDATE files SET status = 'live', changed_at = ? "
                 "WHERE cycle = ? AND status = 'pending'",
-                (_text(now), cycle),
+                (as_text(now), cycle),
             )
             connection.executemany(
                 "UPDATE files SET identity = ? WHERE path = ?",
@@ -290,14 +284,14 @@ class PipelineState:
             )
             connection.executemany(
                 "UPDATE files SET status = 'superseded', changed_at = ? WHERE path = ?",
-                [(_text(now), self._stored(path)) for path in superseded],
+                [(as_text(now), self._stored(path)) for path in superseded],
             )
             if reader is not None:
                 _move(connection, reader, positions or {})
             connection.executemany(
                 "INSERT INTO waiting_views VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
-                [(view, _text(a), _text(b)) for view, (a, b) in (waiting or {}).items()],
+                [(view, as_text(a), as_text(b)) for view, (a, b) in (waiting or {}).items()],
             )
             connection.executemany(
                 "INSERT INTO late_changes VALUES (?, ?, ?)",
@@ -370,14 +364,15 @@ class PipelineState:
     def superseded_before(self, moment: datetime) -> list[Path]:
         """Files that a merged one replaced before a time."""
         rows = self._query(
-            "SELECT path FROM files WHERE status = 'superseded' AND changed_at < ?", _text(moment)
+            "SELECT path FROM files WHERE status = 'superseded' AND changed_at < ?", as_text(moment)
         )
         return [self._path.parent / row["path"] for row in rows]
 
     def waiting_views(self) -> dict[str, tuple[datetime, datetime]]:
         """Per view with rows not yet materialized, their oldest and newest event time."""
         rows = self._query("SELECT * FROM waiting_views")
-        return {row["view"]: (_time(row["oldest"]), _time(row["newest"])) for row in rows}
+        with self._understood():
+            return {row["view"]: (as_time(row["oldest"]), as_time(row["newest"])) for row in rows}
 
     def let_everything_wait(self) -> None:
         """Let each view wait for materialization with all its published rows."""
@@ -396,6 +391,10 @@ class PipelineState:
         """A remembered value."""
         with self._transaction() as connection:
             return _note(connection, name)
+
+    def document(self, name: str) -> dict[str, Any] | None:
+        """A remembered JSON object; None if there is none, or what is there cannot be read."""
+        return as_document(self.note(name))
 
     def set_note(self, name: str, value: str) -> None:
         """Remember a value."""
@@ -428,8 +427,8 @@ class PipelineState:
             row["rows"],
             row["bytes"],
             row["sha256"],
-            _time(row["min_time"]) if row["min_time"] else None,
-            _time(row["max_time"]) if row["max_time"] else None,
+            as_time(row["min_time"]) if row["min_time"] else None,
+            as_time(row["max_time"]) if row["max_time"] else None,
             bool(row["condensed"]),
             row["format"],
             row["identity"],
@@ -438,6 +437,15 @@ class PipelineState:
     def _query(self, statement: str, *values: object) -> list[sqlite3.Row]:
         with self._transaction() as connection:
             return connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise DamagedStateError(
+                f"{self._path} is damaged ({error}): restore it from a backup, or {ANEW}"
+            ) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -478,12 +486,3 @@ def _move(connection: sqlite3.Connection, reader: str, positions: Mapping[str, P
 def _note(connection: sqlite3.Connection, name: str) -> str | None:
     found = connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
     return str(found[0]) if found else None
-
-
-def _text(moment: datetime) -> str:
-    # What `_TIME_FORMAT` reads; strftime would leave out the zeros in front of an early year.
-    return moment.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
-
-
-def _time(text: str) -> datetime:
-    return datetime.strptime(text, _TIME_FORMAT)

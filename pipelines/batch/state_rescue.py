@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
@@ -16,8 +17,11 @@ from pipelines.errors import (
     SynchroChainError,
 )
 from pipelines.paths import disk_is_full
+from pipelines.places import check_sqlite_file
 
+ANEW: Final = "make all of it anew from the change logs with `synchrochain batch --rebuild --once`"
 _DAMAGE: Final = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
+_RIGHTS: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 _LOCKS: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -33,14 +37,22 @@ def state_error(path: Path, error: sqlite3.Error) -> SynchroChainError:
         return PipelineStateError(f"{path} is locked by another process for too long: try again")
     if code in _DAMAGE:
         return DamagedStateError(
-            f"{path} is damaged ({error}): restore it from a backup, or make all of it anew from "
-            "the change logs with `synchrochain batch --rebuild --once`"
+            f"{path} is damaged ({error}): restore it from a backup, or {ANEW}"
         )
-    return PipelineStateError(f"{path} cannot be used ({error}): let this user read and write it")
+    advice = (
+        "let this user read and write it"
+        if code in _RIGHTS
+        else ("look at the disk and at what this process may use of it, and run the command again")
+    )
+    return PipelineStateError(f"{path} cannot be used ({error}): {advice}")
 
 
-def set_damaged_aside(path: Path) -> Path | None:
+def set_damaged_aside(path: Path, read: Callable[[], object]) -> Path | None:
     """Move a state that is damaged out of the way, for a new one to be made.
+
+    Args:
+        path: the state.
+        read: reads all that is in it, and raises DamagedStateError if it does not make sense.
 
     Returns:
         Where it lies now; None if it is whole, or not there.
@@ -49,12 +61,15 @@ def set_damaged_aside(path: Path) -> Path | None:
         NewerFormatError: it was written by a newer version, and is none of our business.
         SynchroChainError: it cannot be read just now.
     """
+    check_sqlite_file(path)
     if not path.exists():
         return None
     try:
         with closing(sqlite3.connect(path, timeout=5.0)) as connection:
             upgrade(connection, path)
             said = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if said == ("ok",):
+            read()
     except sqlite3.Error as error:
         reason = state_error(path, error)
         if not isinstance(reason, DamagedStateError):

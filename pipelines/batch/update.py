@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.batch.registry_file import is_sealed, unsealed
+from pipelines.batch.registry_file import seal_of, unsealed
 from pipelines.batch.state import STALE_ONLINE, PipelineState
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, RegistryFileError
+from pipelines.places import check_file
 from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 APPLIED: Final = "applied_feature_repo"
+SEAL: Final = "registry seal"
+"""The checksum of the registry that was last known to make sense: reading it takes Feast."""
 MARK: Final = "synchrochain:materialized"
 TTLS: Final = "times_to_live"
 CHECKED: Final = "online_check"
@@ -53,8 +56,10 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
         Whether there was anything to apply.
     """
     fingerprint = _fingerprint(config)
-    known = state.note(APPLIED) == fingerprint and state.note(TTLS) is not None
-    if known and is_sealed(config.registry_path):
+    known = state.note(APPLIED) == fingerprint and state.document(TTLS) is not None
+    seal = seal_of(config.registry_path) if known else None
+    if seal is not None and (seal == state.note(SEAL) or _makes_sense(config.registry_path)):
+        state.set_note(SEAL, seal)
         return False
     with _quiet(), _unchanged_process(config.feature_repo_path):
         from feast.repo_config import load_repo_config
@@ -69,21 +74,35 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
     ttls = {view.name: view.ttl.total_seconds() if view.ttl else None for view in views}
     state.set_note(TTLS, json.dumps(ttls))
     state.set_note(APPLIED, fingerprint)
+    remember_registry(config, state)
     return True
 
 
-def _remove_damaged_registry(path: Path, state: PipelineState) -> None:
-    from feast.protos.feast.core.Registry_pb2 import Registry
-    from google.protobuf.message import DecodeError
+def remember_registry(config: BatchConfig, state: PipelineState) -> None:
+    """Note the registry as we have just written it: the next cycle need not read it with Feast."""
+    seal = seal_of(config.registry_path)
+    if seal is not None and seal != state.note(SEAL):
+        state.set_note(SEAL, seal)
 
-    if not path.exists():
-        return
-    try:
-        Registry.FromString(unsealed(path, path.read_bytes()))
-    except (RegistryFileError, DecodeError) as error:
-        logger.warning("%s is damaged (%s), it is made anew", path, error)
+
+def _remove_damaged_registry(path: Path, state: PipelineState) -> None:
+    check_file(path)
+    if path.exists() and not _makes_sense(path):
+        logger.warning("%s is damaged, it is made anew", path)
         state.let_everything_wait()  # how far each view was materialized is lost with it
         path.unlink()
+
+
+def _makes_sense(path: Path) -> bool:
+    with _quiet():
+        from feast.protos.feast.core.Registry_pb2 import Registry
+    from google.protobuf.message import DecodeError
+
+    try:
+        Registry.FromString(unsealed(path, path.read_bytes()))
+    except (RegistryFileError, DecodeError):
+        return False
+    return True
 
 
 def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState) -> bool:
@@ -172,9 +191,9 @@ def check_online(
     module = importlib.import_module(CHECK)
     endpoint = ensure_server(data)
     with translate_redis_errors(endpoint), connect(endpoint) as client:
-        ttls = json.loads(state.note(TTLS) or "{}")
+        ttls = state.document(TTLS) or {}
         check = module.OnlineCheck(client, _description(config)["project"], state, ttls)
-        before = json.loads(state.note(CHECKED) or "{}")
+        before = state.document(CHECKED) or {}
         found: dict[str, Any] = module.check_server(client, endpoint, check, now, before)
     state.set_note(CHECKED, json.dumps(found))
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,13 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.batch.state import PipelineState, PublishedFile
+from pipelines.batch.state_rescue import ANEW
 from pipelines.errors import CorruptFileError, NewerFormatError, StorageFullError
+from pipelines.places import check_folder
 
 Read = TypeVar("Read")
 FILE_FORMAT: Final = 1
 """Of the published Parquet files; one that does not say has the first."""
 FORMAT_KEY: Final = b"synchrochain:format"
-ANEW: Final = "make all of it anew from the change logs with `synchrochain batch --rebuild --once`"
 _TICK_NS: Final = 20_000_000
 """Two writes within so many nanoseconds may leave the same time stamp."""
 _LOOKS: Final = 3
@@ -116,8 +118,9 @@ def check_strangers(state: PipelineState, folder: Path) -> None:
 
     Raises:
         CorruptFileError: it does; other readers, who take all that is there, would count its rows.
+        UnusablePathError: the folder is none, or cannot be listed.
     """
-    paths = _parquet_files(folder)
+    paths = parquet_files(folder)
     for _look in range(_LOOKS):  # a cycle may be publishing, or giving up, just now
         known = state.known_paths()
         paths = [path for path in paths if path not in known and path.exists()]
@@ -155,6 +158,8 @@ def _identity(file: PublishedFile) -> str:
         raise _damaged(file, "is missing") from None
     except OSError as error:
         raise _damaged(file, f"cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(file.path.stat().st_mode):
+        raise _damaged(file, "is no file any more")
     size = int(identity.split()[1])
     if size != file.bytes:
         raise _damaged(file, f"has {size} bytes instead of {file.bytes}")
@@ -180,7 +185,13 @@ def _damaged(file: PublishedFile, what: str) -> CorruptFileError:
     return CorruptFileError(f"{file.path} {what}: restore it from a backup, or {ANEW}")
 
 
-def _parquet_files(folder: Path) -> Sequence[Path]:
+def parquet_files(folder: Path) -> Sequence[Path]:
+    """What lies in a folder and is called like a Parquet file, in the order of the names.
+
+    Raises:
+        UnusablePathError: the folder is none, or cannot be listed.
+    """
+    check_folder(folder)
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries)

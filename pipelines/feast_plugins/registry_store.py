@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from pipelines.batch.files import full_disk_reported
 from pipelines.batch.registry_file import damaged_registry, sealed, unsealed
 from pipelines.clock import aware_now
+from pipelines.places import check_file
 from pipelines.settings import BatchConfig
 
 TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
@@ -47,7 +48,9 @@ class DataDirRegistryStore(FileRegistryStore):
             FileNotFoundError: there is none yet.
             RegistryFileError: it is damaged.
             NewerFormatError: a newer version has written it.
+            UnusablePathError: it is no file that can be read.
         """
+        check_file(self._filepath)
         try:
             content = self._filepath.read_bytes()
         except FileNotFoundError:

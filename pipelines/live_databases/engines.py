@@ -17,8 +17,10 @@ from pipelines.errors import (
     LiveDatabaseBusyError,
     LiveDatabaseError,
     StorageFullError,
+    UnusablePathError,
 )
 from pipelines.paths import disk_is_full, sqlite_file
+from pipelines.places import check_sqlite_file
 
 _PASSWORD: Final = re.compile(r"(://[^/@]*?:)[^/@]*@")
 _OPTIONS: Final = re.compile(r"\?\w+=[^/]*$")
@@ -35,8 +37,13 @@ def open_engine(url: str, busy_timeout: float = 5.0) -> sa.Engine:
 
     Raises:
         ConfigurationError: the URL is not that of a SQLite file.
+        LiveDatabaseError: what is there is no file that this user may read.
     """
     path = sqlite_path(url)
+    try:
+        check_sqlite_file(path)
+    except UnusablePathError as error:
+        raise LiveDatabaseError(str(error)) from None
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": busy_timeout}
     )

@@ -11,7 +11,6 @@ online cannot lack there, unless somebody else has written it.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -262,7 +261,7 @@ class _Audit:
 
 def _noted_as_left(state: PipelineState) -> Mapping[str, Iterable[int]]:
     """By database, what the streamer's note says it left; it writes that before it moves on."""
-    found: Mapping[str, Any] = json.loads(state.note(STREAM) or "{}").get("left", {})
+    found: Mapping[str, Any] = (state.document(STREAM) or {}).get("left", {})
     return {name: seqs_of(ranges) for name, ranges in found.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -190,7 +191,7 @@ def score_champions(
         By model: `version`, `labels` and the metrics, or `error`; nothing for a model that has no
         champion or too few new labels.
     """
-    if not (config.mlflow_path / "mlflow.db").is_file():
+    if not os.path.lexists(config.mlflow_path / "mlflow.db"):
         return {}
     state = PipelineState(config.state_path)
     found: dict[str, dict[str, Any]] = {}

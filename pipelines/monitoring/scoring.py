@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ def champions_scorer(config: BatchConfig) -> Callable[[], dict[str, Any]]:
         from pipelines.monitoring.champions import score_champions
         from pipelines.training.tasks import MODELS, TaskToScore
 
-        if not (config.mlflow_path / "mlflow.db").is_file():
+        if not os.path.lexists(config.mlflow_path / "mlflow.db"):
             return {}
         return score_champions(config, [TaskToScore(config, name) for name in MODELS], utc_now())
 

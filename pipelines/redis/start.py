@@ -25,6 +25,7 @@ from redis.exceptions import (
 )
 
 from pipelines.errors import RedisUnavailableError
+from pipelines.places import check_file, check_folder
 from pipelines.redis.client import connect
 from pipelines.redis.endpoint import RedisEndpoint
 from pipelines.redis.process import (
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 LOOPBACK: Final = "127.0.0.1"
 LOG_NAME: Final = "server.log"
 SOCKET_NAME: Final = "redis.sock"
+DUMP_NAME: Final = "dump.rdb"
+APPENDED_NAME: Final = "appendonlydir"
 # The kernel's limit is 104 bytes on macOS, 108 on Linux.
 LONGEST_SOCKET_PATH: Final = 100
 START_SECONDS: Final = 20.0
@@ -69,7 +72,9 @@ def start_server(root: Path, program: Program, before: ServerState | None) -> Se
         RedisUnavailableError: it ended while it started, or does not answer within 20 s.
     """
     directory = root / program.directory_name
+    check_folder(directory)
     make_private(directory)
+    _check_data(directory)
     socket_path = directory / SOCKET_NAME if _has_socket(program, directory) else None
     if socket_path is not None and _is_served(socket_path):
         raise RedisUnavailableError(
@@ -118,6 +123,17 @@ def wait_until_reachable(state: ServerState, process: psutil.Process) -> None:
             return
         except OSError:
             time.sleep(POLL_SECONDS)
+
+
+def _check_data(directory: Path) -> None:
+    """Make sure that the server can read its data: of a named pipe it would wait for ever."""
+    for name in (LOG_NAME, CONFIG_NAME, DUMP_NAME):
+        check_file(directory / name)
+    appended = directory / APPENDED_NAME
+    check_folder(appended)
+    if appended.exists():
+        for path in appended.iterdir():
+            check_file(path)
 
 
 def fits_socket(path: Path) -> bool:

@@ -14,7 +14,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from pipelines.errors import RedisUnavailableError, StorageFullError
+from pipelines.errors import RedisUnavailableError, StorageFullError, UnusablePathError
+from pipelines.places import check_file, check_folder
 from pipelines.redis.programs import PrivateEngine
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class ServerState:
 def prepare_root(root: Path) -> None:
     """Make the Redis directory and let only its owner in."""
     with explain_file_errors(root):
+        check_folder(root)
         make_private(root)
 
 
@@ -82,6 +84,10 @@ def explain_file_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UnusablePathError as error:
+        raise RedisUnavailableError(
+            f"the private Redis: {error}, or choose another place with SYNCHROCHAIN_DATA_DIR"
+        ) from None
     except OSError as error:
         where = error.filename or path
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -99,6 +105,7 @@ def read_state(root: Path) -> ServerState | None:
     path = root / STATE_NAME
     try:
         with explain_file_errors(root):
+            check_file(path)
             raw = json.loads(path.read_text("utf-8")) if path.exists() else None
         if raw is None:
             return None
@@ -126,6 +133,7 @@ def remove_state(root: Path) -> None:
 def read_last(root: Path) -> str | None:
     """The directory name of the server that ran here last, for example "redis-7"."""
     path = root / LAST_NAME
+    check_file(path)
     return path.read_text("utf-8").strip() if path.exists() else None
 
 

@@ -16,8 +16,9 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from pipelines.errors import StorageFullError, SynchroChainError
+from pipelines.errors import StorageFullError, SynchroChainError, UnusablePathError
 from pipelines.paths import disk_is_full
+from pipelines.places import check_folder, check_sqlite_file
 from pipelines.settings import BatchConfig
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class MlflowStore:
         Raises:
             RegistryUnavailableError: the store cannot be used.
         """
-        if self.path.is_file() and self.path.stat().st_size:
+        self._check_place()
+        if self.path.exists() and (self.path.stat().st_size or self._has_artifacts()):
             self._look(writes=True)
         with self._translated():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +112,22 @@ class MlflowStore:
                 self._client = client
             return self._client
 
+    def _check_place(self) -> None:
+        try:
+            check_folder(self.path.parent)
+            check_sqlite_file(self.path)
+        except UnusablePathError as error:
+            raise RegistryUnavailableError(f"the model registry: {error}") from None
+
+    def _has_artifacts(self) -> bool:
+        try:
+            return any((self.config.mlflow_path / "artifacts").iterdir())
+        except OSError:
+            return False
+
     def _look(self, writes: bool) -> None:
-        if not self.path.is_file():
+        self._check_place()
+        if not self.path.exists():
             raise RegistryUnavailableError(
                 f"there is no model registry at {self.path}: `synchrochain train` makes it; if it "
                 "was there before, restore it"
@@ -127,6 +143,12 @@ class MlflowStore:
                     connection.rollback()
         except sqlite3.Error as error:
             raise self._unavailable(error) from None
+        if not tables and self._has_artifacts():
+            raise RegistryUnavailableError(
+                f"{self.path} is damaged: it holds no model registry, though models were "
+                f"registered, see {self.config.mlflow_path / 'artifacts'}: restore it, or move "
+                f"{self.config.mlflow_path} away and train again"
+            )
         if not tables:
             raise RegistryUnavailableError(
                 f"{self.path} holds no model registry: `synchrochain train` makes it"

@@ -21,7 +21,13 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from pipelines.errors import NewerFormatError, SynchroChainError, UnknownNameError
+from pipelines.errors import (
+    NewerFormatError,
+    SynchroChainError,
+    UnknownNameError,
+    UnusablePathError,
+)
+from pipelines.places import check_sqlite_file
 
 FILE: Final = "decisions.db"
 FORMAT: Final = 1
@@ -147,12 +153,14 @@ class DecisionLog:
             self._drop()
 
     def _reading(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+        check_sqlite_file(self.path)
         if not self.path.exists():  # asking makes no file
             return []
         return self._opened().execute(query, values).fetchall()
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
+            check_sqlite_file(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):  # SQLite gives -wal and -shm the mode of the file
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -192,6 +200,8 @@ class _Reported:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, UnusablePathError):
+            raise DecisionLogError(str(error)) from None
         if not isinstance(error, sqlite3.Error | OSError | zlib.error | ValueError):
             return
         if "locked" not in str(error):

@@ -6,7 +6,6 @@ was started again, evicted keys or holds fewer; and now and then rows are compar
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import uuid
@@ -114,7 +113,7 @@ class OnlineWatch:
             if not facts.losses_since(self._last["server"]) and facts.evicts is None:
                 self._last["server"] = facts.as_dict()
                 return False
-        ttls = self._state.note(TTLS)
+        ttls = self._state.document(TTLS)
         if ttls is None or self._stopped.is_set():  # nothing is published online yet
             return False
         if gone and self._mark is not None:
@@ -124,9 +123,7 @@ class OnlineWatch:
         self._mark = None
         if gone:
             client.set(MARK, mark)  # first: what is removed while we write is noticed next time
-        check = OnlineCheck(
-            client, self._project, self._state, json.loads(ttls), self._stopped.is_set
-        )
+        check = OnlineCheck(client, self._project, self._state, ttls, self._stopped.is_set)
         emptied = gone and known is not None
         self._last = check_server(client, endpoint, check, self._now(), self._last, whole=emptied)
         wrong = sum(

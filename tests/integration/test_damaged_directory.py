@@ -20,7 +20,7 @@ from test_cli import synchrochain
 from test_upgrade import processor_of
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.registry_file import FORMAT, is_sealed, sealed
+from pipelines.batch.registry_file import FORMAT, seal_of, sealed
 from pipelines.batch.state import PipelineState
 from pipelines.batch.state_rescue import state_error
 from pipelines.batch.workspace import remove_dead_workspaces
@@ -32,6 +32,7 @@ from pipelines.errors import (
 )
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.live_databases.engines import live_database_error
+from pipelines.live_databases.triggers import trigger_name
 
 LATER = NOW + timedelta(minutes=1)
 
@@ -68,6 +69,13 @@ def follow(advice: str) -> None:
     assert answer.status == 0, answer.err
 
 
+def published(path: Path) -> dict[str, bytes]:
+    """The published files, as they are."""
+    folders = (path / "processed", path / "feature_store" / "offline")
+    found = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return {str(file): file.read_bytes() for file in found}
+
+
 def away(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
 
@@ -100,7 +108,21 @@ def torn_page(path: Path) -> None:
         stream.write(b"\xff" * size)
 
 
-DAMAGES: list[Callable[[Path], None]] = [away, emptied, garbage, cut, without_a_table, torn_page]
+def a_time_that_is_none(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE files SET min_time = 'soon' WHERE kind = 'view'")
+        connection.commit()
+
+
+DAMAGES: list[Callable[[Path], None]] = [
+    away,
+    emptied,
+    garbage,
+    cut,
+    without_a_table,
+    torn_page,
+    a_time_that_is_none,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: str(damage.__name__))
@@ -128,16 +150,137 @@ def test_a_damaged_state_is_mended_by_the_command_in_the_message(
 
 
 def test_a_rebuild_leaves_what_is_not_ours(shop: Path) -> None:
-    """It removes files with names such as ours only, and the state itself never."""
+    """It removes files with names such as ours only; what readers would read is set aside."""
     theirs = shop / "feature_store" / "offline" / "user_orders" / "notes.txt"
     theirs.write_text("mine")
-    other = shop / "processed" / "export.parquet"
-    other.write_bytes(b"mine")
+    for folder in ("processed", "feature_store/offline/user_intent"):
+        (shop / folder / "export.parquet").write_bytes(folder.encode())
     away(shop / "pipeline_state.db")
     processor_of(shop).rebuild()
     assert theirs.read_text() == "mine"
-    assert other.read_bytes() == b"mine"
-    assert not list((shop / "processed").glob("orders_*"))
+    kept = {path.name: path.read_bytes() for path in (shop / "set_aside").iterdir()}
+    assert kept == {
+        "export.parquet": b"processed",
+        "export.parquet.1": b"feature_store/offline/user_intent",
+    }
+    assert not list((shop / "processed").glob("*.parquet"))
+
+
+def a_stranger(path: Path) -> None:
+    path.with_name("copy.parquet").write_bytes(path.read_bytes())
+
+
+def a_folder_in_its_place(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+
+
+def a_pipe_in_its_place(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [a_stranger, a_folder_in_its_place, a_pipe_in_its_place])
+def test_what_lies_among_published_files_is_mended_by_the_command_in_the_message(
+    shop: Path, damage: Callable[[Path], None]
+) -> None:
+    """What is somebody's is set aside; each row is there once afterwards."""
+    expected = rows_of(shop)
+    damage(processor_of(shop).state.files("view", "user_intent")[0].path)
+    answer = synchrochain("batch", "--once")
+    assert answer.status == 1
+    follow(answer.complaint)
+    assert rows_of(shop) == expected
+    assert synchrochain("status").status == 0
+    assert (shop / "set_aside").exists() == (damage is not a_pipe_in_its_place)
+
+
+def without_triggers(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"DROP TRIGGER {trigger_name('orders', 'INSERT')}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "state"),
+    [
+        (away, None),
+        (garbage, None),
+        (without_triggers, None),
+        (a_folder_in_its_place, None),
+        (away, garbage),
+    ],
+)
+def test_a_rebuild_that_cannot_be_done_drops_nothing(
+    shop: Path, damage: Callable[[Path], None], state: Callable[[Path], None] | None
+) -> None:
+    """What is published stays as it is, and the damaged state where it is."""
+    before = published(shop)
+    damage(shop / "live_databases" / "orders.db")
+    if state is not None:
+        state(shop / "pipeline_state.db")
+    answer = synchrochain("batch", "--rebuild", "--once")
+    assert (answer.status, "orders.db" in answer.complaint) == (1, True)
+    assert published(shop) == before
+    assert not list(shop.glob("*.damaged-*"))
+    if state is None:
+        assert processor_of(shop).state.positions("batch")["orders"] > 0
+        assert "orders.db" in synchrochain("status").err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("pipeline_state.db", Path.mkdir),
+        ("pipeline_state.db-wal", os.mkfifo),
+        ("batch.pid", os.mkfifo),
+        ("feature_store/registry.db", Path.mkdir),
+        ("feature_store/registry.db", os.mkfifo),
+        ("feature_store/offline", Path.touch),
+        ("feature_store/offline/user_orders", Path.touch),
+        ("processed", os.mkfifo),
+        ("processed/rejected", Path.touch),
+        ("quarantine/orders", Path.touch),
+        ("staging", Path.touch),
+        ("live_databases/users.db", os.mkfifo),
+    ],
+)
+def test_what_is_in_the_place_of_ours_is_named_by_every_command(
+    shop: Path, place: str, what: Callable[[Path], None]
+) -> None:
+    """In one line, which says to move it away; when that is done all is well again."""
+    path, elsewhere = shop / place, shop / "elsewhere"
+    if path.exists():
+        path.rename(elsewhere)
+    what(path)
+    for command in (("batch", "--once"), ("batch", "--rebuild", "--once"), ("status",)):
+        if place == "batch.pid" and command == ("status",):
+            continue  # it does not ask who runs a cycle
+        complaint = synchrochain(*command).err.splitlines()[-1]
+        assert complaint.startswith(f"error: {path} is a "), (command, complaint)
+        assert complaint.endswith("belongs: move it away and run the command again")
+    path.rmdir() if path.is_dir() else path.unlink()
+    if elsewhere.exists():
+        elsewhere.rename(path)
+    assert processor_of(shop).run_cycle(update=False).extracted == 0
+
+
+def test_the_status_shows_a_cycle_whose_report_cannot_be_read(shop: Path) -> None:
+    """Without the figures; it is only a report."""
+    with closing(sqlite3.connect(shop / "pipeline_state.db")) as connection:
+        connection.execute("UPDATE cycles SET report = '{'")
+        connection.commit()
+    answer = synchrochain("status", "--json")
+    assert (answer.status, answer.document["last_cycles"][0]["report"]) == (0, {})
+    assert synchrochain("status").status == 0
+
+
+def test_notes_that_cannot_be_read_stop_nothing(shop: Path) -> None:
+    """It is as if they had not been written."""
+    for note in ("online_check", "times_to_live", "stream"):
+        processor_of(shop).state.set_note(note, "{")
+    assert synchrochain("status").status == 0
+    assert synchrochain("batch", "--once").status == 0
 
 
 def test_a_state_that_is_only_locked_is_not_called_damaged(shop: Path) -> None:
@@ -189,7 +332,11 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [emptied, garbage, cut, flipped])
+def sealed_garbage(path: Path) -> None:
+    path.write_bytes(sealed(b"\xff" * 500))
+
+
+@pytest.mark.parametrize("damage", [emptied, garbage, cut, flipped, sealed_garbage])
 def test_a_damaged_registry_is_named_and_made_anew(
     shop: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -200,7 +347,7 @@ def test_a_damaged_registry_is_named_and_made_anew(
     assert answer.status == 1
     assert "registry.db is damaged" in answer.complaint
     follow(answer.complaint)
-    assert is_sealed(registry)
+    assert seal_of(registry) is not None
     answer = synchrochain("features", "user_orders", "user_id=1", "--at", "2026-03-02T12:00")
     assert answer.status == 0, answer.err
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -144,12 +146,25 @@ def test_a_log_of_before_is_read_on_and_one_of_a_newer_version_is_refused(
         assert log.get("one").id == "one"
 
 
-def test_the_advice_for_a_damaged_log_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "advice"),
+    [
+        (lambda path: path.write_bytes(b"\xff" * 4096), "move it away, and a new one begins"),
+        (Path.mkdir, "is a folder where a file belongs: move it away"),
+        (os.mkfifo, "is a named pipe where a file belongs: move it away"),
+    ],
+    ids=["garbage", "a folder", "a pipe"],
+)
+def test_the_advice_for_a_damaged_log_works(
+    tmp_path: Path, damage: Callable[[Path], Any], advice: str
+) -> None:
     """Once it is moved away, a new one begins."""
     log = log_at(tmp_path)
     log.path.parent.mkdir()
-    log.path.write_bytes(b"\xff" * 4096)
-    with pytest.raises(DecisionLogError, match="move it away, and a new one begins"):
+    damage(log.path)
+    with pytest.raises(DecisionLogError, match=advice):
+        log.newest(1)
+    with pytest.raises(DecisionLogError, match=advice):
         log.add([record("one")])
     log.path.rename(tmp_path / "elsewhere")
     log.add([record("two")])

@@ -534,6 +534,23 @@ def _damaged_inside(path: Path) -> None:
         file.write(b"\xff" * (path.stat().st_size - 4096))
 
 
+def _emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _emptied_without_models(path: Path) -> None:
+    shutil.rmtree(path.parent / "artifacts")
+    _emptied(path)
+
+
+def _instead(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    def replaced(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return replaced
+
+
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
@@ -541,9 +558,21 @@ def _damaged_inside(path: Path) -> None:
         (lambda path: shutil.rmtree(path.parent), "there is no model registry at"),
         (_garbage, "file is not a database: it is corrupt; restore it, or move it away"),
         (_damaged_inside, "malformed: it is corrupt"),
-        (lambda path: path.write_bytes(b""), "holds no model registry"),
+        (_emptied_without_models, "holds no model registry: `synchrochain train` makes it"),
+        (_emptied, "is damaged: it holds no model registry.* restore it, or move"),
+        (_instead(Path.mkdir), "is a folder where a file belongs: move it away"),
+        (_instead(os.mkfifo), "is a named pipe where a file belongs: move it away"),
     ],
-    ids=["removed", "folder removed", "garbage", "damaged inside", "emptied"],
+    ids=[
+        "removed",
+        "folder removed",
+        "garbage",
+        "damaged inside",
+        "emptied without models",
+        "emptied",
+        "a folder",
+        "a pipe",
+    ],
 )
 @pytest.mark.parametrize("used_before", [False, True])
 def test_a_store_that_is_gone_or_corrupt_is_told_in_one_line(

@@ -435,12 +435,30 @@ def test_a_start_that_fails_says_why(config: DataConfig, program: Program) -> No
     assert find_server(config) is None
 
 
-def test_a_place_that_cannot_be_used_is_named(folder: Path) -> None:
-    """A file where the directory should be is one line, not a traceback."""
-    (folder / "data").mkdir()
-    (folder / "data" / "redis").write_text("in the way")
-    with pytest.raises(RedisUnavailableError, match="SYNCHROCHAIN_DATA_DIR"):
-        ensure_server(DataConfig(data_dir=folder / "data", redis_host=None))
+@pytest.mark.parametrize(
+    ("place", "make"),
+    [
+        ("", Path.touch),
+        ("server.json", os.mkfifo),
+        ("last_engine", Path.mkdir),
+        ("{engine}", Path.touch),
+        ("{engine}/server.log", os.mkfifo),
+        ("{engine}/dump.rdb", os.mkfifo),
+        ("{engine}/appendonlydir", Path.touch),
+        ("{engine}/appendonlydir/appendonly.aof.manifest", os.mkfifo),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_named(
+    folder: Path, place: str, make: Callable[[Path], None]
+) -> None:
+    """A file in place of a directory, or a pipe in place of a file, is one line; no server waits
+    for what never comes."""
+    program = the_program("redis")
+    path = folder / "data" / "redis" / place.format(engine=program.directory_name)
+    path.parent.mkdir(parents=True)
+    make(path)
+    with pytest.raises(RedisUnavailableError, match=f"{path} is a .* move it away .*_DATA_DIR"):
+        ensure_server(DataConfig(data_dir=folder / "data", redis_host=None), programs=[program])
 
 
 def test_another_engine_takes_over_in_its_own_directory_and_says_so(

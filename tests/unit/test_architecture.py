@@ -17,7 +17,7 @@ from pipelines.settings import PROJECT_ROOT
 
 # Data flows one way: a part imports from the rows above its own, or from its own row.
 LAYERS = (
-    {"settings", "errors", "paths", "printable", "stopping"}
+    {"settings", "errors", "paths", "places", "printable", "stopping"}
     | {"clock", "process_lock", "created_clock"},
     {"live_databases"},
     {"change_log"},
@@ -124,7 +124,7 @@ def test_parts_do_not_need_one_another_in_turn() -> None:
 @pytest.mark.parametrize("path", [p for p in PIPELINES if part_of(p) == "redis"], ids=ids)
 def test_redis_knows_only_settings_and_errors(path: Path) -> None:
     """Finding and starting a server has nothing to do with features."""
-    assert parts_imported(path) <= {"redis", "settings", "errors"}
+    assert parts_imported(path) <= {"redis", "settings", "errors", "places"}
 
 
 def test_models_know_nothing_of_ours() -> None:
