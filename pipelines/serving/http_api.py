@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import FastAPI, Path, Request, Response
@@ -305,6 +305,7 @@ def _with_schemas(app: FastAPI) -> None:
     """Put schemas into OpenAPI that no endpoint names: of problems, and of what is checked here."""
     describe = app.openapi
 
+    @cache  # made at each request it would keep others waiting
     def described() -> dict[str, Any]:
         schema = describe()
         for model in (Problem, Order):

@@ -357,6 +357,18 @@ def test_whatever_a_body_holds_it_is_orders_or_one_problem(body: Any, kind: str 
     assert all(isinstance(one, FieldProblem if statuses else Order) for one in found)
 
 
+def test_the_document_is_made_once(tmp_path: Path) -> None:
+    """Clients that ask for it again and again hold nobody up."""
+    data = DataConfig(data_dir=tmp_path)
+    orchestrator = ModelOrchestrator.open(data, BatchConfig(data_dir=tmp_path))
+    try:
+        app = create_app(orchestrator)
+        first, again = (app.openapi()["components"]["schemas"]["Order"] for _ in range(2))
+    finally:
+        orchestrator.stop()
+    assert again is first
+
+
 def test_every_answer_is_in_the_document(port: int) -> None:
     """Its status is listed for the path, and an error has the form that is described."""
     paths = asked(port, "/openapi.json")[2]["paths"]
