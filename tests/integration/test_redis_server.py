@@ -425,9 +425,9 @@ def test_a_server_out_of_sight_is_not_joined_by_a_second(
 
 def test_a_start_that_fails_says_why(config: DataConfig, program: Program) -> None:
     """The last line of the server's log is in the error; nothing is recorded."""
-    blocked = config.redis_dir / program.directory_name / "appendonlydir"
-    blocked.parent.mkdir(parents=True)
-    blocked.write_text("in the way")
+    appended = config.redis_dir / program.directory_name / "appendonlydir"
+    appended.mkdir(parents=True)
+    (appended / "appendonly.aof.manifest").write_text("no manifest")
     with pytest.raises(RedisUnavailableError, match="ended while it started") as caught:
         ensure_server(config, programs=[program])
     assert "\n" not in str(caught.value)
