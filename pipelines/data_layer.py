@@ -235,6 +235,13 @@ class DataLayerOrchestrator:
             yield
         except FeastObjectNotFoundException as error:
             raise self._unknown(error) from None
+        except (
+            *(duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException),
+            *(duckdb.ParserException, duckdb.NotImplementedException, duckdb.TypeMismatchException),
+        ) as error:  # of what was asked, not of the files
+            raise UsageError(
+                f"the entities cannot be joined with the features: {str(error).splitlines()[0]}"
+            ) from error
         except duckdb.Error as error:
             raise SynchroChainError(
                 f"the offline sources cannot be read: {str(error).splitlines()[0]}: restore them "

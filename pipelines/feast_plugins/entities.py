@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipelines.errors import UsageError
+from pipelines.feast_plugins.entity_times import event_times
 
 EVENT_TIMESTAMP: Final = "event_timestamp"
 KINDS: Final = "a pandas DataFrame, an Arrow table, a dict of columns, a list of dicts"
@@ -40,14 +41,28 @@ def entity_frame(given: Any) -> pd.DataFrame:
         raise UsageError(
             f"the entity dataframe is a {type(given).__name__}; it can be {KINDS}, or a SQL query"
         )
+    if not isinstance(given, Mapping) and not all(isinstance(row, Mapping) for row in given):
+        raise UsageError(f"an entity row is a dict such as {{'user_id': 42}}; rows can be {KINDS}")
     try:
         frame = pd.DataFrame(given if isinstance(given, Mapping) else list(given))
-        if EVENT_TIMESTAMP in frame and frame[EVENT_TIMESTAMP].dtype == object:
-            times = pd.to_datetime(frame[EVENT_TIMESTAMP], utc=True, format="ISO8601")
-            frame[EVENT_TIMESTAMP] = times
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"the entity dataframe cannot be read: {_line(error)}") from error
+    if EVENT_TIMESTAMP in frame:
+        frame[EVENT_TIMESTAMP] = event_times(frame[EVENT_TIMESTAMP])
     return frame
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Whether the columns of an entity frame can be told apart.
+
+    Raises:
+        UsageError: two have one name, or one has none.
+    """
+    for name in names:
+        if not name:
+            raise UsageError("a column of the entity frame has an empty name: rename or drop it")
+        if names.count(name) > 1:
+            raise UsageError(f"the entity frame has two columns {name!r}: rename or drop one")
 
 
 def entity_rows(given: Any) -> list[dict[str, Any]] | Mapping[str, Any]:

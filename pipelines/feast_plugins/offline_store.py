@@ -26,7 +26,6 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.ibis import (
     IbisRetrievalJob,
-    _to_utc,
     get_historical_features_ibis,
     pull_all_from_table_or_query_ibis,
     pull_latest_from_table_or_query_ibis,
@@ -38,7 +37,8 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from pipelines.errors import UsageError
-from pipelines.feast_plugins.entities import entity_frame
+from pipelines.feast_plugins.entities import EVENT_TIMESTAMP, check_columns, entity_frame
+from pipelines.feast_plugins.entity_times import event_times
 from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewRead
 from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
@@ -214,16 +214,22 @@ def _sql_frame(connection: duckdb.DuckDBPyConnection, query: str) -> EntityFrame
         raise UsageError(f"DuckDB cannot run the entity query: {reason}") from error
     kinds = {str(name): str(kind) for name, kind, *_ in found}
     times = {n: np.dtype("M8[us]" if k.startswith("TIMESTAMP") else "O") for n, k in kinds.items()}
+    check_columns(list(kinds))
     event = infer_event_timestamp_from_entity_df(times)
+    if not kinds[event].startswith(("TIMESTAMP", "DATE")):
+        raise UsageError(
+            f"the entity query's {event} is {kinds[event]}: make it a TIMESTAMP in the query"
+        )
     return EntityFrame(query, list(kinds), list(kinds.values()), list(kinds).index(event))
 
 
 def _pandas_frame(
     connection: duckdb.DuckDBPyConnection, frame: pd.DataFrame, copied: bool
 ) -> EntityFrame:
+    check_columns([str(name) for name in frame.columns])
     event = infer_event_timestamp_from_entity_df({str(n): kind for n, kind in frame.dtypes.items()})
     # Arrow may share memory with pandas: the caller's frame must not.
-    frame = _to_utc(frame if copied else frame.copy(), event)
+    frame = (frame if copied else frame.copy()).assign(**{event: event_times(frame[event])})
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
@@ -332,10 +338,6 @@ def _read_view(
     )
 
 
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def _may_join(given: str, stored: str) -> bool:
     """Whether a key of the entity frame can be compared with the source's, by DuckDB's types."""
     if given == ONLY_NULLS:
@@ -365,6 +367,8 @@ def _stock_job(
 ) -> IbisRetrievalJob:
     """Feast's own plan, for sources that are not Parquet files; rows in the frame's order."""
     frame = duckdb.sql(entity_df).df() if isinstance(entity_df, str) else entity_df
+    if EVENT_TIMESTAMP in frame:
+        frame = frame.assign(**{EVENT_TIMESTAMP: event_times(frame[EVENT_TIMESTAMP])})
     job = get_historical_features_ibis(
         config=config,
         entity_df=frame.assign(**{_ROW: range(len(frame))}),

@@ -441,6 +441,20 @@ def test_a_history_larger_than_memory_spills(world: World, tmp_path: Path) -> No
             UsageError,
             "cannot be read",
         ),
+        *(
+            (frame((1, at(0))).assign(event_timestamp=[no_time]), ["refused:x"], UsageError, said)
+            for no_time, said in (
+                *((word, "a time stamp such as") for word in ("now", "today", "", "epoch")),
+                *((number, "a time stamp such as") for number in (1769860800, 1.5, True)),
+            )
+        ),
+        (frame((1, at(0))).assign(**{"": 1}), ["refused:x"], UsageError, "an empty name"),
+        (pd.concat([frame((1, at(0)))] * 2, axis=1), ["refused:x"], UsageError, "two columns 'use"),
+        ([(1, at(0))], ["refused:x"], UsageError, "an entity row is a dict"),
+        *(
+            (f"SELECT 1 AS user_id, {no_time} AS event_timestamp", ["refused:x"], UsageError, said)
+            for no_time, said in (("'now'", "is VARCHAR: make it"), ("5", "is INTEGER: make it"))
+        ),
         (frame((1, at(0))), ["refused:y"], UsageError, "no column 'y'"),
         ("SELEC 1", ["refused:x"], UsageError, "cannot run the entity query"),
         ("SELECT 1 AS user_id", ["refused:x"], EntityTimestampInferenceException, "event_time"),

@@ -76,15 +76,16 @@ def test_numbers_stay_whole_where_some_are_null() -> None:
     [
         (42, "the entity dataframe is a int; it can be a pandas DataFrame, an Arrow table"),
         ({"user_id": [1, 2], "event_timestamp": AT[:1]}, "cannot be read: All arrays must be of"),
-        ({"user_id": [1], "event_timestamp": ["noon"]}, "cannot be read: "),
-        ([1, 2], None),
+        *(
+            ({"user_id": [1, 2], "event_timestamp": [AT[0], no_time]}, f"is {no_time!r} in ")
+            for no_time in ("noon", "now", "today", "", "epoch", "infinity", 1769860800, True)
+        ),
+        ([1, 2], "an entity row is a dict such as"),
+        ([(1, AT[0])], "an entity row is a dict such as"),
     ],
 )
-def test_what_is_no_entity_dataframe_is_one_line(given: Any, complaint: str | None) -> None:
+def test_what_is_no_entity_dataframe_is_one_line(given: Any, complaint: str) -> None:
     """With what can be one."""
-    if complaint is None:
-        assert "event_timestamp" not in entity_frame(given)
-        return
     with pytest.raises(UsageError) as error:
         entity_frame(given)
     assert complaint in str(error.value)
