@@ -26,7 +26,7 @@ from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.workspace import read_files
 from pipelines.cli import app, main
 from pipelines.data_layer import DataLayerOrchestrator
-from pipelines.errors import UnknownNameError
+from pipelines.errors import UnknownNameError, UsageError
 from pipelines.process_lock import only_one
 from pipelines.redis import find_server, stop_server
 from pipelines.settings import DATABASE_NAMES, PROJECT_ROOT, DataConfig
@@ -374,6 +374,31 @@ def test_a_training_set_of_unknown_names_says_which_there_are(
     entities = {"user_id": [processed.user], "event_timestamp": ["2026-01-31T12:00:00Z"]}
     with pytest.raises(UnknownNameError, match=complaint):
         DataLayerOrchestrator().training_set(entities, features)
+
+
+@pytest.mark.parametrize(
+    ("entities", "complaint"),
+    [
+        ({"user_id": [1], "event_timestamp": [1769860800]}, "has to be a time stamp such as"),
+        ({"user_id": [1], "event_timestamp": ["today"]}, "has to be a time stamp such as"),
+        ({"user_id": [[1]], "event_timestamp": ["2026-01-31"]}, "the join key 'user_id' is"),
+        ({"user_id": [1], "event_timestamp": ["2026-01-31"], "": [1]}, "an empty name"),
+        (
+            "SELECT CAST(t AS INT) AS user_id, TIMESTAMP '2026-01-31' AS event_timestamp "
+            "FROM (VALUES ('x')) v(t)",
+            "the entities cannot be joined with the features: Conversion Error: ",
+        ),
+    ],
+    ids=["number", "word", "list", "no name", "query"],
+)
+def test_a_fault_of_the_entities_is_not_one_of_the_sources(
+    processed: Processed, entities: Any, complaint: str
+) -> None:
+    """Nobody is sent to restore or rebuild them."""
+    with pytest.raises(UsageError, match=complaint) as error:
+        DataLayerOrchestrator().training_set(entities, ["user_intent:intent_score"])
+    assert "--rebuild" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_features_before_the_first_cycle_are_told_in_one_line(empty: Path) -> None:
