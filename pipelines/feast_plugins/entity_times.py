@@ -57,4 +57,5 @@ def event_times(column: pd.Series[Any]) -> pd.Series[Any]:
                 f"{places[wrong] + 1}: it has to be {EXAMPLE}"
             )
         times.iloc[places] = pd.to_datetime(found.to_pandas(), utc=True).to_numpy()
-    return times.set_axis(column.index).rename(column.name)
+    times.index, times.name = column.index, column.name
+    return times
