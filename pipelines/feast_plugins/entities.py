@@ -69,8 +69,12 @@ def entity_rows(given: Any) -> list[dict[str, Any]] | Mapping[str, Any]:
     """Entity rows as Feast knows them: a list of dicts, or a dict of columns.
 
     Raises:
-        UsageError: they are none of `KINDS`.
+        UsageError: they are none of `KINDS`, or there is nothing in them.
     """
+    if isinstance(given, list | tuple | Mapping | pd.DataFrame) and not (
+        len(given.columns) if isinstance(given, pd.DataFrame) else given
+    ):
+        raise UsageError("there are no entity rows: give at least one, such as {'user_id': 42}")
     if isinstance(given, list):
         if {*map(type, given)} <= {dict}:
             return given

@@ -185,8 +185,6 @@ BAD: Final[dict[str, Make]] = {
     "aliases missing": _of("aliased", lambda rows: rows, full=True),
     "request data missing": _of("demanded", lambda rows: rows),
     "half of the request data": _of("demanded", lambda rows: [r | {"amount": 1} for r in rows]),
-    "no rows": _exactly(["pair:label"], []),
-    "no columns": _exactly(["pair:label"], {}),
     "empty rows": _exactly(["alone:level"], [{}]),
     "empty columns": _exactly(["pair:label"], {"whole_id": [], "text_id": []}),
     "one value as a column": _exactly(["pair:label"], {"text_id": ["a"], "whole_id": 1}),

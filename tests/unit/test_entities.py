@@ -116,6 +116,15 @@ def test_online_rows_may_be_held_by_anything(given: Any, rows: Any) -> None:
         assert {type(value) for column in found.values() for value in column} <= {int, type(None)}
 
 
+@pytest.mark.parametrize(
+    "given", [[], (), {}, pd.DataFrame()], ids=["list", "tuple", "dict", "frame"]
+)
+def test_no_rows_at_all_are_one_line(given: Any) -> None:
+    """Feast would end in an IndexError."""
+    with pytest.raises(UsageError, match="there are no entity rows: give at least one, such as"):
+        entity_rows(given)
+
+
 def test_rows_are_handed_on_as_they_are() -> None:
     """Without a copy: the usual case costs nothing."""
     rows = [{"user_id": 1}, {"user_id": 2}]
