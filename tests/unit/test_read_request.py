@@ -135,7 +135,7 @@ def test_what_is_unusual_incomplete_or_wrong_is_left_to_feast(rows: Any) -> None
 @pytest.mark.parametrize("user", [2**63, -(2**63) - 1, True, None, "4_2"], ids=str)
 def test_a_key_that_is_none_is_refused(user: Any) -> None:
     """Feast would take another key for it, or raise what its conversion raises."""
-    with pytest.raises(UsageError, match="^user = "):
+    with pytest.raises(UsageError, match=r"^user = "):
         read_request(plan({"user": INT64}, "amount"), {"user": [user], "amount": [1]})
 
 
