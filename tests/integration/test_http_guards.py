@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import http.client
 import json
 import socket
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -252,7 +252,7 @@ def test_only_the_first_problems_of_a_body_are_told(port: int, many: bool) -> No
         (b'{"user_id": "42", "product_id": "P1"}', 422),
         (b'{"user_id": 1, "product_id": "P1", "price": NaN}', 400),
         (json.dumps(ORDER).encode("utf-16"), 400),
-        (gzip.compress(json.dumps(ORDER).encode()), 400),
+        (zlib.compress(json.dumps(ORDER).encode(), wbits=31), 400),  # gzip
         *(
             (b'{"user_id": 1, "product_id": "P1", "%s": %s}' % (field, value), 422)
             for field in (b"quantity", b"price", b"weight_kg")

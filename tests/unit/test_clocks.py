@@ -24,6 +24,9 @@ THE_PRESENT: Final = frozenset(
         "datetime.datetime.today",
         "datetime.datetime.utcnow",
         "feast.utils._utc_now",
+        "gzip.GzipFile",
+        "gzip.compress",
+        "gzip.open",
         "pandas.Timestamp.now",
         "pandas.Timestamp.today",
         "pandas.Timestamp.utcnow",
@@ -32,9 +35,11 @@ THE_PRESENT: Final = frozenset(
         "time.localtime",
         "time.time",
         "time.time_ns",
+        "uuid.uuid1",
     }
 )
-"""They say what time it is. `pipelines.clock` says it too, and stands still where it must."""
+"""They say what time it is, or write it into what they make. `pipelines.clock` says it too, and
+stands still where it must."""
 
 THE_PLACE: Final = frozenset({"time.mktime", "time.tzset"})
 """They go by the time zone of the machine; so does `fromtimestamp` with one argument."""
