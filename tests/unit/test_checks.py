@@ -142,6 +142,7 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
 @pytest.fixture
 def typed(connection: duckdb.DuckDBPyConnection) -> Any:
     """Types one change; answers with its columns and the reason of its refusal, or None."""
+    typed_rows.cache_clear()  # so that a mutation run sees that each test asks for its SQL
 
     def one(
         log: Log | str,

@@ -59,6 +59,7 @@ def test_values_are_as_feast_writes_them_without_asking_feast(
         (ValueType.JSON, pa.array(['{"a": 1}', None])),
         (ValueType.INT64, pa.array([1.0, 2.0])),
         (ValueType.UNIX_TIMESTAMP, pa.array([1, 2], pa.int64())),
+        (ValueType.UNIX_TIMESTAMP, pa.array([], pa.int64())),
     ],
 )
 def test_other_columns_are_converted_by_feast(declared: ValueType, column: pa.Array) -> None:

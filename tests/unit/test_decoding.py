@@ -70,6 +70,16 @@ def test_a_column_is_what_feast_reads(kind: ValueType, data: st.DataObject, rows
     assert [*map(type, decoder(kind)(column))] == [*map(type, by_feast(column, kind))]
 
 
+@pytest.mark.parametrize("kind", [ValueType.UUID, ValueType.TIME_UUID_LIST])
+def test_texts_of_older_writers_are_read_as_the_declared_type(kind: ValueType) -> None:
+    """Feast once stored a UUID as a text."""
+    text = "12345678-1234-5678-1234-567812345678"
+    one, many = ValueType.STRING, ValueType.STRING_LIST
+    column = cells([text], one) if kind == ValueType.UUID else cells([[text]], many)
+    wanted = UUID(text) if kind == ValueType.UUID else [UUID(text)]
+    assert decoder(kind)(column) == by_feast(column, kind) == [wanted]
+
+
 def test_values_may_be_changed_by_whoever_gets_them() -> None:
     """Lists are made anew for each answer; only values that cannot change are remembered."""
     (first,) = decoder(ValueType.STRING_LIST)(cells([["a"]], ValueType.STRING_LIST))

@@ -190,7 +190,8 @@ def test_of_two_readers_each_is_looked_at(shop: Shop) -> None:
     shop.put_back(copy, over=True)
     shop.write(4)
     assert shop.reader.end(slower).seq == 7
-    with pytest.raises(OtherHistoryError):
+    said = f"{shop.path}: the change log has another change 5 than was read before: "
+    with pytest.raises(OtherHistoryError, match=f"^{re.escape(said)}"):
         shop.reader.end(slower, faster)
 
 
