@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from collections.abc import Generator
+from contextlib import suppress
+from typing import Final
 
 import pinned_clock
+import psutil
 import pytest
 
 Report = pytest.TestReport | pytest.CollectReport
 
 OF_THE_SYSTEM = ("only on Unix: ", "only on Linux: ")
 """How the reason of a skip begins that no package could have prevented."""
-
-
+RUN: Final = "TEST_RUN"
+"""Which run of the tests a process belongs to, in its environment."""
 ELSEWHERE = ("SYNCHROCHAIN_", "MLFLOW_")
 APPEARANCE = ("FORCE_COLOR", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")
 
@@ -26,7 +30,23 @@ def pytest_configure(config: pytest.Config) -> None:
         if name.startswith(ELSEWHERE) or name in APPEARANCE:
             del os.environ[name]
     os.environ["COLUMNS"] = "100"  # answers are as wide wherever the tests run
+    if is_first(config):
+        os.environ[RUN] = uuid.uuid4().hex
     heed_signals()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """At the very end, no server is left that a test's data directory had for its own."""
+    if is_first(config):
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if "redis" in process.name() and process.environ().get(RUN) == os.environ[RUN]:
+                    process.kill()
+
+
+def is_first(config: pytest.Config) -> bool:
+    """Whether this is the process that was asked for tests, and not one that runs some of them."""
+    return not hasattr(config, "workerinput")
 
 
 def heed_signals() -> None:
