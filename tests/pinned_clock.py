@@ -23,7 +23,8 @@ START: Final = datetime(2026, 6, 17, 12)
 CHILDREN: Final = Path(__file__).parent / "child_clock"
 SHIFT: Final = "TEST_CLOCK_SHIFT"
 """Seconds between the machine's clock and this one, for child processes."""
-REAL_SERVER: Final = "TEST_REDIS_SERVER"
+REAL_PATH: Final = "TEST_REAL_PATH"
+"""Where programs are that cannot run under libfaketime."""
 FAKED: Final = "faketime" in os.environ.get("LD_PRELOAD", "")
 """Whether libfaketime sets the machine's clock, as in `make test-clocks`."""
 
@@ -35,8 +36,8 @@ def pin() -> None:
         os.environ[SHIFT] = str(shift.total_seconds())
         paths = (str(CHILDREN), os.environ.get("PYTHONPATH", ""))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        if FAKED and (server := shutil.which("redis-server")):
-            os.environ[REAL_SERVER] = server
+        if FAKED and shutil.which("redis-server"):
+            os.environ[REAL_PATH] = os.environ["PATH"]
             os.environ["PATH"] = os.pathsep.join([str(CHILDREN / "bin"), os.environ["PATH"]])
     clock.source = shifted(float(os.environ[SHIFT]))
     if FAKED:
