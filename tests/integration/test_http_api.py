@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -65,6 +66,11 @@ class Server:
             with error:
                 return Answer(error.code, error.headers["Content-Type"], json.load(error))
 
+    def until_ready(self) -> None:
+        """Ask now and then: without a pause it would have no time to get ready."""
+        while self.ask("/readyz").status != 200:
+            time.sleep(0.1)
+
     def problem(self, path: str, body: Any = None, raw: bytes | None = None) -> tuple[int, Any]:
         """The status and the document of an error."""
         answer = self.ask(path, body, raw)
@@ -101,8 +107,7 @@ def server(folder: Path, store: Any) -> Iterator[Server]:
     with open_shop(folder):
         orchestrator = orchestrator_of(folder, lambda: store)
         with served(orchestrator) as running:
-            while running.ask("/readyz").status != 200:
-                pass
+            running.until_ready()
             yield running
 
 
@@ -327,8 +332,7 @@ def test_until_it_is_ready_it_says_what_it_waits_for(folder: Path, server: Serve
             assert status == 503
             assert "it is starting" in problem["detail"]
         may_open.set()
-        while waiting.ask("/readyz").status != 200:
-            pass
+        waiting.until_ready()
         assert waiting.ask("/decisions", ORDER).status == 200
 
 
@@ -362,8 +366,7 @@ def test_the_server_ends_cleanly_on_interrupt(folder: Path, server: Server) -> N
         assert process.stderr is not None
         port = int(process.stderr.readline().partition("127.0.0.1:")[2].partition("/")[0])
         other = Server(port, server.orchestrator)
-        while other.ask("/readyz").status != 200:
-            pass
+        other.until_ready()
         assert {model["version"] for model in other.ask("/models").body} == {None}
         assert other.ask("/decisions", ORDER).body["models"]["decision"]["kind"] == "rule"
         process.send_signal(signal.SIGINT)

@@ -65,6 +65,7 @@ ALLOWED: Final[Mapping[tuple[str, str], str]] = {
     ("tests/integration/test_data_layer.py", "time.monotonic"): "a limit while a child works",
     ("tests/integration/test_data_layer.py", "time.sleep"): "looks again at what a child does",
     ("tests/integration/test_data_layer.py", "sleep("): "a child that never ends by itself",
+    ("tests/integration/test_http_api.py", "time.sleep"): "looks again at what a server does",
     ("tests/integration/test_processes.py", "time.monotonic"): "a limit while a child works",
     ("tests/integration/test_redis_server.py", "time.monotonic"): "a limit while a server works",
     ("tests/integration/test_redis_server.py", "time.sleep"): "looks again at what a server does",
