@@ -131,12 +131,12 @@ def batch(
         _answer(_as_dict(report), as_json)
         return
 
-    def told(outcome: CycleReport | SynchroChainError) -> None:
+    def answer(outcome: CycleReport | SynchroChainError) -> None:
         if not isinstance(outcome, SynchroChainError):
             _answer(_as_dict(outcome), as_json)
 
     with until_asked():
-        _processor().start_scheduled_processing(on_cycle=told)
+        _processor().start_scheduled_processing(on_cycle=answer)
 
 
 @app.command()

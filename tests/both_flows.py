@@ -6,7 +6,6 @@ hear what the batch flow has decided. One process, one thread.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from live_logs import KEYS
-from random_log import TABLE_NAMES, _row_json, _stored
+from stream_helpers import insert
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.workspace import read_files
@@ -93,19 +91,7 @@ class BothFlows:
             path = self.data.db_path / f"{database}.db"
             with closing(sqlite3.connect(path)) as connection, connection:
                 found += [
-                    connection.execute(
-                        "INSERT INTO change_log (table_name, op, key, row, committed_at, old_key) "
-                        "VALUES (?, ?, ?, ?, ?, ?)",
-                        (
-                            TABLE_NAMES.get(table, table),
-                            row["op"],
-                            json.dumps([row.get(column) for column in KEYS[table]]),
-                            _row_json(table, row),
-                            _stored(row["committed_at"]),
-                            row.get("old_key"),
-                        ),
-                    ).lastrowid
-                    or 0
+                    insert(connection, table, row)
                     for table, row in entries
                     if BY_NAME[table].database == database
                 ]

@@ -78,3 +78,13 @@ def kill_at_random(act: str, whole: Path, folders: Sequence[Path]) -> list[int]:
     )
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def files_on_disk(folder: Path) -> set[Path]:
+    """The files that a data directory's state should know of."""
+    return {
+        path
+        for name in ("processed", "feature_store/offline", "quarantine")
+        for path in (folder / name).rglob("*")
+        if path.is_file()
+    }

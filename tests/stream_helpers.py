@@ -118,12 +118,12 @@ class StreamWorld:
             rows = [(row["seq"], table, row) for table in tables for row in logs.get(table, [])]
             with closing(self.database(database)) as connection, connection:
                 for seq, table, row in sorted(rows, key=lambda entry: entry[0]):
-                    _insert(connection, table, row, seq)
+                    insert(connection, table, row, seq)
 
     def commit(self, table: str, *rows: Row) -> list[int]:
         """Append changes of one table behind what its log holds; their `seq`."""
         with closing(self.database(BY_NAME[table].database)) as connection, connection:
-            return [_insert(connection, table, row) for row in rows]
+            return [insert(connection, table, row) for row in rows]
 
     def database(self, name: str) -> sqlite3.Connection:
         """A connection to a live database."""
@@ -229,7 +229,8 @@ def stream_world(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _insert(connection: sqlite3.Connection, table: str, row: Row, seq: int | None = None) -> int:
+def insert(connection: sqlite3.Connection, table: str, row: Row, seq: int | None = None) -> int:
+    """Append a change of a table as the triggers would; its `seq`."""
     row = {"op": "I", "committed_at": COMMITTED, **row}
     cursor = connection.execute(
         "INSERT INTO change_log (seq, table_name, op, key, row, committed_at, old_key) "

@@ -112,7 +112,7 @@ def _served_on(state: PipelineState, log: Log) -> Iterator[str]:
 
 
 def _is_plain(column: Column) -> bool:
-    """Whether a column's live value can be told from the log; a deletion needs no others."""
+    """Whether a column's live value can be known from the log; a deletion needs no others."""
     return column.source == (column.name, None) and column.type != TEXTS
 
 

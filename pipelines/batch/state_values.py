@@ -25,10 +25,10 @@ class Cycle:
     report: Mapping[str, Any]
 
 
-def as_text(moment: datetime) -> str:
+def as_text(time: datetime) -> str:
     """A time (UTC, naive) as text that sorts as times do."""
     # What `_TIME_FORMAT` reads; strftime would leave out the zeros in front of an early year.
-    return moment.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+    return time.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def as_time(text: str) -> datetime:

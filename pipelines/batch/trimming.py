@@ -20,6 +20,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipelines.batch.state import PipelineState
+from pipelines.batch.state_values import as_text
 from pipelines.batch.verification import check_contents
 from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import Log, logs_of
@@ -116,10 +117,10 @@ def _expired(
         f"SELECT seq, {_SORTABLE} AS at FROM change_log WHERE seq > :after AND seq <= :done "
         "AND seq < (SELECT max(seq) FROM change_log) ORDER BY seq LIMIT :most"
     )
-    limits = {"after": after, "done": done, "most": ROWS_PER_LOOK, "expiry": _text(expiry)}
+    limits = {"after": after, "done": done, "most": ROWS_PER_LOOK, "expiry": as_text(expiry)}
     (recent,) = live.execute(
         f"SELECT seq FROM ({bite}) WHERE at BETWEEN :expiry AND :now LIMIT 1",
-        {**limits, "now": _text(now)},
+        {**limits, "now": as_text(now)},
     ).fetchone() or (done + 1,)
     (last,) = live.execute(
         f"SELECT max(seq) FROM ({bite}) WHERE at < :expiry AND seq < :recent",
@@ -131,7 +132,7 @@ def _expired(
 def _utc(stored: bytes | None) -> str | None:
     """A time stamp in the form whose texts compare as the times do."""
     try:
-        return None if stored is None else _text(parse_time_stamp(decoded(stored)))
+        return None if stored is None else as_text(parse_time_stamp(decoded(stored)))
     except ValueError:
         return None
 
@@ -194,7 +195,3 @@ def _remove(engine: sa.Engine, after: int, upto: int, lasting: str, kept: Sequen
                 (first, last),
             ).rowcount
     return removed
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat(sep=" ", timespec="microseconds")

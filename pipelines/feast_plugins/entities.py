@@ -53,7 +53,7 @@ def entity_frame(given: Any) -> pd.DataFrame:
 
 
 def check_columns(names: Sequence[str]) -> None:
-    """Whether the columns of an entity frame can be told apart.
+    """Whether the columns of an entity frame have names of their own.
 
     Raises:
         UsageError: two have one name, or one has none.

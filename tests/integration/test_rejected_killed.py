@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import duckdb
 from conftest import Clock
-from killing import kill_at_random
+from killing import files_on_disk, kill_at_random
 from live_logs import offline_rows
 from test_bad_input import ORDER, change
 from test_row_lives import CLICK, PRODUCT, SESSION, START, USER, WAREHOUSE
@@ -98,10 +98,4 @@ def test_a_cycle_killed_anywhere_loses_and_doubles_no_rejected_row(tmp_path: Pat
     for at, folder in zip(killed, folders, strict=True):
         cycle(folder)
         assert state_of(folder) == expected, at
-        on_disk = {
-            path
-            for name in ("processed", "feature_store/offline", "quarantine")
-            for path in (folder / name).rglob("*")
-            if path.is_file()
-        }
-        assert on_disk <= processor_of(folder).state.known_paths(), at
+        assert files_on_disk(folder) <= processor_of(folder).state.known_paths(), at

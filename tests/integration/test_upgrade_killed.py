@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 from conftest import Clock, new_directory
-from killing import kill_at_random
+from killing import files_on_disk, kill_at_random
 from live_logs import offline_rows
 from old_directory import restore_redis, unpack
 from stream_helpers import StreamWorld
@@ -61,13 +61,7 @@ def test_an_upgrade_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path) ->
     for at, folder in zip(killed, folders[1:], strict=True):
         cycle(folder)
         assert state_of(folder) == expected, at
-        on_disk = {
-            path
-            for name in ("processed", "feature_store/offline", "quarantine")
-            for path in (folder / name).rglob("*")
-            if path.is_file()
-        }
-        assert on_disk == processor_of(folder).state.known_paths(), at
+        assert files_on_disk(folder) == processor_of(folder).state.known_paths(), at
 
 
 def stream(path: Path) -> None:
