@@ -18,7 +18,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from pipelines.cache import DATA_TYPES, Batch, FeatureEntry, RealtimeCache
+from pipelines.cache import DATA_TYPES, Batch, FeatureEntry, RealtimeCache, realtime_cache
 from pipelines.cache.redis_backend import INDEX
 from pipelines.errors import RedisUnavailableError, UnknownNameError, UsageError
 from pipelines.redis import RedisEndpoint, connect, ensure_server, find_programs
@@ -103,13 +103,17 @@ def place(
 
 @pytest.fixture(params=ENGINES)
 def shared(
-    request: pytest.FixtureRequest, server: Callable[[str], RedisEndpoint], tmp_path: Path
+    request: pytest.FixtureRequest,
+    server: Callable[[str], RedisEndpoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Place:
-    """A place that several caches share."""
+    """A place that several caches share; a slow machine is no outage."""
+    monkeypatch.setattr(realtime_cache, "LONGEST_WAIT", 60)
     endpoint = server(request.param)
     with connect(endpoint) as client:
         client.flushall()
-    return Place(DataConfig(data_dir=tmp_path, redis_host=None), endpoint)
+    return Place(DataConfig(data_dir=tmp_path, redis_host=None, redis_timeout=60), endpoint)
 
 
 def entry(minute: float = 0, computed: float = 0, **values: Any) -> FeatureEntry:
