@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipelines.change_log.positions import Position, end_of_log
@@ -35,9 +36,13 @@ SCHEMA: Final = pa.schema(
     ]
 )
 TEXTS: Final = ", ".join(
-    f'"{f.name}"' if f.type == pa.int64() else f'CAST("{f.name}" AS TEXT) AS "{f.name}"'
+    f'"{f.name}"'
+    if f.type == pa.int64()
+    # The driver takes the type from the first batch, where old keys may all be null.
+    else f'coalesce(CAST("{f.name}" AS TEXT), \'\') AS "{f.name}"'
     for f in SCHEMA
 )
+_OLD_KEY: Final = SCHEMA.get_field_index("old_key")
 
 
 def decoded(text: bytes) -> str:
@@ -203,7 +208,7 @@ class Snapshot:
         return _rows(
             self._connection,
             f"SELECT 0 AS seq, '{table.name}' AS table_name, 'I' AS op, {row} AS \"row\", "
-            f'? AS committed_at, NULL AS old_key FROM "{table.name}"',
+            f"? AS committed_at, '' AS old_key FROM \"{table.name}\"",
             self._size,
             (now,),
         )
@@ -216,4 +221,7 @@ def _rows(
         cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(size)})
         cursor.execute(query, values)
         for batch in cursor.fetch_record_batch():
-            yield _repaired(batch).cast(SCHEMA)
+            changes = _repaired(batch).cast(SCHEMA)
+            old = changes["old_key"]
+            old = pc.if_else(pc.equal(old, ""), pa.scalar(None, pa.string()), old)
+            yield changes.set_column(_OLD_KEY, SCHEMA.field(_OLD_KEY), old)

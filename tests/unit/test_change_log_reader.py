@@ -70,6 +70,17 @@ def test_what_is_no_text_becomes_text_that_can_be_refused(
     assert decoded(b"a\xff\xc3\xa9") == "a\ufffdé"
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_key_that_changed_after_many_that_did_not_is_read(
+    path: Path, reader: ChangeLogReader, size: int
+) -> None:
+    """The first batch, in which no key changed, does not settle the type of old keys."""
+    with closing(sqlite3.connect(path)) as live, live:
+        live.execute("UPDATE change_log SET old_key = '[\"old\"]' WHERE seq = 4")
+    found = [k for batch in reader.batches(0, 5, size) for k in batch.column("old_key").to_pylist()]
+    assert found == [None, None, None, '["old"]', None]
+
+
 def test_the_contract_is_that_of_the_database_of_this_name(
     path: Path, reader: ChangeLogReader
 ) -> None:
