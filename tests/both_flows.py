@@ -38,7 +38,7 @@ class BothFlows:
 
     Args:
         lateness: how far behind the newest event the window is exact.
-        batch_size: changes a micro-batch.
+        batch_size: changes a micro-batch, and a read of the batch flow.
     """
 
     def __init__(
@@ -51,9 +51,8 @@ class BothFlows:
     ) -> None:
         self.data = DataConfig(data_dir=folder, batch_size=batch_size)
         self.lateness = lateness
-        self.processor = BatchProcessor(
-            BatchConfig(data_dir=folder, retention_days=30 * 365), self.data, clock=clock
-        )
+        config = BatchConfig(data_dir=folder, retention_days=30 * 365, batch_size=batch_size)
+        self.processor = BatchProcessor(config, self.data, clock=clock)
         with LiveDatabases.open(self.data) as databases:
             databases.create()
         self.start()

@@ -36,10 +36,7 @@ SCHEMA: Final = pa.schema(
     ]
 )
 TEXTS: Final = ", ".join(
-    f'"{f.name}"'
-    if f.type == pa.int64()
-    # The driver takes the type from the first batch, where old keys may all be null.
-    else f'coalesce(CAST("{f.name}" AS TEXT), \'\') AS "{f.name}"'
+    f'"{f.name}"' if f.type == pa.int64() else f'CAST("{f.name}" AS TEXT) AS "{f.name}"'
     for f in SCHEMA
 )
 _OLD_KEY: Final = SCHEMA.get_field_index("old_key")
@@ -161,7 +158,10 @@ class ChangeLogReader:
         with self._adbc() as connection:
             yield from _rows(
                 connection,
-                f"SELECT {TEXTS} FROM change_log WHERE seq > ? AND seq <= ? ORDER BY seq",
+                # The driver takes types from the first batch, where old keys may all be null.
+                f"SELECT seq, table_name, op, \"row\", committed_at, coalesce(old_key, '') "
+                f"AS old_key FROM (SELECT {TEXTS} FROM change_log WHERE seq > ? AND seq <= ?) "
+                "ORDER BY seq",
                 size,
                 (after, upto),
             )
