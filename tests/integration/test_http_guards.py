@@ -165,8 +165,8 @@ def alive(client: socket.socket) -> bool:
     """Whether one more request of this connection is answered; the answer is read to its end."""
     client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     answer = b""
-    while not answer.endswith(b"}"):
-        answer += client.recv(65_536)
+    while not answer.endswith(b"}") and (part := client.recv(65_536)):
+        answer += part
     return answer.startswith(b"HTTP/1.1 200")
 
 
