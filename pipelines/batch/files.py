@@ -33,6 +33,8 @@ from pipelines.errors import StorageFullError
 PARTIAL_PREFIX: Final = "."
 PARTIAL_SUFFIX: Final = ".partial"
 ROWS_PER_GROUP: Final = 65_536
+BYTES_AT_ONCE: Final = 1 << 28
+"""Of a record batch that is written at once, at most; a column of texts takes no more than 2 GB."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def write_parquet(
             for batch in prefetched(batches):
                 if batch.num_rows == 0:
                     continue
-                writer.write_batch(batch.cast(schema), row_group_size=ROWS_PER_GROUP)
+                for part in _parts(batch):
+                    writer.write_batch(part.cast(schema), row_group_size=ROWS_PER_GROUP)
                 rows += batch.num_rows
                 if time_column:
                     low, high = pc.min_max(batch.column(time_column)).as_py().values()
@@ -94,6 +97,18 @@ def write_parquet(
             partial.unlink()
             return None
         return _draft(target, partial, kind, name, rows, oldest, newest)
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in parts of bounded size, each with arrays of its own."""
+    parts = [batch]
+    while parts:
+        part = parts.pop()
+        if part.nbytes > BYTES_AT_ONCE and part.num_rows > 1:
+            half = part.num_rows // 2
+            parts += [part.slice(half), part.slice(0, half)]
+        else:  # the offsets of a slice are those of the whole, too large for short ones
+            yield part if part is batch else part.take(pa.array(range(part.num_rows)))
 
 
 def _texts(schema: pa.Schema) -> list[str]:

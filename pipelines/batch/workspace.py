@@ -33,6 +33,8 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET TimeZone = 'UTC'")
+        # Many rows of long texts make more than 2 GB in a record batch.
+        connection.execute("SET arrow_large_buffer_size = true")
         with interruptible():
             yield connection
     except duckdb.Error as error:

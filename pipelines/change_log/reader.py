@@ -39,6 +39,8 @@ TEXTS: Final = ", ".join(
     f'"{f.name}"' if f.type == pa.int64() else f'CAST("{f.name}" AS TEXT) AS "{f.name}"'
     for f in SCHEMA
 )
+BYTES_AT_ONCE: Final = 1 << 28
+"""Of text in a record batch at most: the driver crashes beyond 2 GB."""
 _OLD_KEY: Final = SCHEMA.get_field_index("old_key")
 
 
@@ -155,13 +157,14 @@ class ChangeLogReader:
             engine.dispose()
 
     def _by_adbc(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
+        part = "FROM change_log WHERE seq > ? AND seq <= ?"
         with self._adbc() as connection:
             yield from _rows(
                 connection,
                 # The driver takes types from the first batch, where old keys may all be null.
                 f"SELECT seq, table_name, op, \"row\", committed_at, coalesce(old_key, '') "
-                f"AS old_key FROM (SELECT {TEXTS} FROM change_log WHERE seq > ? AND seq <= ?) "
-                "ORDER BY seq",
+                f"AS old_key FROM (SELECT {TEXTS} {part}) ORDER BY seq",
+                f'SELECT "row", old_key {part}',
                 size,
                 (after, upto),
             )
@@ -208,15 +211,17 @@ class Snapshot:
         return _rows(
             self._connection,
             f"SELECT 0 AS seq, '{table.name}' AS table_name, 'I' AS op, {row} AS \"row\", "
-            f"? AS committed_at, '' AS old_key FROM \"{table.name}\"",
+            f"'{now}' AS committed_at, '' AS old_key FROM \"{table.name}\"",
+            f'SELECT {row} AS "row", NULL AS old_key FROM "{table.name}"',
             self._size,
-            (now,),
         )
 
 
 def _rows(
-    connection: Any, query: str, size: int, values: tuple[object, ...]
+    connection: Any, query: str, texts: str, size: int, values: tuple[object, ...] = ()
 ) -> Iterator[pa.RecordBatch]:
+    """The answers to a query whose long texts come from the relation `texts`: row and old_key."""
+    size = max(1, min(size, BYTES_AT_ONCE // max(1, _longest(connection, texts, values))))
     with closing(connection.cursor()) as cursor:
         cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(size)})
         cursor.execute(query, values)
@@ -225,3 +230,14 @@ def _rows(
             old = changes["old_key"]
             old = pc.if_else(pc.equal(old, ""), pa.scalar(None, pa.string()), old)
             yield changes.set_column(_OLD_KEY, SCHEMA.field(_OLD_KEY), old)
+
+
+def _longest(connection: Any, texts: str, values: tuple[object, ...]) -> int:
+    """Bytes of the longest row, which SQLite knows without reading it."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(
+            f'SELECT max(octet_length("row") + coalesce(octet_length(old_key), 0)) FROM ({texts})',
+            values,
+        )
+        (longest,) = cursor.fetchone()
+    return int(longest or 0)

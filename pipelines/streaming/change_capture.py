@@ -26,6 +26,9 @@ LONGEST_WAIT: Final = 0.1
 
 _ROWS: Final = f"SELECT {TEXTS}, nonce FROM change_log WHERE seq >= ? ORDER BY seq LIMIT ?"
 _OLD_KEY: Final = SCHEMA.get_field_index("old_key")
+_ROW: Final = SCHEMA.get_field_index("row")
+BYTES_AT_ONCE: Final = 1 << 26
+"""Of rows that are read at once, at most: some may be a megabyte long."""
 
 
 class CommitWatch:
@@ -88,6 +91,8 @@ class ChangeCapture:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._schema: int | None = None
+        self.more = False
+        """Whether there may be more changes than those that were read last."""
 
     def check(self, after: int) -> int:
         """The log's last `seq`, once the database is known to be what a reader at `after` read.
@@ -118,7 +123,8 @@ class ChangeCapture:
     def read(self, after: int, limit: int) -> pa.Table:
         """The next changes after a position, in order: a table of `SCHEMA`.
 
-        They are at most `limit`, or one more, which keeps both halves of a changed key together.
+        They are at most `limit`, or one more, which keeps both halves of a changed key together;
+        fewer where they are long.
 
         Raises:
             LiveDatabaseError: the database cannot be read, or has lost a trigger.
@@ -132,12 +138,14 @@ class ChangeCapture:
             if schema != self._schema:
                 check_connection(connection, where, METADATA[self.name])
                 self._schema = schema
-            found = connection.execute(_ROWS, (after, limit + 2)).fetchall()
+            with closing(connection.execute(_ROWS, (after, limit + 2))) as rows:
+                found, limit = _of_bounded_length(rows, limit)
             if found and found[0][0] == after:  # the row that was read last
                 verify_row(where, after, self._nonces.get(after), found.pop(0)[-1])
             elif after:
                 end_of_log(connection, where, self._positions(after))
         split = len(found) > limit and found[limit][_OLD_KEY] is not None
+        self.more = len(found) > limit
         del found[limit + split :]
         if found:
             seq, nonce = found[-1][0], found[-1][-1]
@@ -200,3 +208,16 @@ class ChangeCapture:
             self._identity = self._identity or end.identity
             self._connection, self._file = connection, file
         return self._connection
+
+
+def _of_bounded_length(rows: sqlite3.Cursor, limit: int) -> tuple[list[Any], int]:
+    """The first rows, until they are long, and how many of them to take: the one after tells
+    whether it belongs to the last."""
+    found: list[Any] = []
+    length = 0
+    for row in rows:
+        found.append(row)
+        length += len(row[_ROW])
+        if length > BYTES_AT_ONCE and len(found) > 2:
+            return found, min(limit, len(found) - 2)
+    return found, limit

@@ -156,7 +156,7 @@ class Stream:
         silent = after < self._silent_until
         limit = min(self._limit, self._silent_until - after) if silent else self._limit
         changes = self._capture.read(after, limit)
-        self.lags_at = _committed(changes) if changes.num_rows >= limit else None
+        self.lags_at = _committed(changes) if self._capture.more else None
         if changes.num_rows == 0:
             return Taken()
         edges = {view.name: self._window.edge(view) for view in VIEWS}

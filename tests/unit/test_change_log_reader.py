@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.change_log import reader as change_log_reader
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader, decoded
 from pipelines.errors import ContractError, LiveDatabaseError
 from pipelines.live_databases import create_schema, open_engine, supply_chain_db
@@ -68,6 +69,23 @@ def test_what_is_no_text_becomes_text_that_can_be_refused(
     assert batch.column("old_key").to_pylist() == ["a key", *[None] * 4]
     assert batch.schema == SCHEMA
     assert decoded(b"a\xff\xc3\xa9") == "a\ufffdé"
+
+
+def test_long_rows_come_in_smaller_pieces(
+    path: Path, reader: ChangeLogReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the texts of none take more than they may, of the log nor of a live table."""
+    monkeypatch.setattr(change_log_reader, "BYTES_AT_ONCE", 2_000)
+    with closing(sqlite3.connect(path)) as live, live:
+        live.execute("INSERT INTO suppliers VALUES ('long', ?, 1.0)", ("x" * 900,))
+    sizes = [batch.num_rows for batch in reader.batches(0, 6, 100)]
+    assert sum(sizes) == 6
+    assert max(sizes) == 2
+    with reader.snapshot(100) as snapshot:
+        rows = snapshot.rows(supply_chain_db.tables["suppliers"], "2024-01-01 00:00:00.000000")
+        sizes = [batch.num_rows for batch in rows]
+    assert sum(sizes) == 6
+    assert max(sizes) == 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
