@@ -131,7 +131,22 @@ class Intake:
         here = self._in_the_window(log, seqs)
         if here:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(here, pa.int64()))))
+        if log.append_only:
+            self._free_again(log, files, rows)
         return Verdicts(rows, _newest(log, rows))
+
+    def _free_again(self, log: Log, files: Sequence[PublishedFile], rows: pa.Table) -> None:
+        """Note the later deletions of facts that are let in: they may be forgotten by now."""
+        keys, key = self._keys[log.name], f'"{log.key[0]}"'
+        unknown = keys.unknown(rows[log.key[0]].to_pylist())
+        if unknown:
+            gone = self._cursor.execute(
+                f"SELECT max(seq), 'D', {key} FROM {read_files(files)} WHERE {key} IN "
+                f"(SELECT unnest(?)) GROUP BY {key} HAVING arg_max(op, seq) = 'D'",
+                [list(unknown)],
+            ).fetchall()
+            if gone:
+                keys.turn(*zip(*gone, strict=True))
 
     def _in_the_window(self, log: Log, seqs: Sequence[int]) -> list[int]:
         """Those of the changes that were taken in already: their parent was known here sooner."""
@@ -248,13 +263,14 @@ class Intake:
     ) -> pa.Table:
         """The rows of a log of facts with `op` as it is meant."""
         inserted = pc.and_(there, pc.equal(rows["op"], "I"))
-        too_old = pc.and_(inserted, _before(log, rows, horizon))
-        put(verdicts.left, too_old, repeat("it is older than the hot window"))
+        old = _before(log, rows, horizon)
+        put(verdicts.left, pc.and_(inserted, old), repeat("it is older than the hot window"))
         decided = verdicts.decided = self._operations[log.name].decide(
             rows,
             {seq for seq, _ in verdicts.refused},
             {seq for seq, _ in verdicts.left},
             self._renames,
+            set(rows.filter(old)["seq"].to_pylist()),
         )
         undecided = pc.is_in(rows["seq"], pa.array(decided.left, pa.int64()))
         put(verdicts.left, undecided, repeat(UNDECIDED))
@@ -268,8 +284,6 @@ class Intake:
         self._cursor.register("meant", rows)
         rows = self._cursor.execute(f"SELECT * REPLACE ({fed}) FROM meant").to_arrow_table()
         self._cursor.unregister("meant")
-        old = pc.and_(pc.equal(rows["op"], "I"), _before(log, rows, horizon))
-        put(verdicts.left, old, repeat("it is older than the hot window"))
         return rows
 
     def _mark_moves(self, rows: pa.Table) -> pa.Table:

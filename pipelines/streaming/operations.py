@@ -1,7 +1,8 @@
 """What I and U mean in a log of facts, by the rules of the batch flow (`pipelines.batch.lives`).
 
 An insertion of a key that is there is an update; after a deletion the key is free. An update of a
-key all of whose rows were refused is its insertion. Of a key with a row that the batch flow has yet
+key all of whose rows were refused is its insertion, and the batch flow's to decide if it is older
+than the hot window, as any insertion is. Of a key with a row that the batch flow has yet
 to decide, or keeps waiting for its parent, nothing can be said here: it is left to the batch flow;
 so is a key whose row came from another one by a change that was refused or left.
 """
@@ -40,7 +41,12 @@ class Operations:
         self._keys = keys
 
     def decide(
-        self, rows: pa.Table, refused: set[int], left: set[int], renames: Mapping[int, str]
+        self,
+        rows: pa.Table,
+        refused: set[int],
+        left: set[int],
+        renames: Mapping[int, str],
+        old: set[int],
     ) -> Decided:
         """The meaning of typed rows.
 
@@ -49,6 +55,7 @@ class Operations:
             refused: `seq` of rows that break a rule.
             left: `seq` of rows that are left to the batch flow anyway.
             renames: old key, a JSON array, by `seq` of the update that changed it.
+            old: `seq` of rows from before the hot window.
         """
         keys, found = self._keys, Decided()
         key = keys.log.key[0]
@@ -89,7 +96,7 @@ class Operations:
                 before = known
                 if seq in renames:
                     before = _before(deleted, seq, renames[seq])
-                if before == "left":
+                if before == "left" or (before == "refused" and seq in old):
                     found.left.append(seq)
                     found.doubts.append(("left", k))
                     state[k] = "left"

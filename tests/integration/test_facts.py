@@ -229,6 +229,47 @@ def test_an_order_from_before_the_triggers_is_no_new_one_when_it_is_replaced(
 
 
 @pytest.mark.parametrize("apart", [False, True])
+def test_an_order_that_an_update_mends_long_after_its_time_is_no_new_one_when_it_is_replaced(
+    flows: BothFlows, apart: bool
+) -> None:
+    """The stream leaves the old one to the batch flow, and what follows it too."""
+    flows.log([put(order(3, T, quantity=0)), put(order(9, T + 60 * DAY))])
+    flows.stream()
+    flows.tidy()
+    flows.log([put(order(3, T), "U")])
+    if apart:
+        flows.stream()
+    flows.log([put(order(3, T + 60 * DAY))])
+    flows.stream()
+    flows.cycle()
+    flows.stream()
+    assert flows.hot_facts("orders") == flows.facts("orders") == {2}
+    assert [flows.published("orders")[seq]["op"] for seq in (3, 4)] == ["I", "U"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_order_that_was_deleted_and_forgotten_stays_so_when_a_row_of_it_is_let_in(
+    flows: BothFlows, replaced: bool
+) -> None:
+    """Whichever row it was that had to wait for the user, the id is another order's."""
+    begun = [put(order(3, T))] if replaced else []
+    flows.log([*begun, put(order(3, T, user_id=7)), put(order(3, T), "D")])
+    flows.log([put(order(9, T + 60 * DAY))])
+    flows.stream()
+    flows.cycle()
+    flows.tidy()
+    flows.log([comes(7)])
+    flows.cycle()
+    flows.stream()
+    flows.log([put(order(3, T + 60 * DAY))])
+    flows.stream()
+    flows.cycle()
+    flows.stream()
+    latest = 4 + replaced
+    assert flows.hot_facts("orders") == flows.facts("orders") == {latest - 1, latest}
+
+
+@pytest.mark.parametrize("apart", [False, True])
 def test_an_order_whose_key_changes_over_rejected_rows_counts_once(
     flows: BothFlows, apart: bool
 ) -> None:
