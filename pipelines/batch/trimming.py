@@ -117,16 +117,19 @@ def _expired(
         f"SELECT seq, {_SORTABLE} AS at FROM change_log WHERE seq > :after AND seq <= :done "
         "AND seq < (SELECT max(seq) FROM change_log) ORDER BY seq LIMIT :most"
     )
-    limits = {"after": after, "done": done, "most": ROWS_PER_LOOK, "expiry": as_text(expiry)}
-    (recent,) = live.execute(
-        f"SELECT seq FROM ({bite}) WHERE at BETWEEN :expiry AND :now LIMIT 1",
-        {**limits, "now": as_text(now)},
-    ).fetchone() or (done + 1,)
-    (last,) = live.execute(
-        f"SELECT max(seq) FROM ({bite}) WHERE at < :expiry AND seq < :recent",
-        {**limits, "recent": recent},
-    ).fetchone()
-    return int(last or after)
+    limits = {"done": done, "most": ROWS_PER_LOOK, "expiry": as_text(expiry), "now": as_text(now)}
+    end: int | None = after
+    while end is not None:  # until a bite has a change that says something
+        limits["after"] = end
+        last, recent, end = live.execute(
+            "SELECT max(seq) FILTER (WHERE at < :expiry AND seq < coalesce(recent, seq + 1)), "
+            "recent, max(seq) FROM (SELECT *, min(seq) FILTER (WHERE at BETWEEN :expiry AND :now) "
+            f"OVER () AS recent FROM ({bite}))",
+            limits,
+        ).fetchone()
+        if last is not None or recent is not None:
+            return int(last or after)
+    return after
 
 
 def _utc(stored: bytes | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,24 @@ def test_a_change_log_is_trimmed_up_to_its_slowest_reader(
     lasting = len(lasting_changes(logs["users"], "user_id", upto=50))
     # And the one at which the reader stands, which says that it is this log.
     assert changes_left(data, "users") == before - 50 + lasting + 1
+
+
+def test_many_changes_in_a_row_from_a_clock_that_was_ahead_hold_no_trimming_up(
+    tmp_path: Path, data: DataConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even more of them than are looked at together: they go with those around them."""
+    monkeypatch.setattr("pipelines.batch.trimming.ROWS_PER_LOOK", 3)
+    processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
+    logs = complete_log(3)
+    append_changes(data, logs)
+    with closing(sqlite3.connect(data.db_path / "users.db")) as live, live:
+        live.execute(
+            "UPDATE change_log SET committed_at = '2200-01-01 00:00:00.000000' "
+            "WHERE seq BETWEEN 5 AND 20"
+        )
+    processor.run_cycle(update=False)
+    lasting = lasting_changes(logs["users"], "user_id") | {last_of(logs)}
+    assert changes_left(data, "users") == len(lasting)
 
 
 def test_a_streamer_that_was_stopped_for_good_holds_nothing_up(
