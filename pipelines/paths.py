@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,9 @@ from typing import Final
 _LITERAL: Final = str.maketrans(
     {"[": "[[]", "*": "[*]", "?": "[?]"} | ({"\\": "[[-^]"} if os.sep == "/" else {})
 )
+_LINE: Final = 1 << 24
+_LONGEST_LINE: Final = 1 << 27
+"""Bytes; DuckDB takes a multiple of what it is to expect for its buffers."""
 _ROOM: Final = 1 << 18
 """Bytes; more than SQLite asks for at once."""
 
@@ -32,6 +35,22 @@ def read_parquet(paths: Iterable[Path | str], *, folders_are_columns: bool = Fal
     """
     listed = ", ".join("'" + duckdb_pattern(path).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{listed}]{'' if folders_are_columns else ', hive_partitioning = false'})"
+
+
+def read_lines(paths: Iterable[Path], columns: Mapping[str, str]) -> str:
+    """SQL that reads these files of JSON lines as one relation, but for lines that are no JSON.
+
+    Args:
+        columns: DuckDB type by name.
+    """
+    files = list(paths)
+    listed = ", ".join("'" + duckdb_pattern(path).replace("'", "''") + "'" for path in files)
+    longest = max(path.stat().st_size for path in files)  # a line is no longer than its file
+    return (
+        f"read_json([{listed}], format = 'newline_delimited', ignore_errors = true, "
+        f"columns = {dict(columns)}, "
+        f"maximum_object_size = {min(max(longest, _LINE), _LONGEST_LINE)})"
+    )
 
 
 def sqlite_url(path: Path) -> str:

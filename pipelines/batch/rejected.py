@@ -24,7 +24,7 @@ from pipelines.batch.state import PublishedFile
 from pipelines.batch.workspace import columns, count, empty, read_files
 from pipelines.change_log.logs import BY_NAME, LOGS, TIME, Log
 from pipelines.change_log.parsing import typed_rows
-from pipelines.paths import duckdb_pattern
+from pipelines.paths import read_lines
 
 KIND: Final = "rejected"
 KEPT_NOTE: Final = "rejected rows are kept"
@@ -238,11 +238,8 @@ def _take_over(
         "reason": "VARCHAR",
         "cycle": "BIGINT",
     }
-    connection.execute(
-        f"CREATE OR REPLACE TABLE lines_{log.name} AS SELECT * FROM read_json(?, "
-        f"format = 'newline_delimited', ignore_errors = true, columns = {shape})",
-        [[duckdb_pattern(file.path) for file in quarantine if file.path.exists()]],
-    )
+    lines = read_lines([file.path for file in quarantine if file.path.exists()], shape)
+    connection.execute(f"CREATE OR REPLACE TABLE lines_{log.name} AS FROM {lines}")
     typed = typed_rows(log, f"lines_{log.name}")
     connection.execute(
         f"CREATE OR REPLACE TABLE rejected_{log.name} AS "

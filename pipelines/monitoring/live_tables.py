@@ -28,15 +28,18 @@ from pipelines.clock import utc_now
 from pipelines.live_databases import CHANGED_AT, METADATA
 from pipelines.monitoring.audit import AuditError
 from pipelines.monitoring.offline_side import offline_side
-from pipelines.paths import duckdb_pattern
+from pipelines.paths import read_lines
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 KEYS_SHOWN: Final = 5
 SAME_NUMBER: Final = 1e-13
 """Relative: versions of SQLite write a number to the log with 15 or 17 digits."""
-QUARANTINED: Final = (
-    "{'seq': 'BIGINT', 'op': 'VARCHAR', 'row': 'VARCHAR', 'committed_at': 'VARCHAR'}"
-)
+QUARANTINED: Final = {
+    "seq": "BIGINT",
+    "op": "VARCHAR",
+    "row": "VARCHAR",
+    "committed_at": "VARCHAR",
+}
 DIGITS: Final = 12
 """Of a number in the digest."""
 
@@ -181,11 +184,7 @@ def _quarantined(
     # They are for people, who may edit them or put them away.
     paths = [f.path for f in state.files("quarantine", log.table) if f.path.exists()]
     if paths:
-        listed = ", ".join("'" + duckdb_pattern(path).replace("'", "''") + "'" for path in paths)
-        kept = (
-            f"read_json([{listed}], format = 'newline_delimited', ignore_errors = true, "
-            f"columns = {QUARANTINED})"
-        )
+        kept = read_lines(paths, QUARANTINED)
     fresh = f"(SELECT * FROM raw_{log.name} SEMI JOIN bad_{log.name} USING (seq))"
     connection.execute(
         f"CREATE TABLE refused_{log.name} AS SELECT * FROM (FROM ({typed_rows(log, kept)}) "

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pipelines.errors import ConfigurationError
 from pipelines.live_databases import open_engine, sqlite_path
-from pipelines.paths import duckdb_pattern, read_parquet, sqlite_url
+from pipelines.paths import duckdb_pattern, read_lines, read_parquet, sqlite_url
 from pipelines.settings import BatchConfig, DataConfig
 
 NAMES = (
@@ -97,3 +97,14 @@ def test_a_path_that_nobody_could_read_in_a_line_is_refused(tmp_path: Path, name
 def test_a_pattern_is_only_what_means_something() -> None:
     """Ordinary paths stay readable."""
     assert duckdb_pattern("/srv/shop-1/data_2") == "/srv/shop-1/data_2"
+
+
+def test_a_line_may_be_as_long_as_a_refused_row(tmp_path: Path) -> None:
+    """Some columns of a megabyte of control characters, each seven bytes in a line."""
+    lines = tmp_path / "a.jsonl"
+    long = "\\\\u0001" * 5_000_000
+    lines.write_text(f'{{"seq": 1, "row": "{long}"}}\n{{"seq": 2}}\n', "utf-8")
+    relation = read_lines([lines], {"seq": "BIGINT", "row": "VARCHAR"})
+    with closing(duckdb.connect()) as connection:
+        found = connection.execute(f"SELECT seq, length(row) FROM {relation} ORDER BY seq")
+        assert found.fetchall() == [(1, 30_000_000), (2, None)]
