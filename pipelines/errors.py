@@ -61,6 +61,10 @@ class StorageFullError(SynchroChainError):
     """The disk has no room left for what had to be written."""
 
 
+class MemoryFullError(SynchroChainError):
+    """There is not enough memory for what is dealt with at once."""
+
+
 class PipelineStateError(SynchroChainError):
     """data/pipeline_state.db cannot be read or written."""
 

@@ -13,7 +13,7 @@ import psutil
 
 from pipelines.batch.state import PublishedFile
 from pipelines.change_log.logs import LOGS, Log
-from pipelines.errors import StorageFullError
+from pipelines.errors import MemoryFullError, StorageFullError
 from pipelines.paths import read_parquet
 from pipelines.stopping import interruptible
 
@@ -27,6 +27,7 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
     Raises:
         StorageFullError: there was no room left to spill.
+        MemoryFullError: what has to be in memory at once does not fit, as very many long texts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect(config={"temp_directory": str(folder)})
@@ -40,6 +41,11 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     except duckdb.Error as error:
         if "No space left" in str(error):
             raise StorageFullError(f"no room left on the disk of {folder}: free some") from None
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise MemoryFullError(
+                "not enough memory for the changes that are dealt with at once: free some, or use "
+                "a machine with more, and run the command again; nothing is lost"
+            ) from None
         raise
     finally:
         connection.close()

@@ -13,6 +13,7 @@ import pytest
 from pipelines.batch import files
 from pipelines.batch.files import write_parquet
 from pipelines.batch.workspace import workspace
+from pipelines.errors import MemoryFullError
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
 from pipelines.streaming import change_capture
@@ -76,3 +77,17 @@ def test_a_workspace_yields_record_batches_of_any_size(tmp_path: Path) -> None:
         for made in (connection, cursor):
             reader = made.execute("SELECT 'a' AS name").to_arrow_reader(10)
             assert reader.schema == pa.schema([("name", pa.large_string())])
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
+    """A workspace that finds no room for a few vectors of long texts says so."""
+
+    def fill() -> None:
+        with workspace(tmp_path / "w") as connection:
+            connection.execute("SET memory_limit = '20MB'")
+            connection.execute(
+                "CREATE TABLE long AS SELECT repeat('x', 1000000) || range AS a FROM range(2000)"
+            )
+
+    with pytest.raises(MemoryFullError, match=r"^not enough memory [^\n]* nothing is lost$"):
+        fill()
