@@ -32,6 +32,8 @@ from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 ROWS_PER_DELETE: Final = 2_000
 ROWS_PER_LOOK: Final = 200_000
 """Changes for which the processed logs are asked at once."""
+FIRST_LOOK: Final = 1_000
+"""Changes that mostly suffice to see that nothing has expired."""
 _SORTABLE: Final = (
     f"CASE WHEN {own_form_sql('committed_at')} THEN committed_at "
     "ELSE utc(CAST(committed_at AS BLOB)) END"
@@ -117,16 +119,19 @@ def _expired(
         f"SELECT seq, {_SORTABLE} AS at FROM change_log WHERE seq > :after AND seq <= :done "
         "AND seq < (SELECT max(seq) FROM change_log) ORDER BY seq LIMIT :most"
     )
-    limits = {"done": done, "most": ROWS_PER_LOOK, "expiry": as_text(expiry), "now": as_text(now)}
+    limits = {"done": done, "expiry": as_text(expiry), "now": as_text(now)}
+    query = (
+        "SELECT max(seq) FILTER (WHERE at < :expiry AND seq < coalesce(recent, seq + 1)), "
+        "recent, max(seq) FROM (SELECT *, min(seq) FILTER (WHERE at BETWEEN :expiry AND :now) "
+        f"OVER () AS recent FROM ({bite}))"
+    )
+    last, recent, _ = live.execute(query, limits | {"after": after, "most": FIRST_LOOK}).fetchone()
+    if recent is not None:
+        return int(last or after)
     end: int | None = after
     while end is not None:  # until a bite has a change that says something
-        limits["after"] = end
-        last, recent, end = live.execute(
-            "SELECT max(seq) FILTER (WHERE at < :expiry AND seq < coalesce(recent, seq + 1)), "
-            "recent, max(seq) FROM (SELECT *, min(seq) FILTER (WHERE at BETWEEN :expiry AND :now) "
-            f"OVER () AS recent FROM ({bite}))",
-            limits,
-        ).fetchone()
+        looked = limits | {"after": end, "most": ROWS_PER_LOOK}
+        last, recent, end = live.execute(query, looked).fetchone()
         if last is not None or recent is not None:
             return int(last or after)
     return after

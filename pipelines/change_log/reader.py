@@ -41,6 +41,10 @@ TEXTS: Final = ", ".join(
 )
 BYTES_AT_ONCE: Final = 1 << 28
 """Of text in a record batch at most: the driver crashes beyond 2 GB."""
+SMALL_DATABASE: Final = 1 << 30
+"""Bytes of a database in which no record batch can come near that."""
+_AS_JSON: Final = 6
+"""A byte of a live table becomes so many of JSON at most."""
 _OLD_KEY: Final = SCHEMA.get_field_index("old_key")
 
 
@@ -167,6 +171,7 @@ class ChangeLogReader:
                 f'SELECT "row", old_key {part}',
                 size,
                 (after, upto),
+                growth=1,
             )
 
     @contextmanager
@@ -214,14 +219,25 @@ class Snapshot:
             f"'{now}' AS committed_at, '' AS old_key FROM \"{table.name}\"",
             f'SELECT {row} AS "row", NULL AS old_key FROM "{table.name}"',
             self._size,
+            growth=_AS_JSON,
         )
 
 
 def _rows(
-    connection: Any, query: str, texts: str, size: int, values: tuple[object, ...] = ()
+    connection: Any,
+    query: str,
+    texts: str,
+    size: int,
+    values: tuple[object, ...] = (),
+    *,
+    growth: int,
 ) -> Iterator[pa.RecordBatch]:
-    """The answers to a query whose long texts come from the relation `texts`: row and old_key."""
-    size = max(1, min(size, BYTES_AT_ONCE // max(1, _longest(connection, texts, values))))
+    """The answers to a query whose long texts come from the relation `texts`: row and old_key.
+
+    `growth` is how many bytes of text a byte of the database becomes at most.
+    """
+    if growth * _bytes(connection) > SMALL_DATABASE:
+        size = max(1, min(size, BYTES_AT_ONCE // max(1, _longest(connection, texts, values))))
     with closing(connection.cursor()) as cursor:
         cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(size)})
         cursor.execute(query, values)
@@ -230,6 +246,13 @@ def _rows(
             old = changes["old_key"]
             old = pc.if_else(pc.equal(old, ""), pa.scalar(None, pa.string()), old)
             yield changes.set_column(_OLD_KEY, SCHEMA.field(_OLD_KEY), old)
+
+
+def _bytes(connection: Any) -> int:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")
+        (found,) = cursor.fetchone()
+    return int(found)
 
 
 def _longest(connection: Any, texts: str, values: tuple[object, ...]) -> int:

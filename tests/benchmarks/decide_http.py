@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -41,7 +40,7 @@ def round_trips(orders: Sequence[Order], warm_up: int) -> list[float]:
             taken.append((time.perf_counter() - began) * 1000)
         return taken
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()  # a command in the background ignores SIGINT, and so do its children
         server.communicate(timeout=30)
 
 

@@ -76,6 +76,7 @@ def test_long_rows_come_in_smaller_pieces(
 ) -> None:
     """So that the texts of none take more than they may, of the log nor of a live table."""
     monkeypatch.setattr(change_log_reader, "BYTES_AT_ONCE", 2_000)
+    monkeypatch.setattr(change_log_reader, "SMALL_DATABASE", 0)
     with closing(sqlite3.connect(path)) as live, live:
         live.execute("INSERT INTO suppliers VALUES ('long', ?, 1.0)", ("x" * 900,))
     sizes = [batch.num_rows for batch in reader.batches(0, 6, 100)]
