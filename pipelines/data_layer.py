@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pipelines.batch import BatchProcessor
 from pipelines.batch.update import open_store
 from pipelines.cache import DATA_TYPES, RealtimeCache
-from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
 from pipelines.features.views import VIEWS_BY_NAME, view_named
+from pipelines.lake.clock import utc_now
 from pipelines.running_layer import RunningLayer
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.streaming import DataStreamer

@@ -17,9 +17,9 @@ import duckdb
 from stream_helpers import insert
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.hot_tables import back, source_of

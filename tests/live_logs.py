@@ -12,8 +12,8 @@ import duckdb
 from random_log import DATABASES, PRIMARY_KEYS, TABLE_NAMES, Logs, _row_json, _stored, random_log
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.workspace import read_files
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
 

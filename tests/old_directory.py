@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pipelines.redis import connect, ensure_server
+from pipelines.redis_server import connect, ensure_server
 from pipelines.settings import DataConfig
 
 FIXTURES: Final = Path(__file__).resolve().parent / "fixtures"

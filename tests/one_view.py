@@ -16,7 +16,7 @@ from feast.repo_config import RepoConfig
 from feast.types import Int64
 from feast.value_type import ValueType
 
-from pipelines.redis import ensure_server
+from pipelines.redis_server import ensure_server
 from pipelines.settings import DataConfig
 
 PLUGINS = "pipelines.feast_plugins"

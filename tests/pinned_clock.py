@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from pipelines import clock
+from pipelines.lake import clock
 
 START: Final = datetime(2026, 6, 17, 12)
 """UTC and naive: a Wednesday noon, later than what other tests hold fixed."""

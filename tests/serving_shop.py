@@ -18,9 +18,9 @@ import pyarrow as pa
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from pipelines.clock import aware_now
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import view_named
+from pipelines.lake.clock import aware_now
 from pipelines.live_databases import (
     LiveDatabases,
     inventory,
@@ -31,7 +31,7 @@ from pipelines.live_databases import (
     users,
     warehouses,
 )
-from pipelines.redis import connect, ensure_server
+from pipelines.redis_server import connect, ensure_server
 from pipelines.serving.loading import Absent, Served
 from pipelines.settings import DataConfig
 

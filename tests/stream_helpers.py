@@ -21,14 +21,14 @@ from stream_batch import BatchProcess
 from stream_decoding import EPOCH, entity_key, moment, value
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.state import PipelineState
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.feast_plugins.writing.encoding import field
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.state import PipelineState
 from pipelines.live_databases import LiveDatabases
-from pipelines.redis import connect, ensure_server, stop_server
+from pipelines.redis_server import connect, ensure_server, stop_server
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.flow import StreamingFlow
 from pipelines.streaming.sinks import OnlineSink, project_of

@@ -16,18 +16,9 @@ import schedule
 import stamina
 
 from pipelines.batch.cleanup import Cleanup
-from pipelines.batch.extract import Span, plan
-from pipelines.batch.files import full_disk_reported
 from pipelines.batch.older_deletions import log_older_deletions_again
 from pipelines.batch.processor import DataProcessor, Produced, Progress
-from pipelines.batch.publish import publish, remove_everything, remove_leftovers
 from pipelines.batch.quarantine import KIND as QUARANTINE
-from pipelines.batch.rejected import KEPT_NOTE, Rejected
-from pipelines.batch.rejected import KIND as REJECTED
-from pipelines.batch.set_aside import check_places, removed
-from pipelines.batch.state import KINDS, STATUSES, PipelineState
-from pipelines.batch.state_migrations import DELETIONS_UNCHECKED
-from pipelines.batch.state_rescue import set_damaged_aside
 from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.trimming import trim_change_logs
 from pipelines.batch.update import (
@@ -39,17 +30,9 @@ from pipelines.batch.update import (
     open_store,
     remember_registry,
 )
-from pipelines.batch.verification import check_contents, check_strangers, verified
-from pipelines.batch.workspace import (
-    STAGING,
-    attach_history,
-    remove_dead_workspaces,
-    workspace,
-)
+from pipelines.change_log.extract import Span, plan
 from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
-from pipelines.clock import utc_now
-from pipelines.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.errors import (
     CycleInProgressError,
     LiveDatabaseBusyError,
@@ -58,7 +41,24 @@ from pipelines.errors import (
     SynchroChainError,
 )
 from pipelines.features.views import VIEWS
-from pipelines.process_lock import only_one
+from pipelines.lake.clock import utc_now
+from pipelines.lake.created_clock import CREATED_NOTE, CreatedClock
+from pipelines.lake.files import full_disk_reported
+from pipelines.lake.process_lock import only_one
+from pipelines.lake.publish import publish, remove_everything, remove_leftovers
+from pipelines.lake.rejected import KEPT_NOTE, Rejected
+from pipelines.lake.rejected import KIND as REJECTED
+from pipelines.lake.set_aside import check_places, removed
+from pipelines.lake.state import KINDS, STATUSES, PipelineState
+from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
+from pipelines.lake.state_rescue import set_damaged_aside
+from pipelines.lake.verification import check_contents, check_strangers, verified
+from pipelines.lake.workspace import (
+    STAGING,
+    attach_history,
+    remove_dead_workspaces,
+    workspace,
+)
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.stopping import interruptible
 

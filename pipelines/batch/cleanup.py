@@ -19,16 +19,16 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.batch.files import Draft, condensed, write_parquet
 from pipelines.batch.processor import log_schema
-from pipelines.batch.publish import publish
-from pipelines.batch.set_aside import removed
-from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.transform import ROWS_PER_BATCH
-from pipelines.batch.verification import check_contents
-from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, VIEWS_BY_NAME
+from pipelines.lake.files import Draft, condensed, write_parquet
+from pipelines.lake.publish import publish
+from pipelines.lake.set_aside import removed
+from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.verification import check_contents
+from pipelines.lake.workspace import read_files
 from pipelines.settings import BatchConfig
 
 logger = logging.getLogger(__name__)

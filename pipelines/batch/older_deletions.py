@@ -12,11 +12,11 @@ from typing import Final
 
 import duckdb
 
-from pipelines.batch.state import PipelineState
-from pipelines.batch.state_migrations import DELETIONS_UNCHECKED
-from pipelines.batch.workspace import columns, read_files
 from pipelines.change_log.logs import LOGS, TEXTS, TIME, Column, Log
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
+from pipelines.lake.state import PipelineState
+from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
+from pipelines.lake.workspace import columns, read_files
 from pipelines.live_databases import open_engine, transaction
 from pipelines.settings import DataConfig
 

@@ -13,18 +13,18 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.batch.check import Checked, check
-from pipelines.batch.extract import Span, extract
-from pipelines.batch.files import Draft, write_lines, write_parquet
 from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
-from pipelines.batch.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
 from pipelines.batch.transform import ROWS_PER_BATCH, transform
-from pipelines.batch.workspace import columns
+from pipelines.change_log.extract import Span, extract
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View, feature_sql
+from pipelines.lake.files import Draft, write_lines, write_parquet
+from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
+from pipelines.lake.workspace import columns
 from pipelines.settings import BatchConfig
+from pipelines.validation.check import Checked, check
 
 _ARROW_TYPES: Final = {
     "BIGINT": pa.int64(),

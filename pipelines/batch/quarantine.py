@@ -15,11 +15,11 @@ from typing import Final
 
 import duckdb
 
-from pipelines.batch.check import Checked
-from pipelines.batch.files import Draft, write_lines
-from pipelines.batch.rejected import GIVEN_UP
-from pipelines.batch.state import PublishedFile
 from pipelines.change_log.logs import Log
+from pipelines.lake.files import Draft, write_lines
+from pipelines.lake.rejected import GIVEN_UP
+from pipelines.lake.state import PublishedFile
+from pipelines.validation.check import Checked
 
 KIND: Final = "quarantine"
 

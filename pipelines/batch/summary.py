@@ -8,10 +8,10 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.batch.state import PipelineState
-from pipelines.batch.verification import read_again_if_made_anew, verified
-from pipelines.batch.workspace import read_files
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+from pipelines.lake.state import PipelineState
+from pipelines.lake.verification import read_again_if_made_anew, verified
+from pipelines.lake.workspace import read_files
 
 
 @dataclass(frozen=True)

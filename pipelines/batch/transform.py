@@ -14,10 +14,10 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.batch.workspace import columns
 from pipelines.change_log.logs import BY_NAME
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Source, View
+from pipelines.lake.workspace import columns
 
 ROWS_PER_BATCH: Final = 65_536
 

@@ -19,13 +19,13 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines.batch.state import PipelineState
-from pipelines.batch.state_values import as_text
-from pipelines.batch.verification import check_contents
-from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import Log, logs_of
 from pipelines.change_log.reader import decoded
 from pipelines.change_log.time_stamps import own_form_sql, parse_time_stamp
+from pipelines.lake.state import PipelineState
+from pipelines.lake.state_values import as_text
+from pipelines.lake.verification import check_contents
+from pipelines.lake.workspace import read_files
 from pipelines.live_databases import open_engine, transaction
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.batch.registry_file import seal_of, unsealed
-from pipelines.batch.state import STALE_ONLINE, PipelineState
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, RegistryFileError
+from pipelines.feast_plugins.registry_file import seal_of, unsealed
+from pipelines.lake.state import STALE_ONLINE, PipelineState
 from pipelines.places import check_file
 from pipelines.settings import BatchConfig, DataConfig
 
@@ -120,8 +120,8 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
     """
     if not _is_ours(config):
         return False
-    from pipelines.redis import connect, ensure_server, translate_redis_errors
-    from pipelines.redis.store_format import check_format, note_format
+    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
+    from pipelines.redis_server.store_format import check_format, note_format
 
     endpoint = ensure_server(data)
     with translate_redis_errors(endpoint), connect(endpoint, decode_responses=True) as client:
@@ -149,8 +149,8 @@ def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
     """
     if not _is_ours(config):
         return 0
-    from pipelines.redis import connect, ensure_server, translate_redis_errors
-    from pipelines.redis.online_keys import forget_project
+    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
+    from pipelines.redis_server.online_keys import forget_project
 
     endpoint = ensure_server(data)
     with translate_redis_errors(endpoint), connect(endpoint) as client:
@@ -186,7 +186,7 @@ def check_online(
     """
     if not _is_ours(config):
         return {}
-    from pipelines.redis import connect, ensure_server, translate_redis_errors
+    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
 
     module = importlib.import_module(CHECK)
     endpoint = ensure_server(data)

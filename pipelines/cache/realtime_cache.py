@@ -25,9 +25,9 @@ from pipelines.cache.keys import TimesToLive, feature_key, latest_key, stream_ke
 from pipelines.cache.memory_backend import MAX_BYTES, MAX_ITEMS, MemoryBackend
 from pipelines.cache.redis_backend import RedisBackend
 from pipelines.cache.statistics import CacheStatistics
-from pipelines.clock import utc_now
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, StorageFullError
-from pipelines.redis import RedisEndpoint, ensure_server, find_server
+from pipelines.lake.clock import utc_now
+from pipelines.redis_server import RedisEndpoint, ensure_server, find_server
 from pipelines.settings import DataConfig
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, RedisError
 from pipelines.cache.backend import Item
 from pipelines.cache.entries import MARK, VERSION_BYTES
 from pipelines.errors import RedisRefusedError
-from pipelines.redis import RedisEndpoint, connect, translate_redis_errors
+from pipelines.redis_server import RedisEndpoint, connect, translate_redis_errors
 
 INDEX: Final = "synchrochain:cache"
 ITEMS_PER_ROUND_TRIP: Final = 1000  # Lua cannot unpack more than some 8,000 arguments

@@ -21,15 +21,15 @@ import duckdb
 import pyarrow as pa
 import redis
 
-from pipelines.batch.state import PipelineState, PublishedFile
-from pipelines.batch.verification import verified
 from pipelines.errors import CorruptFileError
 from pipelines.feast_plugins.writing.newer_wins import DAMAGED, DIFFERENT, MISSING, OLDER
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, VIEWS, View
+from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.verification import verified
 from pipelines.paths import read_parquet
-from pipelines.redis import RedisEndpoint
-from pipelines.redis.facts import server_facts, stop_eviction
+from pipelines.redis_server import RedisEndpoint
+from pipelines.redis_server.facts import server_facts, stop_eviction
 
 logger = logging.getLogger(__name__)
 

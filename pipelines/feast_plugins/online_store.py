@@ -31,7 +31,6 @@ from feast.utils import _get_cached_request_context
 from pydantic import model_validator
 from redis.exceptions import RedisError
 
-from pipelines.clock import aware_now
 from pipelines.feast_plugins.entities import entity_rows as rows_of_entities
 from pipelines.feast_plugins.last_seen import Block, LastSeen, ReadMode
 from pipelines.feast_plugins.reading.connections import ReadConnections, Reply, is_wrong_type
@@ -42,15 +41,16 @@ from pipelines.feast_plugins.reading.request import ReadRequest, read_request
 from pipelines.feast_plugins.reading.response import ColumnarResponse
 from pipelines.feast_plugins.writing.damage import Damage
 from pipelines.feast_plugins.writing.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
-from pipelines.redis import (
+from pipelines.lake.clock import aware_now
+from pipelines.redis_server import (
     RedisEndpoint,
     connect,
     connect_async,
     ensure_server,
     translate_redis_errors,
 )
-from pipelines.redis.online_keys import project_keys
-from pipelines.redis.store_format import check_format
+from pipelines.redis_server.online_keys import project_keys
+from pipelines.redis_server.store_format import check_format
 from pipelines.settings import DataConfig
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -91,7 +91,7 @@ class SharedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class SharedRedisOnlineStore(RedisOnlineStore):
-    """Feast's Redis layout, unchanged, on the server that `pipelines.redis` finds or starts.
+    """Feast's Redis layout, unchanged, on the server that `pipelines.redis_server` finds or starts.
 
     Differs from Feast's store:
     - the server need not be installed, configured or running;

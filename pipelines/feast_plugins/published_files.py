@@ -9,10 +9,10 @@ from pathlib import Path
 
 from feast.infra.offline_stores.file_source import FileSource
 
-from pipelines.batch.state import PipelineState
-from pipelines.batch.verification import verified
 from pipelines.errors import PipelineStateError, UsageError
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.state import PipelineState
+from pipelines.lake.verification import verified
 from pipelines.settings import BatchConfig
 
 

@@ -12,9 +12,9 @@ from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
 from google.protobuf.message import DecodeError
 
-from pipelines.batch.files import full_disk_reported
-from pipelines.batch.registry_file import damaged_registry, sealed, unsealed
-from pipelines.clock import aware_now
+from pipelines.feast_plugins.registry_file import damaged_registry, sealed, unsealed
+from pipelines.lake.clock import aware_now
+from pipelines.lake.files import full_disk_reported
 from pipelines.places import check_file
 from pipelines.settings import BatchConfig
 

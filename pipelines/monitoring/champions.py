@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from pipelines.batch.state import PipelineState
-from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.features.views import VIEWS
+from pipelines.lake.clock import utc_now
+from pipelines.lake.state import PipelineState
 from pipelines.monitoring.audit import audit
 from pipelines.registry.drift import psi
 from pipelines.registry.gate import Check, GateEvidence, GatePolicy, Verdict, decide

@@ -17,19 +17,19 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.batch.batch_processor import READER
-from pipelines.batch.check import check
-from pipelines.batch.extract import extract, plan
 from pipelines.batch.processor import Progress
-from pipelines.batch.state import PipelineState, PublishedFile
-from pipelines.batch.verification import check_contents
-from pipelines.batch.workspace import STAGING, attach_history, columns, read_files, workspace
+from pipelines.change_log.extract import extract, plan
 from pipelines.change_log.logs import BY_NAME, LOGS
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import EVENT_TIMESTAMP, Source, View
+from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.verification import check_contents
+from pipelines.lake.workspace import STAGING, attach_history, columns, read_files, workspace
 from pipelines.monitoring.online_side import Contained
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.validation.check import check
 
 _SEPARATOR: Final = "chr(31)"
 

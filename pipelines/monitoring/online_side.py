@@ -10,8 +10,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipelines.batch.batch_processor import READER as BATCH
-from pipelines.batch.state import PipelineState
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+from pipelines.lake.state import PipelineState
 from pipelines.settings import DATABASE_NAMES
 
 STREAM: Final = "stream"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.clock import utc_now
+from pipelines.lake.clock import utc_now
 from pipelines.settings import BatchConfig
 
 

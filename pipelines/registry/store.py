@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from pipelines.clock import utc_now
 from pipelines.errors import NewerFormatError, UnknownNameError, UsageError
+from pipelines.lake.clock import utc_now
 from pipelines.registry.logged_model import SERVICE_TAG, check_round_trip, log_package
 from pipelines.registry.mlflow_store import WAIT_SECONDS, MlflowStore, RegistryUnavailableError
 from pipelines.registry.packaging import (

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.clock import aware_now
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.clock import aware_now
 from pipelines.registry.signatures import CONTRACTS, DECISION_CONTEXT
 from pipelines.serving.decisions import Fallback
 from pipelines.serving.greedy import Floats, numbers, past_delays

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pipelines.clock import unix_now
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.clock import unix_now
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.orders import NotReadyError
 

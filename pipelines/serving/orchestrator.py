@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self
 
-from pipelines.clock import unix_now
 from pipelines.errors import (
     LiveDatabaseError,
     RedisRefusedError,
@@ -19,6 +18,7 @@ from pipelines.errors import (
     SynchroChainError,
     TriggersError,
 )
+from pipelines.lake.clock import unix_now
 from pipelines.live_databases import LiveDatabases
 from pipelines.serving.answers import decisions_of, record_of
 from pipelines.serving.deciding import Case, Round, case_of

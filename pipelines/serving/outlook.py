@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.clock import unix_now
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.clock import unix_now
 from pipelines.serving.online import SERVICES, OnlineFeatures, OnlineRows
 from pipelines.serving.reference import Network, Reference
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.cache import RealtimeCache
-from pipelines.clock import utc_now
 from pipelines.errors import ConfigurationError, StreamerRunningError, SynchroChainError
-from pipelines.process_lock import only_one
+from pipelines.lake.clock import utc_now
+from pipelines.lake.process_lock import only_one
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.change_capture import CommitWatch
 from pipelines.streaming.flow import StreamingFlow

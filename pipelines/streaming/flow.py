@@ -17,13 +17,10 @@ from typing import Any, Final
 import psutil
 import pyarrow as pa
 
-from pipelines.batch.state import SEEN_READER, PipelineState
-from pipelines.batch.verification import check_contents, check_strangers
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
-from pipelines.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.errors import (
     LiveDatabaseError,
     OtherHistoryError,
@@ -31,6 +28,9 @@ from pipelines.errors import (
     TriggersError,
 )
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
+from pipelines.lake.created_clock import CREATED_NOTE, CreatedClock
+from pipelines.lake.state import SEEN_READER, PipelineState
+from pipelines.lake.verification import check_contents, check_strangers
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.hot_tables import HASH
 from pipelines.streaming.hot_window import HotWindow

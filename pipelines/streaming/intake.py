@@ -17,11 +17,11 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.batch.state import PublishedFile
-from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME, MOVED, Log, logs_of, parents_first
 from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
 from pipelines.features.views import COMMITTED_AT, VIEWS
+from pipelines.lake.state import PublishedFile
+from pipelines.lake.workspace import read_files
 from pipelines.streaming.hot_tables import (
     KEY_HASH,
     NO_HASH,

@@ -17,14 +17,14 @@ from pipelines.cache import FeatureEntry, RealtimeCache
 from pipelines.errors import ConfigurationError, RedisUnavailableError
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
-from pipelines.redis import (
+from pipelines.redis_server import (
     RedisEndpoint,
     connect,
     ensure_server,
     find_server,
     translate_redis_errors,
 )
-from pipelines.redis.store_format import check_format
+from pipelines.redis_server.store_format import check_format
 from pipelines.settings import DataConfig
 from pipelines.streaming.view_refresh import AWAY
 

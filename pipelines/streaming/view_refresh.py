@@ -13,10 +13,10 @@ from typing import Final, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.created_clock import CreatedClock
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, SynchroChainError
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
+from pipelines.lake.created_clock import CreatedClock
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
 from pipelines.streaming.hot_window import HotWindow
 

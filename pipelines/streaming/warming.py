@@ -9,11 +9,11 @@ from typing import Final
 
 import duckdb
 
-from pipelines.batch.rejected import KIND
-from pipelines.batch.state import PipelineState, PublishedFile
-from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.features.views import VIEWS, Source, View
+from pipelines.lake.rejected import KIND
+from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.workspace import read_files
 from pipelines.streaming.hot_tables import (
     HASH,
     KEY_HASH,

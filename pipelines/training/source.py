@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.update import open_store
-from pipelines.batch.verification import verified
-from pipelines.batch.workspace import empty, read_files
 from pipelines.change_log.logs import LOGS
 from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.verification import verified
+from pipelines.lake.workspace import empty, read_files
 from pipelines.settings import BatchConfig
 from pipelines.training.memory import room
 

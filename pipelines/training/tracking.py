@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipelines.clock import unix_now
 from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.lake.clock import unix_now
 from pipelines.registry.mlflow_store import MlflowStore
 from pipelines.settings import BatchConfig
 from pipelines.training.manifest import write_manifest

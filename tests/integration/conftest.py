@@ -16,10 +16,10 @@ from stream_helpers import StreamWorld, stream_world
 from stream_rows import furnish
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.state import PipelineState
 from pipelines.batch.update import apply
-from pipelines.main_job import simulate_until_now
-from pipelines.redis import stop_server
+from pipelines.cli.main_job import simulate_until_now
+from pipelines.lake.state import PipelineState
+from pipelines.redis_server import stop_server
 from pipelines.settings import DataConfig
 
 

@@ -15,7 +15,7 @@ from feast import FeatureStore
 from feast.repo_config import RepoConfig
 from parity_repositories import NOW, OnlineRow, Repository, repository
 
-from pipelines.redis import RedisEndpoint, connect, ensure_server
+from pipelines.redis_server import RedisEndpoint, connect, ensure_server
 from pipelines.settings import DataConfig
 
 _PLUGINS: Final = "pipelines.feast_plugins"

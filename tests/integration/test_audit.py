@@ -26,16 +26,16 @@ from random_log import Logs
 from test_cli import synchrochain
 from test_feast_repository import delivered_once, moved
 
-from pipelines.audit_view import print_audit
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.state import PipelineState
 from pipelines.change_log.positions import Position
-from pipelines.clock import utc_now
+from pipelines.cli.audit_table import print_audit
 from pipelines.errors import RedisUnavailableError
 from pipelines.features.views import VIEWS, view_named
+from pipelines.lake.clock import utc_now
+from pipelines.lake.state import PipelineState
 from pipelines.monitoring.audit import AuditError, AuditReport, ReadersLagError, audit
 from pipelines.monitoring.offline_side import offline_side
-from pipelines.redis import connect, ensure_server, stop_server
+from pipelines.redis_server import connect, ensure_server, stop_server
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
 Row = dict[str, Any]

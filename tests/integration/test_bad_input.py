@@ -22,9 +22,7 @@ from reference import VIEWS, compute
 
 from pipelines.batch import BatchConfig, BatchProcessor, DataProcessor
 from pipelines.batch.batch_processor import READER
-from pipelines.batch.extract import plan
-from pipelines.batch.files import move_into_place
-from pipelines.batch.workspace import attach_history, read_files, workspace
+from pipelines.change_log.extract import plan
 from pipelines.change_log.logs import LOGS
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import (
@@ -37,6 +35,8 @@ from pipelines.errors import (
     StorageFullError,
 )
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.files import move_into_place
+from pipelines.lake.workspace import attach_history, read_files, workspace
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
 Row = dict[str, Any]

@@ -11,9 +11,9 @@ from conftest import Clock
 from live_logs import append_changes, complete_log, parts_of
 
 from pipelines.batch import BatchProcessor, batch_processor
-from pipelines.batch.workspace import read_files
-from pipelines.created_clock import CREATED_NOTE
 from pipelines.features.views import VIEWS
+from pipelines.lake.created_clock import CREATED_NOTE
+from pipelines.lake.workspace import read_files
 from pipelines.settings import DataConfig
 
 TICK = timedelta(microseconds=1)

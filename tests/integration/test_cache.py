@@ -21,7 +21,7 @@ import pytest
 from pipelines.cache import DATA_TYPES, Batch, FeatureEntry, RealtimeCache, realtime_cache
 from pipelines.cache.redis_backend import INDEX
 from pipelines.errors import RedisUnavailableError, UnknownNameError, UsageError
-from pipelines.redis import RedisEndpoint, connect, ensure_server, find_programs
+from pipelines.redis_server import RedisEndpoint, connect, ensure_server, find_programs
 from pipelines.settings import DataConfig
 
 NOON = datetime(2024, 4, 1, 12, 0, 0, 123456)

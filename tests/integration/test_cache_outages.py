@@ -20,7 +20,7 @@ import pytest
 
 from pipelines.cache import Batch, CacheStatistics, FeatureEntry, RealtimeCache
 from pipelines.cache.redis_backend import INDEX
-from pipelines.redis import (
+from pipelines.redis_server import (
     RedisEndpoint,
     connect,
     ensure_server,

@@ -21,9 +21,9 @@ from conftest import Clock
 from tiny_model import new_run, register
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.state import PipelineState
-from pipelines.clock import utc_now
 from pipelines.errors import SynchroChainError, UsageError
+from pipelines.lake.clock import utc_now
+from pipelines.lake.state import PipelineState
 from pipelines.live_databases import LiveDatabases
 from pipelines.monitoring import champions
 from pipelines.monitoring.champions import Health, collect, consider, score_champions
@@ -421,7 +421,7 @@ def test_nothing_new_costs_no_heavy_import(registry: ModelRegistry, champion: Mo
     program = f"""
 import sys
 from pathlib import Path
-from pipelines.clock import utc_now
+from pipelines.lake.clock import utc_now
 from pipelines.monitoring.champions import score_champions
 from pipelines.settings import BatchConfig
 class Task:

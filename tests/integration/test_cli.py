@@ -23,12 +23,12 @@ import typer
 from pinned_clock import stopped_clock
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.workspace import read_files
-from pipelines.cli import app, main
+from pipelines.cli.app import app, main
 from pipelines.data_layer import DataLayerOrchestrator
 from pipelines.errors import UnknownNameError, UsageError
-from pipelines.process_lock import only_one
-from pipelines.redis import find_server, stop_server
+from pipelines.lake.process_lock import only_one
+from pipelines.lake.workspace import read_files
+from pipelines.redis_server import find_server, stop_server
 from pipelines.settings import DATABASE_NAMES, PROJECT_ROOT, DataConfig
 
 # Signs that mean something to SQLite's URLs, to DuckDB, Redis, MLflow, SQL or a shell.
@@ -176,7 +176,7 @@ def test_help_comes_at_once() -> None:
     """Nothing heavy is imported before a command needs it."""
     program = (
         "import sys; sys.argv = ['synchrochain', '--help']\n"
-        "from pipelines.cli import main\n"
+        "from pipelines.cli.app import main\n"
         "try: main()\n"
         f"finally: print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )

@@ -20,8 +20,8 @@ import tiny_model
 import typer
 from tiny_model import new_run, register
 
-from pipelines import cli_models
 from pipelines.batch import BatchConfig
+from pipelines.cli import models as cli_models
 from pipelines.errors import SynchroChainError
 from pipelines.registry.store import ModelRegistry
 
@@ -245,7 +245,7 @@ def test_importing_the_commands_is_light() -> None:
     """Whatever is heavy is imported by the command."""
     heavy = ("feast", "mlflow", "pandas", "duckdb", "ibis", "pyarrow", "numpy")
     program = (
-        "import sys, pipelines.cli_models\n"
+        "import sys, pipelines.cli.models\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     found = subprocess.run(

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bench_decide
 import pytest
 import typer
-from decide_world import sample_orders
 from serving_shop import execute, insert, open_shop, order_row, put_everything
 
 from pipelines.batch.update import open_store
-from pipelines.cli_serving import register
+from pipelines.benchmarks import bench_decide
+from pipelines.benchmarks.decide_world import sample_orders
+from pipelines.cli.decisions import register
 from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
 from pipelines.live_databases import orders, user_sessions
 from pipelines.serving.orders import OrderError

@@ -30,7 +30,7 @@ from pipelines.errors import RedisUnavailableError, UsageError
 from pipelines.feast_plugins.compute_engine import CHUNKS_UNDER_WAY, ROWS_AT_ONCE, behind
 from pipelines.feast_plugins.writing.batch_encoder import BatchEncoder
 from pipelines.feast_plugins.writing.binary_arrays import FEW
-from pipelines.redis import connect, ensure_server, stop_server
+from pipelines.redis_server import connect, ensure_server, stop_server
 from pipelines.settings import DataConfig
 
 MICROSECOND = timedelta(microseconds=1)

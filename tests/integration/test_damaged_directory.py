@@ -20,17 +20,17 @@ from test_cli import synchrochain
 from test_upgrade import processor_of
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.registry_file import FORMAT, seal_of, sealed
-from pipelines.batch.state import PipelineState
-from pipelines.batch.state_rescue import state_error
-from pipelines.batch.workspace import remove_dead_workspaces
 from pipelines.errors import (
     NewerFormatError,
     PipelineStateError,
     RegistryFileError,
     StorageFullError,
 )
+from pipelines.feast_plugins.registry_file import FORMAT, seal_of, sealed
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.state import PipelineState
+from pipelines.lake.state_rescue import state_error
+from pipelines.lake.workspace import remove_dead_workspaces
 from pipelines.live_databases.engines import live_database_error
 from pipelines.live_databases.triggers import trigger_name
 
@@ -364,7 +364,7 @@ def test_a_registry_of_a_newer_version_is_refused(shop: Path) -> None:
 
 def test_every_flipped_bit_of_a_registry_is_noticed(template: Path) -> None:
     """Or a view would be read with another time to live."""
-    from pipelines.batch.registry_file import unsealed
+    from pipelines.feast_plugins.registry_file import unsealed
 
     path = template / "feature_store" / "registry.db"
     whole = path.read_bytes()

@@ -24,13 +24,15 @@ from pydantic import SecretStr
 
 from pipelines import running_layer
 from pipelines.cache import DATA_TYPES
-from pipelines.clock import utc_now
+from pipelines.cli.status_table import print_status
 from pipelines.data_layer import DataLayerOrchestrator, LatestFeatures
 from pipelines.errors import ConfigurationError, StreamerRunningError, UsageError
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.clock import utc_now
+from pipelines.lake.process_lock import held_by, only_one
 from pipelines.live_databases import LiveDatabases, clickstream, products, user_sessions, users
-from pipelines.process_lock import held_by, only_one
-from pipelines.redis import stop_server
+from pipelines.monitoring.status import collect_status
+from pipelines.redis_server import stop_server
 from pipelines.settings import (
     DATABASE_NAMES,
     PROJECT_ROOT,
@@ -38,8 +40,6 @@ from pipelines.settings import (
     DataConfig,
     check_environment,
 )
-from pipelines.status import collect_status
-from pipelines.status_view import print_status
 
 GUARD_SECONDS = 30.0
 

@@ -27,10 +27,10 @@ from reference import FEATURES, KEYS, VIEWS, compute, decision_context
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.update import open_store
-from pipelines.clock import utc_now
 from pipelines.errors import CorruptFileError
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.redis import connect, ensure_server, stop_server
+from pipelines.lake.clock import utc_now
+from pipelines.redis_server import connect, ensure_server, stop_server
 from pipelines.settings import DataConfig
 
 Row = dict[str, Any]

@@ -12,12 +12,12 @@ from live_logs import offline_rows
 from old_directory import unpack
 from test_live_audit import AT, Shop, shop
 
-from pipelines.batch.files import write_parquet
-from pipelines.batch.publish import publish
-from pipelines.batch.state import PipelineState
-from pipelines.batch.state_migrations import DELETIONS_UNCHECKED
-from pipelines.batch.workspace import read_files
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.files import write_parquet
+from pipelines.lake.publish import publish
+from pipelines.lake.state import PipelineState
+from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
+from pipelines.lake.workspace import read_files
 
 __all__ = ["shop"]
 Row = dict[str, Any]

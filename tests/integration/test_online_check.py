@@ -16,11 +16,11 @@ from stream_rows import DAY, HOUR, T, furnish, order, stock, user
 
 from pipelines.batch import BatchProcessor
 from pipelines.batch.update import CHECKED
+from pipelines.cli.status_table import _online_store
 from pipelines.feast_plugins import online_check
 from pipelines.feast_plugins.writing.encoding import event_times, field
-from pipelines.redis.online_keys import project_keys
-from pipelines.status import collect_status
-from pipelines.status_view import _online_store
+from pipelines.monitoring.status import collect_status
+from pipelines.redis_server.online_keys import project_keys
 from pipelines.streaming import online_watch
 
 USERS = range(2, 62)

@@ -15,7 +15,7 @@ from pipelines.batch import BatchConfig
 from pipelines.batch.update import open_store
 from pipelines.feast_plugins.writing.encoding import entity_keys, field
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
-from pipelines.redis import connect, ensure_server
+from pipelines.redis_server import connect, ensure_server
 from pipelines.serving.online import OnlineFeatures
 from pipelines.settings import DataConfig
 

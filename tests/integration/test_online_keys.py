@@ -13,7 +13,7 @@ from stream_helpers import StreamWorld
 
 from pipelines.batch.update import MARK, forget_online_rows
 from pipelines.feast_plugins.writing.encoding import entity_keys
-from pipelines.redis.online_keys import (
+from pipelines.redis_server.online_keys import (
     forget_project,
     project_keys,
     project_of_key,

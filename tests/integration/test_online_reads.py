@@ -18,7 +18,7 @@ from pipelines.feast_plugins import last_seen, online_store
 from pipelines.feast_plugins.last_seen import Block, LastSeen
 from pipelines.feast_plugins.reading.plan import Plans
 from pipelines.features.views import view_named
-from pipelines.redis import connect, ensure_server
+from pipelines.redis_server import connect, ensure_server
 from pipelines.settings import DataConfig
 
 T = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -22,7 +22,7 @@ from pipelines.feast_plugins.last_seen import PROBE_SECONDS, LastSeen, errors_in
 from pipelines.feast_plugins.writing.encoding import entity_keys, field
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, view_named
-from pipelines.redis import ensure_server
+from pipelines.redis_server import ensure_server
 from pipelines.settings import DataConfig
 
 T = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -258,7 +258,7 @@ def test_a_write_to_a_dead_server_is_an_error(store: Any, folder: Path, route: s
 
 def test_deleting_a_view_leaves_nothing_of_it(store: Any, folder: Path, route: str) -> None:
     """The created time beside Feast's fields goes too."""
-    from pipelines.redis import connect
+    from pipelines.redis_server import connect
 
     put(store, route, 1.0)
     view = store.get_feature_view("route_conditions")
@@ -273,7 +273,7 @@ def test_deleting_a_view_leaves_nothing_of_it(store: Any, folder: Path, route: s
 
 def test_deleting_a_view_leaves_the_others_of_its_key(store: Any) -> None:
     """Nothing of the one, all of the other."""
-    from pipelines.redis import connect
+    from pipelines.redis_server import connect
 
     keys = entity_keys({"user_id": pa.array([77])}, store.project)
     with connect(ensure_server(DataConfig())) as client:

@@ -30,7 +30,7 @@ from pipelines.feast_plugins.writing.online_writer import (
 )
 from pipelines.feast_plugins.writing.resp import Commands, argument, exchange
 from pipelines.features.views import VIEWS, view_named
-from pipelines.redis import connect, ensure_server, translate_redis_errors
+from pipelines.redis_server import connect, ensure_server, translate_redis_errors
 from pipelines.settings import DataConfig
 
 PROJECT = "synchrochain"

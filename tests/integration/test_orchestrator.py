@@ -31,7 +31,7 @@ from serving_shop import (
 
 from pipelines.batch.update import open_store
 from pipelines.live_databases import LiveDatabases, inventory
-from pipelines.redis import ensure_server
+from pipelines.redis_server import ensure_server
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.decision_log import DecisionLog
 from pipelines.serving.decisions import Decision

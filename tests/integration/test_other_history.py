@@ -25,9 +25,9 @@ from test_stream_with_batch import served
 from pipelines.batch import BatchProcessor
 from pipelines.batch.update import MARK
 from pipelines.change_log.positions import Position
-from pipelines.clock import utc_now
 from pipelines.errors import OtherHistoryError
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.clock import utc_now
 from pipelines.settings import DATABASE_NAMES
 
 

@@ -23,8 +23,8 @@ import psutil
 import pytest
 from test_cli import synchrochain
 
-from pipelines.process_lock import only_one
-from pipelines.redis import stop_server
+from pipelines.lake.process_lock import only_one
+from pipelines.redis_server import stop_server
 from pipelines.settings import PROJECT_ROOT, DataConfig
 from pipelines.streaming.data_streamer import STREAM_LOCK
 
@@ -145,7 +145,7 @@ def test_nothing_of_a_live_job_outlives_it(shop: Path, how: str) -> None:
         parts = {
             part.cmdline()[3]: part
             for part in psutil.Process(up.process.pid).children()
-            if "pipelines.cli_part" in part.cmdline()
+            if "pipelines.cli.part" in part.cmdline()
         }
         assert parts.keys() == {"simulate", "batch", "stream", "serve"}
         assert {os.getpgid(part.pid) for part in parts.values()} == {up.process.pid}

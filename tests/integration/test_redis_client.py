@@ -30,7 +30,7 @@ from redis.exceptions import (
 )
 
 from pipelines.errors import RedisRefusedError, RedisUnavailableError
-from pipelines.redis import (
+from pipelines.redis_server import (
     RedisEndpoint,
     connect,
     connect_async,

@@ -23,7 +23,7 @@ import pytest
 from redis.exceptions import AuthenticationError
 
 from pipelines.errors import RedisUnavailableError, UsageError
-from pipelines.redis import (
+from pipelines.redis_server import (
     Program,
     connect,
     ensure_server,
@@ -31,7 +31,7 @@ from pipelines.redis import (
     find_server,
     stop_server,
 )
-from pipelines.redis import start as starting
+from pipelines.redis_server import start as starting
 from pipelines.settings import DataConfig
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: signals, modes")
@@ -43,7 +43,7 @@ LONG = 15.0
 # Starts the server when its standard input says so, then prints what it got.
 OTHER_PROCESS = """
 import sys
-from pipelines.redis import ensure_server, find_programs
+from pipelines.redis_server import ensure_server, find_programs
 from pipelines.settings import DataConfig
 config = DataConfig(data_dir=sys.argv[1], redis_host=None)
 programs = [program for program in find_programs() if program.engine == sys.argv[2]]

@@ -16,7 +16,7 @@ from test_bad_input import ORDER, change
 from test_row_lives import CLICK, PRODUCT, SESSION, START, USER, WAREHOUSE
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.workspace import read_files
+from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
 

@@ -16,9 +16,9 @@ from conftest import Clock
 from test_bad_input import ORDER, change, logged, refused
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.rejected import KEPT_NOTE
-from pipelines.batch.workspace import read_files
 from pipelines.change_log.logs import BY_NAME
+from pipelines.lake.rejected import KEPT_NOTE
+from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
 

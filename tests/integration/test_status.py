@@ -14,11 +14,11 @@ from live_logs import append_changes, complete_log
 
 from pipelines.batch import BatchProcessor
 from pipelines.change_log.positions import Position
+from pipelines.cli.status_table import print_status
 from pipelines.errors import StreamerRunningError
-from pipelines.process_lock import held_by, only_one
+from pipelines.lake.process_lock import held_by, only_one
+from pipelines.monitoring.status import collect_status
 from pipelines.settings import DATABASE_NAMES, DataConfig
-from pipelines.status import collect_status
-from pipelines.status_view import print_status
 
 STREAM = {
     "position": 70,
@@ -65,7 +65,7 @@ def said(processor: BatchProcessor, capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.console.answers.width", 200)
+    monkeypatch.setattr("pipelines.cli.console.answers.width", 200)
 
 
 def test_a_streamer_that_never_ran_is_no_error(
@@ -113,7 +113,7 @@ def test_a_streamer_that_ended_is_stopped_however_it_ended(
 ) -> None:
     """A process that was killed holds no lock, even if its number is taken again."""
     program = (
-        "import os, sys; from pathlib import Path; from pipelines.process_lock import only_one\n"
+        "import os, sys; from pathlib import Path; from pipelines.lake.process_lock import only_one\n"
         "with only_one(Path(sys.argv[1]), ValueError): os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", program, lock_of(processor)], check=False, timeout=60)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from freshness_probe import Probes
-from freshness_world import last_changes, live_path, make_load, make_world
-from steady_load import HAPPENS, Change, Offer, Shop, play, read_load
 
 from pipelines.batch import BatchProcessor
+from pipelines.benchmarks.freshness_probe import Probes
+from pipelines.benchmarks.freshness_world import last_changes, live_path, make_load, make_world
+from pipelines.benchmarks.steady_load import HAPPENS, Change, Offer, Shop, play, read_load
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DATABASE_NAMES
 

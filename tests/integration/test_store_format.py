@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.state import PipelineState
 from pipelines.batch.update import fill_if_emptied, open_store
 from pipelines.errors import NewerFormatError
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.redis import connect, ensure_server
-from pipelines.redis.store_format import FORMAT, KEY
+from pipelines.lake.state import PipelineState
+from pipelines.redis_server import connect, ensure_server
+from pipelines.redis_server.store_format import FORMAT, KEY
 from pipelines.settings import DataConfig
 from pipelines.streaming.sinks import OnlineSink
 

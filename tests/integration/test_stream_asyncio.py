@@ -16,8 +16,8 @@ from stream_helpers import StreamWorld, stream_world
 from stream_rows import SECOND, T, click, furnish, order, product
 
 from pipelines.cache import RealtimeCache
-from pipelines.clock import utc_now
 from pipelines.errors import ConfigurationError
+from pipelines.lake.clock import utc_now
 from pipelines.streaming import DataStreamer, data_streamer
 from pipelines.streaming.flow import StreamingFlow
 

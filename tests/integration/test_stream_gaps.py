@@ -95,7 +95,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from pipelines.errors import StreamerRunningError
-from pipelines.process_lock import only_one
+from pipelines.lake.process_lock import only_one
 with only_one(Path(sys.argv[1]), StreamerRunningError):
     print("held", flush=True)
     sys.stdin.read()

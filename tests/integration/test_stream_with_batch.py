@@ -14,7 +14,7 @@ from stream_helpers import FOREVER, StreamWorld, joined, stream_world, unequal
 from stream_rows import DAY, HOUR, SECOND, click, furnish, order, session, user
 from test_feast_repository import delivered_once, moved
 
-from pipelines.clock import utc_now
+from pipelines.lake.clock import utc_now
 
 TIMES_TO_LIVE = {
     "user_intent": 7 * DAY,

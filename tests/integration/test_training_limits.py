@@ -14,8 +14,8 @@ import pytest
 from conftest import new_directory, used_directory
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.state import PipelineState
 from pipelines.batch.update import apply
+from pipelines.lake.state import PipelineState
 from pipelines.models.fulfilment_world import FulfilmentConfig
 from pipelines.models.intent_transformer import IntentConfig
 from pipelines.settings import BatchConfig, DataConfig

@@ -26,9 +26,9 @@ from pipelines.live_databases import (
     upgrade_change_log,
 )
 from pipelines.live_databases.triggers import format_1_statements
+from pipelines.monitoring.status import collect_status
 from pipelines.serving.orchestrator import ModelOrchestrator
 from pipelines.settings import PROJECT_ROOT, DataConfig
-from pipelines.status import collect_status
 
 FORMAT_1 = """CREATE TABLE change_log (seq INTEGER PRIMARY KEY AUTOINCREMENT,
     table_name TEXT NOT NULL, op TEXT NOT NULL, key TEXT NOT NULL, row TEXT NOT NULL,

@@ -17,9 +17,9 @@ from old_directory import NOW, restore_redis, unpack
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.monitoring.audit import audit
+from pipelines.monitoring.status import collect_status
 from pipelines.registry.store import CHAMPION, ModelRegistry
 from pipelines.settings import DataConfig
-from pipelines.status import collect_status
 
 POSITIONS = {"orders": 25, "users": 790, "inventory": 27, "supply_chain": 1282}
 STREAMED = {"orders": 25, "users": 790, "inventory": 27, "supply_chain": 1303}

@@ -21,7 +21,7 @@ from test_upgrade import LATER, POSITIONS, STREAMED, processor_of
 from pipelines.batch import BatchConfig
 from pipelines.cache import RealtimeCache
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.redis import stop_server
+from pipelines.redis_server import stop_server
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.flow import StreamingFlow
 

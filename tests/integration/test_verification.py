@@ -20,23 +20,23 @@ from conftest import Clock, new_directory, used_directory
 from old_directory import NOW, unpack
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch import verification as module
-from pipelines.batch.state import PipelineState, PublishedFile
 from pipelines.batch.update import apply, open_store
-from pipelines.batch.verification import (
+from pipelines.cache import RealtimeCache
+from pipelines.data_layer import DataLayerOrchestrator
+from pipelines.errors import CorruptFileError, NewerFormatError, SynchroChainError
+from pipelines.features.views import VIEWS
+from pipelines.lake import verification as module
+from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.verification import (
     FILE_FORMAT,
     FORMAT_KEY,
     check_contents,
     identity_of,
     verified,
 )
-from pipelines.cache import RealtimeCache
-from pipelines.data_layer import DataLayerOrchestrator
-from pipelines.errors import CorruptFileError, NewerFormatError, SynchroChainError
-from pipelines.features.views import VIEWS
 from pipelines.monitoring.audit import audit
+from pipelines.monitoring.status import collect_status, first_alarm
 from pipelines.settings import DataConfig
-from pipelines.status import collect_status, first_alarm
 from pipelines.streaming.flow import StreamingFlow
 from pipelines.training.source import TrainingSource
 

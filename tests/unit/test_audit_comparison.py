@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.audit_view import percent
+from pipelines.cli.audit_table import percent
 from pipelines.monitoring.comparison import (
     ROWS_KEPT,
     Comparison,

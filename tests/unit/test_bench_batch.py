@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-import bench_batch
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from batch_equality import differing_rows
 from pinned_clock import stopped_clock
 
+from pipelines.benchmarks import bench_batch
+from pipelines.benchmarks.batch_equality import differing_rows
 from pipelines.features.views import VIEWS, View
 
 FIGURES = {

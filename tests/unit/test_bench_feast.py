@@ -11,28 +11,40 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import bench_feast
-import feast_online
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import typer
-from feast_figures import TARGETS, compared, in_turns, paired_ratio, quantiles_ms, ratio, rounded
-from feast_history import check_same_rows
-from feast_limits import asof_join, benchmark_program, hash_shape, hset_rows_per_s
-from feast_materialize import agreement, compare
-from feast_plot import PANELS, check_plotting, plot
-from feast_space import Space, private_space
-from feast_world import View, entity_frame, write_views
-from feast_writer import RANDOM, HsetBlocks, written_rows_per_s
 from typer.testing import CliRunner
 
-from pipelines import cli_feast
-from pipelines.clock import aware_now
+from pipelines.benchmarks import bench_feast, feast_online
+from pipelines.benchmarks.feast_figures import (
+    TARGETS,
+    compared,
+    in_turns,
+    paired_ratio,
+    quantiles_ms,
+    ratio,
+    rounded,
+)
+from pipelines.benchmarks.feast_history import check_same_rows
+from pipelines.benchmarks.feast_limits import (
+    asof_join,
+    benchmark_program,
+    hash_shape,
+    hset_rows_per_s,
+)
+from pipelines.benchmarks.feast_materialize import agreement, compare
+from pipelines.benchmarks.feast_plot import PANELS, check_plotting, plot
+from pipelines.benchmarks.feast_space import Space, private_space
+from pipelines.benchmarks.feast_world import View, entity_frame, write_views
+from pipelines.benchmarks.feast_writer import RANDOM, HsetBlocks, written_rows_per_s
+from pipelines.cli import bench as cli_feast
 from pipelines.errors import SynchroChainError, UsageError
-from pipelines.redis.process import is_gone
+from pipelines.lake.clock import aware_now
+from pipelines.redis_server.process import is_gone
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -14,7 +14,7 @@ from typing import Final
 import pinned_clock
 import pytest
 
-from pipelines.clock import aware_now, unix_now, utc_now
+from pipelines.lake.clock import aware_now, unix_now, utc_now
 from pipelines.settings import PROJECT_ROOT
 
 THE_PRESENT: Final = frozenset(
@@ -38,7 +38,7 @@ THE_PRESENT: Final = frozenset(
         "uuid.uuid1",
     }
 )
-"""They say what time it is, or write it into what they make. `pipelines.clock` says it too, and
+"""They say what time it is, or write it into what they make. `pipelines.lake.clock` says it too, and
 stands still where it must."""
 
 THE_PLACE: Final = frozenset({"time.mktime", "time.tzset"})
@@ -55,7 +55,7 @@ IN_TEXT: Final = re.compile(
 )
 """The same in a program or a statement that a test hands to somebody else."""
 
-BENCHMARKS: Final = "tests/benchmarks/"
+BENCHMARKS: Final = "pipelines/benchmarks/"
 """Their work is to take the time, so only the present is forbidden there."""
 
 ALLOWED: Final[Mapping[tuple[str, str], str]] = {
@@ -75,12 +75,15 @@ ALLOWED: Final[Mapping[tuple[str, str], str]] = {
 """By file and what it uses: why it may."""
 
 ALLOWED_IN_PRODUCT: Final[Mapping[tuple[str, str], str]] = {
-    ("pipelines/clock.py", "datetime.datetime.now"): "it is the clock",
+    ("pipelines/lake/clock.py", "datetime.datetime.now"): "it is the clock",
     (
-        "pipelines/batch/verification.py",
+        "pipelines/lake/verification.py",
         "time.time_ns",
     ): "the age of a file, which the system dates",
-    ("pipelines/redis/process.py", "time.time"): "the age of a process, which the system dates",
+    (
+        "pipelines/redis_server/process.py",
+        "time.time",
+    ): "the age of a process, which the system dates",
     ("pipelines/feast_plugins/reading/plan.py", "time.time"): "the registry's, which Feast dates",
 }
 
@@ -163,11 +166,11 @@ def forbidden(path: Path) -> list[str]:
     "path", [p for p in sources("tests") if p.name != Path(__file__).name], ids=short
 )
 def test_no_test_reads_a_clock_of_its_own(path: Path) -> None:
-    """`utc_now()` of `pipelines.clock` begins at the same moment in every run; a wait for somebody
+    """`utc_now()` of `pipelines.lake.clock` begins at the same moment in every run; a wait for somebody
     else's work is allowed by name, above."""
     found = forbidden(path)
     assert not found, (
-        "pin the time (pipelines.clock.utc_now, or a clock that is handed over), and wait for an "
+        "pin the time (pipelines.lake.clock.utc_now, or a clock that is handed over), and wait for an "
         "event instead of a while: " + "; ".join(found)
     )
 
@@ -182,7 +185,7 @@ def test_the_present_is_asked_of_one_clock(path: Path) -> None:
         if (name in THE_PRESENT | THE_PLACE or name.endswith("time zone"))
         and (where, name) not in ALLOWED_IN_PRODUCT
     ]
-    assert not found, "ask pipelines.clock instead: " + "; ".join(found)
+    assert not found, "ask pipelines.lake.clock instead: " + "; ".join(found)
 
 
 @pytest.mark.parametrize("allowed", [ALLOWED, ALLOWED_IN_PRODUCT])
@@ -222,7 +225,7 @@ def test_every_way_to_read_a_clock_is_seen(text: str, name: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "from pipelines.clock import utc_now\nutc_now()",
+        "from pipelines.lake.clock import utc_now\nutc_now()",
         "from datetime import UTC, datetime\ndatetime.fromtimestamp(0, UTC)",
         "def f():\n    'It calls time.sleep(1) and datetime.now().'",
         "class Clock:\n    now = 1\nClock().now",
@@ -244,7 +247,7 @@ def test_every_run_begins_at_the_same_moment() -> None:
 def test_a_child_process_goes_by_the_same_clock() -> None:
     """What it writes is as old as what the test writes."""
     before = utc_now()
-    program = "from pipelines.clock import utc_now; print(utc_now())"
+    program = "from pipelines.lake.clock import utc_now; print(utc_now())"
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )

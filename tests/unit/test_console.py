@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.console import print_table
+from pipelines.cli.console import print_table
 
 
 def test_a_list_of_words_is_shown_and_not_taken_for_markup(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipelines.created_clock import CreatedClock
+from pipelines.lake.created_clock import CreatedClock
 
 NOON = datetime(2024, 4, 1, 12)
 TICK = timedelta(microseconds=1)

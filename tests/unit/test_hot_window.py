@@ -17,10 +17,10 @@ from reference import VIEWS as NAMES
 from reference import compute, event_times
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.state import PipelineState
 from pipelines.change_log.logs import TEXTS
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import VIEWS, View
+from pipelines.lake.state import PipelineState
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.hot_tables import hot_columns, logs_of_view
 from pipelines.streaming.hot_window import HotWindow

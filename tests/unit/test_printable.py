@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.console import answers, print_json, print_table
+from pipelines.cli.console import answers, print_json, print_table
 from pipelines.printable import PrintableFormatter, printable
 from pipelines.settings import PROJECT_ROOT
 
@@ -111,7 +111,7 @@ def test_any_encoding_of_the_terminal_will_do(variables: dict[str, str]) -> None
     """What it cannot show becomes a question mark; JSON loses nothing; an error is still a line."""
     program = r"""
 import logging
-from pipelines.console import print_json, print_table
+from pipelines.cli.console import print_json, print_table
 from pipelines.printable import set_up_output
 set_up_output()
 city = "Gr\u00f6\u00dfe \u2013 \u6771\u4eac"

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from pandas_features import features_from_change_logs, features_from_frames
 from random_log import DATABASES, random_log, write_change_logs
 from reference import (
     CHANGED_AT,
@@ -23,6 +22,7 @@ from reference import (
     event_times,
 )
 
+from pipelines.benchmarks.pandas_features import features_from_change_logs, features_from_frames
 from pipelines.live_databases import (
     METADATA,
     clickstream,

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.batch.state import PipelineState
-from pipelines.batch.state_migrations import FORMAT, STEPS
 from pipelines.change_log.positions import Position
 from pipelines.errors import NewerFormatError, PipelineStateError
+from pipelines.lake.state import PipelineState
+from pipelines.lake.state_migrations import FORMAT, STEPS
 
 KILLED = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from pipelines.batch.state_migrations import upgrade
+from pipelines.lake.state_migrations import upgrade
 
 def upgrade_until_killed(path, left):
     connection = sqlite3.connect(path)

@@ -1,0 +1,1 @@
+"""What `synchrochain bench` runs."""

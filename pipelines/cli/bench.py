@@ -1,0 +1,167 @@
+"""The commands that measure Feast's work: ours, stock Feast, and what the machine allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from pipelines.cli.options import AsJson
+
+Benchmark = Callable[[str], Any]
+
+Keys = Annotated[int, typer.Option(min=1000, help="Keys that are materialized.")]
+Stored = Annotated[int, typer.Option(min=1000, help="Keys that requests choose from.")]
+Requests = Annotated[
+    int, typer.Option(min=10, help="Requests of one key; a fifth of them of 100 keys.")
+]
+Rows = Annotated[int, typer.Option(min=1000, help="Moments that the history is asked for.")]
+ViewRows = Annotated[int, typer.Option(min=1000, help="Rows of each of its three views.")]
+Repeats = Annotated[int, typer.Option(min=1, max=100, help="How often each side is measured.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Also draw the figures into this PNG file.")
+]
+
+SIDES: Final = ("stock", "ours", "limit")
+# Part of the JSON, figure of it, what the table calls it. Beside the figure of ours stand those of
+# stock Feast and of the limit.
+TABLE: Final = (
+    ("materialize", "{}_rows_per_s", "materialize, rows/s"),
+    ("online_1", "{}_p50_ms", "online, 1 key, p50 ms"),
+    ("online_1", "{}_p99_ms", "online, 1 key, p99 ms"),
+    ("online_100", "{}_p50_ms", "online, 100 keys, p50 ms"),
+    ("online_100", "{}_p99_ms", "online, 100 keys, p99 ms"),
+    ("history", "{}_s", "history, s"),
+)
+SETTINGS: Final = (
+    ("materialize", "stock_setting", "fastest of stock, materialize"),
+    ("online_1", "stock_setting", "fastest of stock, 1 key"),
+    ("online_100", "stock_setting", "fastest of stock, 100 keys"),
+    ("materialize", "limit_setting", "limit, materialize"),
+    ("materialize", "agreement", "the limit beside redis-benchmark"),
+)
+
+
+def register(bench_app: typer.Typer, benchmark: Benchmark) -> None:
+    """Put the four commands where they are called; `benchmark` loads a module by name."""
+
+    def measured(parts: Sequence[str], path: Path | None, as_json: bool, **sizes: int) -> None:
+        from pipelines.cli.console import messages
+
+        module = benchmark("bench_feast")
+        if path is not None:
+            module.check_plotting(path)
+        found = module.measure(parts, messages.print, **sizes)
+        _answer(found, as_json)
+        if path is not None:
+            module.plot(found, path)
+            messages.print(f"drawn: {path}")
+
+    @bench_app.command("materialize")
+    def materialize(
+        keys: Keys = 50_000, repeats: Repeats = 5, plot: Plot = None, as_json: AsJson = False
+    ) -> None:
+        """How fast rows get into Redis: ours, stock Feast, and raw HSETs, in turns.
+
+        Example: `synchrochain bench materialize --keys 5000 --repeats 1 --json`
+        """
+        measured(["materialize"], plot, as_json, keys=keys, repeats=repeats)
+
+    @bench_app.command("online")
+    def online(
+        stored: Stored = 10_000,
+        requests: Requests = 1000,
+        plot: Plot = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """How long reading 1 and 100 keys takes: ours, stock Feast, and redis-py alone, in turns.
+
+        A request is for 27 features in 3 views.
+
+        Example: `synchrochain bench online --stored 2000 --requests 200 --json`
+        """
+        measured(["online"], plot, as_json, stored=stored, requests=requests)
+
+    @bench_app.command("history")
+    def history(
+        rows: Rows = 100_000,
+        view_rows: ViewRows = 500_000,
+        repeats: Repeats = 5,
+        plot: Plot = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """How long a training set takes: ours, stock Feast, and one DuckDB statement, in turns.
+
+        Example: `synchrochain bench history --rows 10000 --view-rows 50000 --json`
+        """
+        measured(["history"], plot, as_json, rows=rows, view_rows=view_rows, repeats=repeats)
+
+    @bench_app.command("all")
+    def everything(
+        keys: Keys = 50_000,
+        stored: Stored = 10_000,
+        requests: Requests = 1000,
+        rows: Rows = 100_000,
+        view_rows: ViewRows = 500_000,
+        repeats: Repeats = 5,
+        plot: Plot = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Feast's work, all of it: materialize, online and history, on one server in one run.
+
+        Takes about four minutes.
+
+        Example: `synchrochain bench all --plot feast.png`
+        """
+        measured(
+            ["materialize", "online", "history"],
+            plot,
+            as_json,
+            keys=keys,
+            stored=stored,
+            requests=requests,
+            rows=rows,
+            view_rows=view_rows,
+            repeats=repeats,
+        )
+
+
+def _answer(found: dict[str, Any], as_json: bool) -> None:
+    from pipelines.cli.console import print_json, print_table
+
+    if as_json:
+        print_json(found)
+        return
+    rows = []
+    for part, figure, title in TABLE:
+        if part in found:
+            of = found[part]
+            ratios = [None if "p99" in figure else of[f"ratio_to_{side}"] for side in SIDES[::2]]
+            rows.append([title, *(of[figure.format(side)] for side in SIDES), *ratios])
+    print_table("Feast", ["what", "stock", "ours", "limit", "× stock", "× limit"], rows)
+    targets = [
+        [
+            target["figure"],
+            target["value"],
+            _bound(target["must"], target["at_most"]),
+            _bound(target["aim"], target["at_most"]),
+            target["verdict"],
+        ]
+        for target in found["targets"]
+    ]
+    print_table("targets", ["ratio", "measured", "must", "aim", ""], targets)
+    for part, name, text in SETTINGS:
+        if part in found:
+            typer.echo(f"{text}: {_words(found[part][name])}")
+
+
+def _words(setting: Any) -> str:
+    if isinstance(setting, dict):
+        setting = ", ".join(f"{name}: {value}" for name, value in setting.items()) or "defaults"
+    return str(setting or "not measured")
+
+
+def _bound(value: float | None, at_most: bool) -> str | None:
+    return None if value is None else f"{'≤' if at_most else '≥'} {value:g}"

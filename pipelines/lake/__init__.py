@@ -1,0 +1,1 @@
+"""What all flows share about published data: state, files, publishing, workspace, clock, lock."""

@@ -1,0 +1,207 @@
+"""Writing files that no reader ever sees half of.
+
+A file is written under a hidden name beside its place, synced, and renamed when the whole cycle is
+ready. Parquet pages carry checksums, and the file's own SHA-256 goes into the pipeline's state.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.errors import StorageFullError
+from pipelines.lake.prefetch import prefetched
+from pipelines.lake.state import PublishedFile
+from pipelines.lake.verification import (
+    FILE_FORMAT,
+    FORMAT_KEY,
+    identity_of,
+    settled,
+    sha256_of,
+)
+
+PARTIAL_PREFIX: Final = "."
+PARTIAL_SUFFIX: Final = ".partial"
+ROWS_PER_GROUP: Final = 65_536
+BYTES_AT_ONCE: Final = 1 << 28
+"""Of a record batch that is written at once, at most; a column of texts takes no more than 2 GB."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A written file that waits under a hidden name to be published."""
+
+    file: PublishedFile
+    partial: Path
+    identity: str
+    """What it looked like when its checksum was taken."""
+
+
+def partial_path(target: Path) -> Path:
+    """The hidden name under which a file is written before it is published."""
+    return target.with_name(f"{PARTIAL_PREFIX}{target.name}{PARTIAL_SUFFIX}")
+
+
+def write_parquet(
+    target: Path,
+    kind: str,
+    name: str,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    time_column: str | None,
+) -> Draft | None:
+    """Stream record batches into a draft of `target`.
+
+    Returns:
+        The draft, or None if there were no rows (then no file is left behind).
+
+    Raises:
+        StorageFullError: the disk has no room; what was written of the file is removed.
+    """
+    partial = partial_path(target)
+    rows = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+    with _removing_on_failure(partial):
+        with pq.ParquetWriter(
+            partial,
+            schema.with_metadata({FORMAT_KEY: str(FILE_FORMAT).encode()}),
+            compression="zstd",
+            compression_level=1,
+            write_page_checksum=True,
+            coerce_timestamps="us",
+            use_dictionary=_texts(schema),
+            write_statistics=[f.name for f in schema if not pa.types.is_nested(f.type)],
+        ) as writer:
+            for batch in prefetched(batches):
+                if batch.num_rows == 0:
+                    continue
+                for part in _parts(batch):
+                    writer.write_batch(part.cast(schema), row_group_size=ROWS_PER_GROUP)
+                rows += batch.num_rows
+                if time_column:
+                    low, high = pc.min_max(batch.column(time_column)).as_py().values()
+                    oldest = min(filter(None, (oldest, low)), default=None)
+                    newest = max(filter(None, (newest, high)), default=None)
+        if rows == 0:
+            partial.unlink()
+            return None
+        return _draft(target, partial, kind, name, rows, oldest, newest)
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in parts of bounded size, each with arrays of its own."""
+    parts = [batch]
+    while parts:
+        part = parts.pop()
+        if part.nbytes > BYTES_AT_ONCE and part.num_rows > 1:
+            half = part.num_rows // 2
+            parts += [part.slice(half), part.slice(0, half)]
+        else:  # the offsets of a slice are those of the whole, too large for short ones
+            yield part if part is batch else part.take(pa.array(range(part.num_rows)))
+
+
+def _texts(schema: pa.Schema) -> list[str]:
+    """The paths of the columns that hold text: a dictionary makes numbers larger and slower."""
+    return [f.name for f in schema if f.type == pa.string()] + [
+        f"{f.name}.list.element" for f in schema if f.type == pa.list_(pa.string())
+    ]
+
+
+def write_lines(target: Path, kind: str, name: str, lines: Sequence[str]) -> Draft:
+    """Write text lines into a draft of `target`."""
+    partial = partial_path(target)
+    with _removing_on_failure(partial):
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return _draft(target, partial, kind, name, len(lines), None, None)
+
+
+def discard(drafts: Iterable[Draft]) -> None:
+    """Remove drafts, renamed or not."""
+    for draft in drafts:
+        draft.partial.unlink(missing_ok=True)
+        draft.file.path.unlink(missing_ok=True)
+
+
+def move_into_place(drafts: Sequence[Draft]) -> None:
+    """Rename every draft to its name and sync the folders."""
+    for draft in drafts:
+        os.rename(draft.partial, draft.file.path)
+    for folder in {draft.file.path.parent for draft in drafts}:
+        sync(folder)
+
+
+def identities_of(drafts: Sequence[Draft]) -> dict[Path, str]:
+    """What the files in place look like, of those that nothing has changed but their names."""
+    found = {draft.file.path: identity_of(draft.file.path) for draft in drafts}
+    renamed = slice(0, 3)  # a file gets a new status change time with its name
+    return {
+        draft.file.path: identity
+        for draft, identity in zip(drafts, found.values(), strict=True)
+        if identity.split()[renamed] == draft.identity.split()[renamed] and settled(identity)
+    }
+
+
+def sync(path: Path) -> None:
+    """Have the file system write a file's or folder's state to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def full_disk_reported(where: Path) -> Iterator[None]:
+    """Turn "no space left" into one line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError(
+                f"no room left on the disk of {where}: free some and run the command again; "
+                "nothing is lost"
+            ) from None
+        raise
+
+
+@contextmanager
+def _removing_on_failure(partial: Path) -> Iterator[None]:
+    try:
+        with full_disk_reported(partial.parent):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            yield
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _draft(
+    target: Path,
+    partial: Path,
+    kind: str,
+    name: str,
+    rows: int,
+    oldest: datetime | None,
+    newest: datetime | None,
+) -> Draft:
+    sync(partial)
+    identity = identity_of(partial)
+    size, digest = partial.stat().st_size, sha256_of(partial)
+    file = PublishedFile(target, kind, name, rows, size, digest, oldest, newest, format=FILE_FORMAT)
+    return Draft(file, partial, identity)
+
+
+def condensed(draft: Draft) -> Draft:
+    """The same draft, marked as holding only the newest rows of an expired stretch of time."""
+    return replace(draft, file=replace(draft.file, condensed=True))

@@ -1,0 +1,61 @@
+"""What is in the way of a published file and not ours to remove is moved to a folder of its own."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from pipelines.change_log.logs import LOGS
+from pipelines.features.views import VIEWS
+from pipelines.lake.rejected import FOLDER
+from pipelines.lake.workspace import STAGING
+from pipelines.places import check_file, check_folder
+from pipelines.settings import BatchConfig
+
+SET_ASIDE: Final = "set_aside"
+"""The folder, in the data directory."""
+
+
+def check_places(config: BatchConfig) -> None:
+    """Make sure that the batch flow's folders are folders, and Feast's registry is a file.
+
+    Raises:
+        UnusablePathError: one is not, or this user may not read it.
+    """
+    for folder in (
+        config.data_dir,
+        config.processed_data_path,
+        config.processed_data_path / FOLDER,
+        config.feature_store_path,
+        config.offline_path,
+        *(config.offline_path / view.name for view in VIEWS),
+        config.quarantine_path,
+        *(config.quarantine_path / log.table for log in LOGS),
+        config.data_dir / STAGING,
+    ):
+        check_folder(folder)
+    check_file(config.registry_path)
+
+
+def set_aside(path: Path, config: BatchConfig) -> Path:
+    """Move something out of the way; where it lies now."""
+    home = config.data_dir / SET_ASIDE
+    home.mkdir(parents=True, exist_ok=True)
+    names = (f"{path.name}.{number}" if number else path.name for number in count())
+    aside = next(home / name for name in names if not (home / name).exists())
+    shutil.move(path, aside)
+    return aside
+
+
+def removed(path: Path, config: BatchConfig) -> Path | None:
+    """Remove a file that may be gone already. A folder in its place is somebody's and is kept.
+
+    Returns:
+        Where that folder lies now; None for anything else.
+    """
+    if path.is_dir() and not path.is_symlink():
+        return set_aside(path, config)
+    path.unlink(missing_ok=True)
+    return None

@@ -1,0 +1,488 @@
+"""data/pipeline_state.db: positions, cycles and published files, in one small SQLite file.
+
+A file is *pending* from before its rename until the transaction that also moves the positions;
+then it is *live*, until a merged file *supersedes* it. What is pending when a cycle begins was
+left by a crash and is removed, so nothing is half published and nothing is published twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.change_log.positions import Position
+from pipelines.errors import DamagedStateError, PipelineStateError
+from pipelines.lake.state_migrations import DELETIONS_UNCHECKED, is_current, upgrade
+from pipelines.lake.state_rescue import ANEW, state_error
+from pipelines.lake.state_values import Cycle, as_document, as_text, as_time
+from pipelines.places import check_folder, check_sqlite_file
+
+STREAM_READER: Final = "stream"
+SEEN_READER: Final = "stream seen"
+"""How far the streamer has read where it has not written everything yet."""
+GENERATION: Final = "generation"
+STALE_ONLINE: Final = "stale online store"
+"""Noted until the rows of an earlier generation are removed from the online store."""
+KINDS: Final = ("log", "view", "quarantine", "rejected")
+"""Processed logs, offline sources, refused rows for people, and those that wait for a parent."""
+STATUSES: Final = ("pending", "live", "superseded")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file and what it held when it was published.
+
+    Times are UTC and naive: commit times for a log, event times for a view.
+    """
+
+    path: Path
+    kind: str
+    """One of `KINDS`."""
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    min_time: datetime | None = None
+    max_time: datetime | None = None
+    condensed: bool = False
+    """Holds only the newest row per key of an expired stretch of time."""
+    format: int = 1
+    identity: str | None = field(default=None, compare=False)
+    """What it looked like when it was last known to be whole; see `verification`."""
+
+
+class PipelineState:
+    """Reads and writes the state file; every method is one transaction.
+
+    A file of an older format is upgraded as it is opened.
+
+    Raises:
+        PipelineStateError: the file cannot be read or written.
+        DamagedStateError: it holds what no version writes.
+        NewerFormatError: it was written by a newer version.
+        UnusablePathError: it is a folder or the like.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._uri = path.absolute().as_uri()
+        check_folder(path.parent)
+        check_sqlite_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._connected("rwc") as connection:
+            upgrade(connection, path)
+
+    @property
+    def path(self) -> Path:
+        """The state file."""
+        return self._path
+
+    def positions(self, reader: str) -> dict[str, int]:
+        """The last `seq` that `reader` has dealt with, by database; absent means none."""
+        rows = self._query("SELECT database, seq FROM positions WHERE reader = ?", reader)
+        return {row["database"]: row["seq"] for row in rows}
+
+    def bound_positions(self, reader: str) -> dict[str, Position]:
+        """The same with what binds each to its change log."""
+        rows = self._query("SELECT * FROM positions WHERE reader = ?", reader)
+        return {r["database"]: Position(r["seq"], r["identity"], r["nonce"]) for r in rows}
+
+    def streamed_positions(self) -> dict[str, Position]:
+        """The furthest change of each log that the streamer has read, as far as is known."""
+        written, seen = self.bound_positions(STREAM_READER), self.bound_positions(SEEN_READER)
+        beyond = {n: at for n, at in seen.items() if n not in written or at.seq > written[n].seq}
+        return written | beyond
+
+    def set_positions(
+        self, reader: str, positions: Mapping[str, Position], generation: str | None = None
+    ) -> bool:
+        """Move a reader whose effects need no files.
+
+        Args:
+            generation: what `generation` was when the reader began. If everything was started over
+                since, its positions are of the past and stay as they are.
+
+        Returns:
+            Whether they were moved.
+        """
+        with self._transaction() as connection:
+            if generation is not None and (_note(connection, GENERATION) or "") != generation:
+                return False
+            _move(connection, reader, positions)
+            return True
+
+    @property
+    def generation(self) -> str:
+        """A text that is another one after everything was started over."""
+        return self.note(GENERATION) or ""
+
+    def kept_positions(self, database: str) -> list[int]:
+        """The changes of a database at which any reader stands: they tell its log from another."""
+        rows = self._query("SELECT seq FROM positions WHERE database = ?", database)
+        return [row["seq"] for row in rows]
+
+    def forget_note(self, name: str) -> None:
+        """Drop a remembered value."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM notes WHERE name = ?", (name,))
+
+    def slowest_position(self, database: str) -> int:
+        """The `seq` up to which every reader is done that `database` keeps its changes for.
+
+        A streamer is none of them: it warms from the processed logs, so what the batch flow has
+        read is kept for it there, and one that was stopped for good holds nothing up.
+        """
+        rows = self._query(
+            "SELECT min(seq) AS seq FROM positions WHERE database = ? AND reader NOT IN (?, ?)",
+            database,
+            STREAM_READER,
+            SEEN_READER,
+        )
+        return int(rows[0]["seq"] or 0)
+
+    def begin_cycle(self, now: datetime) -> int:
+        """Record the start of a cycle; one that never ended is marked as failed."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE cycles SET status = 'failed', error = 'interrupted', finished_at = ? "
+                "WHERE status = 'running'",
+                (as_text(now),),
+            )
+            cursor = connection.execute(
+                "INSERT INTO cycles (started_at, pid, status) VALUES (?, ?, 'running')",
+                (as_text(now), os.getpid()),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def end_cycle(
+        self,
+        cycle: int,
+        now: datetime,
+        report: Mapping[str, Any],
+        *,
+        step: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Record how a cycle ended: with an `error` at a `step`, or well."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE cycles SET status = ?, finished_at = ?, step = ?, error = ?, report = ? "
+                "WHERE id = ?",
+                (
+                    "failed" if error else "succeeded",
+                    as_text(now),
+                    step,
+                    error,
+                    json.dumps(report),
+                    cycle,
+                ),
+            )
+
+    def last_cycles(self, count: int = 10) -> list[Cycle]:
+        """The newest cycles, newest first."""
+        rows = self._query("SELECT * FROM cycles ORDER BY id DESC LIMIT ?", count)
+        with self._understood():
+            return [
+                Cycle(
+                    row["id"],
+                    as_time(row["started_at"]),
+                    as_time(row["finished_at"]) if row["finished_at"] else None,
+                    row["pid"],
+                    row["status"],
+                    row["step"],
+                    row["error"],
+                    as_document(row["report"]) or {},
+                )
+                for row in rows
+            ]
+
+    def forget_cycles(self, before: datetime) -> None:
+        """Drop the records of cycles that started before a time."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM cycles WHERE started_at < ?", (as_text(before),))
+            connection.execute(
+                "DELETE FROM late_changes WHERE cycle < (SELECT min(id) FROM cycles)"
+            )
+
+    def files(
+        self, kind: str, name: str | None = None, status: str = "live"
+    ) -> list[PublishedFile]:
+        """Files of a kind (and name), oldest event time first."""
+        rows = self._query(
+            "SELECT * FROM files WHERE status = ? AND kind = ? AND (? IS NULL OR name = ?) "
+            "ORDER BY coalesce(min_time, ''), path",
+            status,
+            kind,
+            name,
+            name,
+        )
+        with self._understood():
+            return [self._file(row) for row in rows]
+
+    def add_pending(self, cycle: int, files: Sequence[PublishedFile], now: datetime) -> None:
+        """Write down which files are about to appear."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO files (path, kind, name, cycle, rows, bytes, sha256, min_time, "
+                "max_time, condensed, format, status, changed_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
+                [
+                    (
+                        self._stored(file.path),
+                        file.kind,
+                        file.name,
+                        cycle,
+                        file.rows,
+                        file.bytes,
+                        file.sha256,
+                        as_text(file.min_time) if file.min_time else None,
+                        as_text(file.max_time) if file.max_time else None,
+                        int(file.condensed),
+                        file.format,
+                        as_text(now),
+                    )
+                    for file in files
+                ],
+            )
+
+    def commit_pending(
+        self,
+        cycle: int,
+        now: datetime,
+        *,
+        reader: str | None = None,
+        positions: Mapping[str, Position] | None = None,
+        waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
+        superseded: Sequence[Path] = (),
+        identities: Mapping[Path, str] | None = None,
+        late: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Make a cycle's files live, move the positions and supersede old files: all or nothing.
+
+        Args:
+            identities: of those files that are known to be whole.
+            waiting: per view, the oldest and newest event time that still has to be materialized;
+                it widens what already waits.
+            late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE files SET status = 'live', changed_at = ? "
+                "WHERE cycle = ? AND status = 'pending'",
+                (as_text(now), cycle),
+            )
+            connection.executemany(
+                "UPDATE files SET identity = ? WHERE path = ?",
+                [(identity, self._stored(path)) for path, identity in (identities or {}).items()],
+            )
+            connection.executemany(
+                "UPDATE files SET status = 'superseded', changed_at = ? WHERE path = ?",
+                [(as_text(now), self._stored(path)) for path in superseded],
+            )
+            if reader is not None:
+                _move(connection, reader, positions or {})
+            connection.executemany(
+                "INSERT INTO waiting_views VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
+                [(view, as_text(a), as_text(b)) for view, (a, b) in (waiting or {}).items()],
+            )
+            connection.executemany(
+                "INSERT INTO late_changes VALUES (?, ?, ?)",
+                [(cycle, log, seq) for log, seqs in (late or {}).items() for seq in seqs],
+            )
+
+    def last_late_cycle(self) -> int:
+        """The last cycle that accepted rows which were rejected before; 0 if there is none."""
+        rows = self._query("SELECT coalesce(max(cycle), 0) AS cycle FROM late_changes")
+        return int(rows[0]["cycle"])
+
+    def late_changes(self, after: int) -> tuple[int, dict[str, list[int]]]:
+        """Rows accepted later than their position was passed, by the cycles after one.
+
+        Returns:
+            The last cycle with such rows (`after` if there is none), and their `seq` by log.
+        """
+        found: dict[str, list[int]] = {}
+        last = after
+        for row in self._query("SELECT * FROM late_changes WHERE cycle > ? ORDER BY seq", after):
+            found.setdefault(row["log"], []).append(row["seq"])
+            last = max(last, row["cycle"])
+        return last, found
+
+    def known_paths(self) -> set[Path]:
+        """Every file that is published, about to be, or was until it was replaced."""
+        return {self._path.parent / row["path"] for row in self._query("SELECT path FROM files")}
+
+    def remember_identities(self, identities: Mapping[Path, str]) -> None:
+        """Note what files looked like when they were known to be whole."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE files SET identity = ? WHERE path = ?",
+                [(identity, self._stored(path)) for path, identity in identities.items()],
+            )
+
+    def forget_everything(self, generation: str) -> list[Path]:
+        """Let no file be published any more and no view wait, put every reader back to the
+        beginning of every log, and note that the online store holds rows of the past.
+
+        Args:
+            generation: what `generation` is from now on.
+
+        Returns:
+            The files, which are pending now: to be removed, and forgotten afterwards.
+        """
+        with self._transaction() as connection:
+            connection.execute("UPDATE files SET status = 'pending'")
+            connection.execute("DELETE FROM positions")
+            connection.execute("DELETE FROM waiting_views")
+            connection.execute("DELETE FROM late_changes")
+            connection.execute(
+                "DELETE FROM notes WHERE name IN (?, ?) OR name LIKE 'trimmed %'",
+                (STREAM_READER, DELETIONS_UNCHECKED),
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO notes VALUES (?, ?)",
+                [(GENERATION, generation), (STALE_ONLINE, generation)],
+            )
+            rows = connection.execute("SELECT path FROM files").fetchall()
+        return [self._path.parent / row["path"] for row in rows]
+
+    def forget_files(self, paths: Sequence[Path]) -> None:
+        """Drop the records of files that are gone."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "DELETE FROM files WHERE path = ?", [(self._stored(path),) for path in paths]
+            )
+
+    def superseded_before(self, moment: datetime) -> list[Path]:
+        """Files that a merged one replaced before a time."""
+        rows = self._query(
+            "SELECT path FROM files WHERE status = 'superseded' AND changed_at < ?", as_text(moment)
+        )
+        return [self._path.parent / row["path"] for row in rows]
+
+    def waiting_views(self) -> dict[str, tuple[datetime, datetime]]:
+        """Per view with rows not yet materialized, their oldest and newest event time."""
+        rows = self._query("SELECT * FROM waiting_views")
+        with self._understood():
+            return {row["view"]: (as_time(row["oldest"]), as_time(row["newest"])) for row in rows}
+
+    def let_everything_wait(self) -> None:
+        """Let each view wait for materialization with all its published rows."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO waiting_views SELECT name, min(min_time), max(max_time) "
+                "FROM files WHERE kind = 'view' AND status = 'live' GROUP BY name"
+            )
+
+    def view_is_materialized(self, view: str) -> None:
+        """Nothing of the view waits any more."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM waiting_views WHERE view = ?", (view,))
+
+    def note(self, name: str) -> str | None:
+        """A remembered value."""
+        with self._transaction() as connection:
+            return _note(connection, name)
+
+    def document(self, name: str) -> dict[str, Any] | None:
+        """A remembered JSON object; None if there is none, or what is there cannot be read."""
+        return as_document(self.note(name))
+
+    def set_note(self, name: str, value: str) -> None:
+        """Remember a value."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                (name, value),
+            )
+
+    def raise_note(self, name: str, value: str) -> str:
+        """Remember a value unless a greater one, as text compares, is; the one that is now."""
+        with self._transaction() as connection:
+            (kept,) = connection.execute(
+                "INSERT INTO notes VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET value = max(value, excluded.value) RETURNING value",
+                (name, value),
+            ).fetchone()
+            return str(kept)
+
+    def _stored(self, path: Path) -> str:
+        # Relative to the data directory, so that the directory can be moved as a whole.
+        home = self._path.parent
+        return str(path.relative_to(home) if path.is_relative_to(home) else path)
+
+    def _file(self, row: sqlite3.Row) -> PublishedFile:
+        return PublishedFile(
+            self._path.parent / row["path"],
+            row["kind"],
+            row["name"],
+            row["rows"],
+            row["bytes"],
+            row["sha256"],
+            as_time(row["min_time"]) if row["min_time"] else None,
+            as_time(row["max_time"]) if row["max_time"] else None,
+            bool(row["condensed"]),
+            row["format"],
+            row["identity"],
+        )
+
+    def _query(self, statement: str, *values: object) -> list[sqlite3.Row]:
+        with self._transaction() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise DamagedStateError(
+                f"{self._path} is damaged ({error}): restore it from a backup, or {ANEW}"
+            ) from None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._connected("rw") as connection:  # a removed one is not made anew, empty
+            if not is_current(connection, self._path):
+                raise PipelineStateError(
+                    f"{self._path} was replaced or removed while this process used it: start the "
+                    "process again"
+                )
+            with connection:
+                yield connection
+
+    @contextmanager
+    def _connected(self, mode: str) -> Iterator[sqlite3.Connection]:
+        connection = None
+        try:
+            connection = sqlite3.connect(f"{self._uri}?mode={mode}", timeout=5.0, uri=True)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            yield connection
+        except sqlite3.Error as error:
+            raise state_error(self._path, error) from None
+        finally:
+            if connection is not None:
+                connection.close()
+
+
+def _move(connection: sqlite3.Connection, reader: str, positions: Mapping[str, Position]) -> None:
+    connection.executemany(
+        "INSERT INTO positions (reader, database, seq, identity, nonce) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET seq = excluded.seq, identity = excluded.identity, "
+        "nonce = excluded.nonce",
+        [(reader, name, at.seq, at.identity, at.nonce) for name, at in positions.items()],
+    )
+
+
+def _note(connection: sqlite3.Connection, name: str) -> str | None:
+    found = connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+    return str(found[0]) if found else None

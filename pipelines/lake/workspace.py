@@ -1,0 +1,98 @@
+"""The DuckDB database in which one cycle does its work, bounded in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import psutil
+
+from pipelines.change_log.logs import LOGS, Log
+from pipelines.errors import MemoryFullError, StorageFullError
+from pipelines.lake.state import PublishedFile
+from pipelines.paths import read_parquet
+from pipelines.stopping import interruptible
+
+STAGING: Final = "staging"
+"""Where workspaces spill to, in the data directory."""
+
+
+@contextmanager
+def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection that spills to `folder` when memory runs short; the folder is removed.
+
+    Raises:
+        StorageFullError: there was no room left to spill.
+        MemoryFullError: what has to be in memory at once does not fit, as very many long texts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect(config={"temp_directory": str(folder)})
+    try:
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        # Many rows of long texts make more than 2 GB in a record batch.
+        connection.execute("SET arrow_large_buffer_size = true")
+        with interruptible():
+            yield connection
+    except duckdb.Error as error:
+        if "No space left" in str(error):
+            raise StorageFullError(f"no room left on the disk of {folder}: free some") from None
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise MemoryFullError(
+                "not enough memory for the changes that are dealt with at once: free some, or use "
+                "a machine with more, and run the command again; nothing is lost"
+            ) from None
+        raise
+    finally:
+        connection.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_dead_workspaces(staging: Path) -> None:
+    """Remove the folders that killed cycles have left; of a batch process that may run cycles.
+
+    Audits run beside cycles; their folders bear the process id, and go when that process is gone.
+    """
+    for folder in staging.glob("*-*"):
+        kind, number, *_ = folder.name.split("-")
+        if not number.isdecimal() or kind not in ("audit", "cycle"):
+            continue
+        if kind == "cycle" or not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(staging / "cleanup", ignore_errors=True)
+
+
+def read_files(files: Sequence[PublishedFile]) -> str:
+    """SQL that reads the given Parquet files as one relation."""
+    return read_parquet([file.path for file in files])
+
+
+def attach_history(
+    connection: duckdb.DuckDBPyConnection, files: dict[str, list[PublishedFile]]
+) -> None:
+    """Make `old_<log>` readable: what earlier cycles have published of each log."""
+    for log in LOGS:
+        published = files.get(log.name)
+        source = f"SELECT {columns(log)} FROM {read_files(published)}" if published else empty(log)
+        connection.execute(f"CREATE OR REPLACE VIEW old_{log.name} AS {source}")
+
+
+def columns(log: Log, of: str = "") -> str:
+    """The log's columns, quoted, for a SELECT; with the name of a relation, that one's."""
+    return ", ".join(f'{of}."{name}"' if of else f'"{name}"' for name in log.types)
+
+
+def count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:
+    """How many rows a relation has."""
+    found = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
+    return int(found[0]) if found else 0
+
+
+def empty(log: Log) -> str:
+    """A query with the log's columns and no rows."""
+    nulls = ", ".join(f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in log.types.items())
+    return f"SELECT {nulls} WHERE FALSE"

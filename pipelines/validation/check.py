@@ -1,0 +1,156 @@
+"""Check: type every change, refuse what breaks a rule, and say what the good ones mean.
+
+A reference is good if its parent was ever accepted, before the row or after it. A deleted parent
+stays one: a click that is written late, or a delivery of an archived order, did happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from pipelines.change_log.logs import BY_NAME, MOVED, Log, parents_first
+from pipelines.change_log.parsing import typed_rows
+from pipelines.lake.rejected import (
+    ONLY_EARLY,
+    RENAMED,
+    Rejected,
+    attach_rejected,
+    end_waiting,
+    given_up,
+    passed,
+    ready,
+)
+from pipelines.lake.workspace import columns, count, empty
+from pipelines.validation.deletions import date_deletions, refuse_unknown_deletions
+from pipelines.validation.lives import normalise_operations
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks made of one log's changes."""
+
+    accepted: int = 0
+    refused: int = 0
+    resolved: Sequence[tuple[int, int]] = ()
+    """Rows rejected before that have passed now: the cycle that rejected each, and `seq`."""
+    given_up: Sequence[tuple[int, int, str]] = ()
+    """Rejected rows that are waited for no longer, likewise, and why."""
+
+
+def check(
+    connection: duckdb.DuckDBPyConnection, rejected: Rejected | None = None
+) -> dict[str, Checked]:
+    """Turn `raw_<log>` into `new_<log>` (good rows) and `bad_<log>` (seq, reason), for every log.
+
+    A row is refused for a wrong type, a value out of range, a missing key and a reference to
+    nothing. Parents are checked before children, so a row that refers to a refused one is refused
+    as well, and one whose parent passes now passes with it. See `lives` for what becomes of `op`.
+
+    Args:
+        connection: a workspace that holds `raw_<log>` and `old_<log>` for each log.
+        rejected: what earlier cycles have rejected; those that wait are checked again.
+    """
+    rejected = rejected or Rejected()
+    attach_rejected(connection, rejected)
+    return {log.name: _check(connection, log, rejected) for log in parents_first()}
+
+
+def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) -> Checked:
+    connection.execute(
+        f"CREATE OR REPLACE TABLE bad_{log.name} (seq BIGINT, reason VARCHAR, "
+        "waits BOOLEAN DEFAULT FALSE)"
+    )
+    waiting = bool(rejected.files.get(log.name)) or rejected.is_new_to(log)
+    connection.execute(
+        f"CREATE OR REPLACE TABLE ready AS {ready(log, rejected) if waiting else empty(log)}"
+    )
+    late = count(connection, "ready")
+    if not late and not count(connection, f"raw_{log.name}"):
+        connection.execute(f"CREATE OR REPLACE VIEW new_{log.name} AS {empty(log)}")
+        end_waiting(connection, log)
+        return Checked(given_up=given_up(connection, log, rejected) if waiting else ())
+    connection.execute(
+        f"CREATE OR REPLACE TABLE typed AS SELECT *, FALSE AS retried "
+        f"FROM ({typed_rows(log, f'raw_{log.name}')})"
+    )
+    connection.execute(f"INSERT INTO typed SELECT {columns(log)}, NULL, TRUE FROM ready")
+    connection.execute(
+        f"INSERT INTO bad_{log.name} SELECT seq, reason, regexp_full_match(reason, '{ONLY_EARLY}') "
+        "FROM typed WHERE reason IS NOT NULL"
+    )
+    for column, parent in log.references.items():
+        _refuse_orphans(connection, log, column, BY_NAME[parent])
+    refuse_unknown_deletions(connection, log)
+    _attach_keys(connection, log)
+    if waiting or count(connection, f"bad_{log.name}"):
+        end_waiting(connection, log)
+    resolved = passed(connection, log) if late else []
+    ended = given_up(connection, log, rejected) if waiting else []
+    normalise_operations(connection, log)
+    if log.marks_moves and count(connection, RENAMED):
+        connection.execute(
+            f"UPDATE typed SET op = '{MOVED}' WHERE op = 'D' AND reason IS NULL "
+            f"AND seq IN (SELECT seq - 1 FROM {RENAMED})"
+        )
+    date_deletions(connection, log)
+    connection.execute(f"ALTER TABLE typed RENAME TO typed_{log.name}")
+    refused = count(connection, f"bad_{log.name}")
+    good = f"WHERE seq NOT IN (SELECT seq FROM bad_{log.name})" if refused else ""
+    connection.execute(
+        f"CREATE OR REPLACE VIEW new_{log.name} AS "
+        f"SELECT {columns(log)} FROM typed_{log.name} {good}"
+    )
+    accepted = count(connection, f"typed_{log.name}") - refused
+    again = late - len(resolved)
+    return Checked(accepted - len(resolved), refused - again, resolved, ended)
+
+
+def _refuse_orphans(
+    connection: duckdb.DuckDBPyConnection, log: Log, column: str, parent: Log
+) -> None:
+    # What this cycle brings is looked up first, then only the rest, so that history is read by a
+    # small join that passes over the files and row groups without a match.
+    key = f'"{parent.key[0]}"'
+    connection.execute(
+        f'CREATE OR REPLACE TEMP TABLE unknown AS SELECT "{column}" AS name FROM typed '
+        f'WHERE "{column}" IS NOT NULL '
+        f"EXCEPT SELECT {key} FROM new_{parent.name} WHERE op <> 'D'"
+    )
+    if count(connection, "unknown"):
+        connection.execute(
+            f"DELETE FROM unknown WHERE name IN (SELECT old.{key} "
+            f"FROM old_{parent.name} AS old SEMI JOIN unknown AS u ON old.{key} = u.name)"
+        )
+    if not count(connection, "unknown"):
+        return
+    connection.execute(
+        f"INSERT INTO bad_{log.name} "
+        f"SELECT seq, '{column} = ' || \"{column}\" || ' is not in {parent.table}', TRUE "
+        f"FROM typed WHERE op <> 'D' AND reason IS NULL "
+        f'AND "{column}" IN (SELECT name FROM unknown) '
+        f"AND seq NOT IN (SELECT seq FROM bad_{log.name})"
+    )
+
+
+def _attach_keys(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    """Make `rejected_keys`, of which a row was rejected, and `renamed`, which changed a key."""
+    key = ", ".join(f'"{name}"' for name in log.key)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE rejected_keys AS SELECT {key} FROM rejected_{log.name} "
+        f"UNION SELECT {key} FROM typed SEMI JOIN bad_{log.name} USING (seq) WHERE op <> 'D'"
+    )
+    old = ", ".join(
+        f"TRY_CAST(json_extract_string(old_key, '$[{place}]') AS {log.types[name]}) "
+        f'AS "old_{name}"'
+        for place, name in enumerate(log.key)
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE {RENAMED} AS SELECT seq, {key}, {old} FROM ("
+        f"SELECT seq, {key}, old_key FROM (SELECT seq, old_key FROM raw_{log.name} "
+        f"WHERE old_key IS NOT NULL) JOIN typed USING (seq) UNION "
+        f"SELECT seq, {key}, old_key FROM rejected_{log.name} WHERE old_key IS NOT NULL"
+        ") WHERE json_valid(old_key)"
+    )

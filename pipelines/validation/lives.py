@@ -1,0 +1,147 @@
+"""What I and U mean: which changes begin a row's life, whatever the shop's statement was.
+
+The life of a key begins with the first accepted row and ends with a `D`. In the processed logs of
+facts (orders, clickstream events) `op` is `I` for the row that begins a life and `U` for those that
+follow it, so that exactly the rows with `op = 'I'` count:
+
+- An `I` of a key that is there (`INSERT OR REPLACE`) is a `U`.
+- An `I` after a `D` is an `I`: the key was free, and what has it now is another thing.
+- A `U` of a key whose insertion was rejected is an `I`: it mends the row.
+- A change of the key goes on with the life of the old one, whether it was accepted or not.
+
+In a table whose rows change, `I` and `U` both say how the row stands: `op` stays as it was
+reported, and nobody reads the difference.
+
+Most cycles bring nothing to decide: history is read for the keys that were inserted, and again for
+those few of which something is known or that come twice.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from pipelines.change_log.logs import Log
+from pipelines.lake.rejected import RENAMED
+from pipelines.lake.workspace import count
+
+
+def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    """Rewrite `op` in `typed`, the changes of one log, for the rows that are good.
+
+    Args:
+        connection: holds `typed` (with `retried`: let in later than committed), `bad_<log>`,
+            `old_<log>`, `rejected_keys` (keys of which an insertion or update was rejected) and
+            `renamed`.
+    """
+    if not log.append_only:
+        return
+    key = ", ".join(f'"{name}"' for name in log.key)
+    connection.execute(
+        "CREATE OR REPLACE TEMP VIEW good AS SELECT * FROM typed"
+        + (
+            f" WHERE seq NOT IN (SELECT seq FROM bad_{log.name})"
+            if count(connection, f"bad_{log.name}")
+            else ""
+        )
+    )
+    if not _find_doubtful(connection, log, key):
+        return
+    every = " UNION ALL ".join(
+        f"SELECT {key}, seq, op, {standing} FROM {rows} SEMI JOIN doubtful USING ({key})"
+        for rows, standing in (
+            (f"old_{log.name}", "TRUE AS published, op <> 'D' AS good"),
+            ("good", "FALSE, op <> 'D'"),
+            (f"({_rejected(log, key)})", "FALSE, FALSE"),
+        )
+    )
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE lives AS
+        WITH numbered AS (
+            SELECT *, count(*) FILTER (op = 'D') OVER (PARTITION BY {key} ORDER BY seq
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS life FROM ({every})
+        )
+        SELECT *, good AND row_number() OVER (PARTITION BY {key}, life, good ORDER BY seq) = 1
+        AS first, bool_or(published AND good) OVER of_life AS known,
+        min(seq) FILTER (op <> 'D' AND NOT good) OVER of_life AS rejected_at FROM numbered
+        WINDOW of_life AS (PARTITION BY {key}, life)
+        """
+    )
+    same = " AND ".join(f'b."{name}" = l."{name}"' for name in log.key)
+    connection.execute(
+        f"""
+        UPDATE typed SET op = decided.op FROM (
+            SELECT seq, CASE WHEN first AND NOT known AND NOT coalesce(b.good, FALSE)
+            AND (l.op = 'I' OR coalesce(l.rejected_at < l.seq, FALSE)
+            OR coalesce(b.rejected, FALSE)) THEN 'I' ELSE 'U' END AS op
+            FROM lives AS l LEFT JOIN ({_lives_before(connection, log)}) AS b
+            ON {same} AND b.life = l.life
+            WHERE l.good AND NOT published
+        ) AS decided WHERE typed.seq = decided.seq AND typed.op <> decided.op
+        """
+    )
+
+
+def _rejected(log: Log, key: str) -> str:
+    """A query for the rows that were rejected, now or before, and are still."""
+    return (
+        f"SELECT {key}, seq, op FROM rejected_{log.name} WHERE seq NOT IN (SELECT seq FROM typed) "
+        f"UNION ALL SELECT {key}, seq, op FROM typed SEMI JOIN bad_{log.name} USING (seq) "
+        "WHERE op <> 'D'"
+    )
+
+
+def _lives_before(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
+    """A query for what the lives that went on under another key had: by `life` of the later key,
+    whether there was a good row, and whether there was a rejected one."""
+    key = ", ".join(f'"{name}"' for name in log.key)
+    if not count(connection, RENAMED):
+        return f"SELECT {key}, life, good, FALSE AS rejected FROM lives WHERE FALSE"
+    listed = ", ".join(f'l."{name}"' for name in log.key)
+    before = ", ".join(f'd."{name}" AS "old_{name}"' for name in log.key)
+    older = ", ".join(f'c."old_{name}"' for name in log.key)
+    old = " AND ".join(f'd."{name}" = r."old_{name}"' for name in log.key)
+    chained = " AND ".join(f'c."{name}" = b."old_{name}"' for name in log.key)
+    begun = " AND ".join(f'l."{name}" = b."old_{name}"' for name in log.key)
+    of_later = ", ".join(f'b."{name}"' for name in log.key)
+    return f"""
+        WITH RECURSIVE changed AS (
+            SELECT {listed}, l.life, {before}, d.life AS old_life FROM {RENAMED} AS r
+            JOIN lives AS l USING (seq)
+            JOIN lives AS d ON d.seq = r.seq - 1 AND d.op = 'D' AND {old}
+        ), before AS (
+            FROM changed UNION SELECT {of_later}, b.life, {older}, c.old_life FROM before AS b
+            JOIN changed AS c ON {chained} AND c.life = b.old_life
+        )
+        SELECT {of_later}, b.life, bool_or(l.good) AS good,
+        bool_or(l.rejected_at IS NOT NULL) AS rejected
+        FROM before AS b JOIN lives AS l ON {begun} AND l.life = b.old_life GROUP BY ALL
+    """
+
+
+def _find_doubtful(connection: duckdb.DuckDBPyConnection, log: Log, key: str) -> int:
+    """Make `doubtful`, the keys of which `op` may mean something else; how many."""
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE inserted AS SELECT {key}, count(*) AS times, "
+        f"min(seq) AS seq FROM good WHERE op = 'I' GROUP BY {key}"
+    )
+    parts = [
+        f"SELECT {key} FROM inserted WHERE times > 1",
+        f"SELECT {key} FROM (SELECT {key}, seq AS other FROM good WHERE op <> 'I') "
+        f"JOIN inserted USING ({key}) WHERE other < seq",
+        f"SELECT {key} FROM old_{log.name} SEMI JOIN inserted USING ({key})",
+    ]
+    if count(connection, "ready"):
+        parts.append(f"SELECT {key} FROM good WHERE retried")
+    if count(connection, "rejected_keys"):
+        parts.append(f"SELECT {key} FROM good SEMI JOIN rejected_keys USING ({key}) WHERE op = 'U'")
+    if count(connection, RENAMED):
+        old = ", ".join(f'r."old_{name}" AS "{name}"' for name in log.key)
+        chained = " AND ".join(f'r."{name}" = c."{name}"' for name in log.key)
+        parts.append(
+            f"SELECT {key} FROM (WITH RECURSIVE chain AS ("
+            f"SELECT DISTINCT {key} FROM good SEMI JOIN {RENAMED} USING ({key}) WHERE op <> 'D' "
+            f"UNION SELECT {old} FROM {RENAMED} AS r JOIN chain AS c ON {chained}) FROM chain)"
+        )
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE doubtful AS {' UNION '.join(parts)}")
+    return count(connection, "doubtful")
