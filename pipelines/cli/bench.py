@@ -1,16 +1,14 @@
-"""The commands that measure Feast's work: ours, stock Feast, and what the machine allows."""
+"""The `bench` commands: what they measure, and how it is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from pipelines.cli.options import AsJson
-
-Benchmark = Callable[[str], Any]
+from pipelines.cli.options import AsJson, DataDir
 
 Keys = Annotated[int, typer.Option(min=1000, help="Keys that are materialized.")]
 Stored = Annotated[int, typer.Option(min=1000, help="Keys that requests choose from.")]
@@ -44,88 +42,166 @@ SETTINGS: Final = (
 )
 
 
-def register(bench_app: typer.Typer, benchmark: Benchmark) -> None:
-    """Put the four commands where they are called; `benchmark` loads a module by name."""
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    bench = typer.Typer(no_args_is_help=True, help="Measure, against the usual ways, in one run.")
+    for command in (batch, freshness, decide, materialize, online, history):
+        bench.command()(command)
+    bench.command("all")(everything)
+    app.add_typer(bench, name="bench")
 
-    def measured(parts: Sequence[str], path: Path | None, as_json: bool, **sizes: int) -> None:
-        from pipelines.cli.console import messages
 
-        module = benchmark("bench_feast")
-        if path is not None:
-            module.check_plotting(path)
-        found = module.measure(parts, messages.print, **sizes)
-        _answer(found, as_json)
-        if path is not None:
-            module.plot(found, path)
-            messages.print(f"drawn: {path}")
+def batch(
+    events: Annotated[
+        int, typer.Option(min=1000, help="Clickstream events of the large world.")
+    ] = 1_000_000,
+    as_json: AsJson = False,
+) -> None:
+    """Backfill against pandas, and the cost of a small cycle on ten times the history.
 
-    @bench_app.command("materialize")
-    def materialize(
-        keys: Keys = 50_000, repeats: Repeats = 5, plot: Plot = None, as_json: AsJson = False
-    ) -> None:
-        """How fast rows get into Redis: ours, stock Feast, and raw HSETs, in turns.
+    Example: `synchrochain bench batch --events 200000 --json`
+    """
+    from pipelines.benchmarks.bench_batch import measure
+    from pipelines.cli.console import messages, print_json, print_table
 
-        Example: `synchrochain bench materialize --keys 5000 --repeats 1 --json`
-        """
-        measured(["materialize"], plot, as_json, keys=keys, repeats=repeats)
+    found = measure(events, messages.print)
+    if as_json:
+        print_json(found)
+    else:
+        print_table("batch flow", ["figure", "value"], [list(i) for i in found.items()])
 
-    @bench_app.command("online")
-    def online(
-        stored: Stored = 10_000,
-        requests: Requests = 1000,
-        plot: Plot = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """How long reading 1 and 100 keys takes: ours, stock Feast, and redis-py alone, in turns.
 
-        A request is for 27 features in 3 views.
+def freshness(
+    rate: Annotated[float, typer.Option(min=1, help="Changes committed a second.")] = 500,
+    seconds: Annotated[float, typer.Option(min=1, help="How long latencies are measured.")] = 60,
+    long: Annotated[
+        bool, typer.Option("--long", help="Also run for 10 minutes and watch the memory.")
+    ] = False,
+    max_rate: Annotated[
+        bool, typer.Option(help="Also look for the highest rate that is held.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """From a commit in SQLite to the features served, and the highest rate that is held.
 
-        Example: `synchrochain bench online --stored 2000 --requests 200 --json`
-        """
-        measured(["online"], plot, as_json, stored=stored, requests=requests)
+    Example: `synchrochain bench freshness --rate 500 --seconds 20 --no-max-rate --json`
+    """
+    from pipelines.benchmarks.bench_freshness import measure
+    from pipelines.cli.console import messages, print_json, print_table
 
-    @bench_app.command("history")
-    def history(
-        rows: Rows = 100_000,
-        view_rows: ViewRows = 500_000,
-        repeats: Repeats = 5,
-        plot: Plot = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """How long a training set takes: ours, stock Feast, and one DuckDB statement, in turns.
+    found = measure(rate, seconds, long, messages.print, max_rate=max_rate)
+    if as_json:
+        print_json(found)
+    else:
+        print_table("freshness", ["figure", "value"], [list(i) for i in found.items()])
 
-        Example: `synchrochain bench history --rows 10000 --view-rows 50000 --json`
-        """
-        measured(["history"], plot, as_json, rows=rows, view_rows=view_rows, repeats=repeats)
 
-    @bench_app.command("all")
-    def everything(
-        keys: Keys = 50_000,
-        stored: Stored = 10_000,
-        requests: Requests = 1000,
-        rows: Rows = 100_000,
-        view_rows: ViewRows = 500_000,
-        repeats: Repeats = 5,
-        plot: Plot = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Feast's work, all of it: materialize, online and history, on one server in one run.
+def decide(
+    data_dir: DataDir = None,
+    orders: Annotated[int, typer.Option(min=50, help="Orders that are decided one by one.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """How long a decision takes, one by one, in batches and over HTTP.
 
-        Takes about four minutes.
+    With --data-dir in that world, filled and with registered models; without it in a small
+    world of its own, in a temporary directory.
 
-        Example: `synchrochain bench all --plot feast.png`
-        """
-        measured(
-            ["materialize", "online", "history"],
-            plot,
-            as_json,
-            keys=keys,
-            stored=stored,
-            requests=requests,
-            rows=rows,
-            view_rows=view_rows,
-            repeats=repeats,
-        )
+    Example: `synchrochain bench decide --orders 300 --json`
+    """
+    from pipelines.benchmarks.bench_decide import measure
+    from pipelines.cli.console import messages, print_json, print_table
+
+    found = measure(data_dir, orders, messages.print)
+    if as_json:
+        print_json(found)
+        return
+    rows = [[name, value] for name, value in found.items() if not isinstance(value, dict)]
+    print_table("decisions", ["figure", "value"], rows)
+    for name, values in found.items():
+        if isinstance(values, dict):
+            title = name.replace("_", " ")
+            print_table(title, ["part", "value"], [list(item) for item in values.items()])
+
+
+def materialize(
+    keys: Keys = 50_000, repeats: Repeats = 5, plot: Plot = None, as_json: AsJson = False
+) -> None:
+    """How fast rows get into Redis: ours, stock Feast, and raw HSETs, in turns.
+
+    Example: `synchrochain bench materialize --keys 5000 --repeats 1 --json`
+    """
+    _measured(["materialize"], plot, as_json, keys=keys, repeats=repeats)
+
+
+def online(
+    stored: Stored = 10_000,
+    requests: Requests = 1000,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """How long reading 1 and 100 keys takes: ours, stock Feast, and redis-py alone, in turns.
+
+    A request is for 27 features in 3 views.
+
+    Example: `synchrochain bench online --stored 2000 --requests 200 --json`
+    """
+    _measured(["online"], plot, as_json, stored=stored, requests=requests)
+
+
+def history(
+    rows: Rows = 100_000,
+    view_rows: ViewRows = 500_000,
+    repeats: Repeats = 5,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """How long a training set takes: ours, stock Feast, and one DuckDB statement, in turns.
+
+    Example: `synchrochain bench history --rows 10000 --view-rows 50000 --json`
+    """
+    _measured(["history"], plot, as_json, rows=rows, view_rows=view_rows, repeats=repeats)
+
+
+def everything(
+    keys: Keys = 50_000,
+    stored: Stored = 10_000,
+    requests: Requests = 1000,
+    rows: Rows = 100_000,
+    view_rows: ViewRows = 500_000,
+    repeats: Repeats = 5,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Feast's work, all of it: materialize, online and history, on one server in one run.
+
+    Takes about four minutes.
+
+    Example: `synchrochain bench all --plot feast.png`
+    """
+    _measured(
+        ["materialize", "online", "history"],
+        plot,
+        as_json,
+        keys=keys,
+        stored=stored,
+        requests=requests,
+        rows=rows,
+        view_rows=view_rows,
+        repeats=repeats,
+    )
+
+
+def _measured(parts: Sequence[str], path: Path | None, as_json: bool, **sizes: int) -> None:
+    from pipelines.benchmarks import bench_feast
+    from pipelines.cli.console import messages
+
+    if path is not None:
+        bench_feast.check_plotting(path)
+    found = bench_feast.measure(parts, messages.print, **sizes)
+    _answer(found, as_json)
+    if path is not None:
+        bench_feast.plot(found, path)
+        messages.print(f"drawn: {path}")
 
 
 def _answer(found: dict[str, Any], as_json: bool) -> None:

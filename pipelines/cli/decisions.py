@@ -1,9 +1,8 @@
-"""The commands about decisions: serve them, make them, list and replay them, measure them."""
+"""The commands about decisions: serve them, make them, list and replay them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +12,6 @@ from pipelines.errors import SynchroChainError, UsageError
 if TYPE_CHECKING:
     from pipelines.serving.decision_log import DecisionLog
     from pipelines.settings import BatchConfig, DataConfig
-
-Benchmark = Callable[[str], Any]
 
 
 def _whole_number(text: str) -> int:
@@ -165,45 +162,11 @@ def decisions(
             print_decisions(newest)
 
 
-def bench_decide(benchmark: Benchmark) -> Callable[..., None]:
-    """The command `bench decide`; `benchmark` loads a module of the benchmarks by name."""
-
-    def command(
-        data_dir: DataDir = None,
-        orders: Annotated[
-            int, typer.Option(min=50, help="Orders that are decided one by one.")
-        ] = 1000,
-        as_json: AsJson = False,
-    ) -> None:
-        """How long a decision takes, one by one, in batches and over HTTP.
-
-        With --data-dir in that world, filled and with registered models; without it in a small
-        world of its own, in a temporary directory.
-
-        Example: `synchrochain bench decide --orders 300 --json`
-        """
-        from pipelines.cli.console import messages, print_json, print_table
-
-        found = benchmark("bench_decide").measure(data_dir, orders, messages.print)
-        if as_json:
-            print_json(found)
-            return
-        rows = [[name, value] for name, value in found.items() if not isinstance(value, dict)]
-        print_table("decisions", ["figure", "value"], rows)
-        for name, values in found.items():
-            if isinstance(values, dict):
-                title = name.replace("_", " ")
-                print_table(title, ["part", "value"], [list(item) for item in values.items()])
-
-    return command
-
-
-def register(app: typer.Typer, bench_app: typer.Typer, benchmark: Benchmark) -> None:
+def register(app: typer.Typer) -> None:
     """Put the commands where they are called."""
     app.command()(serve)
     app.command()(decide)
     app.command()(decisions)
-    bench_app.command("decide")(bench_decide(benchmark))
 
 
 def _configured() -> tuple[DataConfig, BatchConfig]:

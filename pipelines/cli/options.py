@@ -1,15 +1,18 @@
-"""Options that many commands share."""
+"""What many commands share: options, the batch processor that they name, plain answers."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.errors import UsageError
 from pipelines.paths import absolute
+
+if TYPE_CHECKING:
+    from pipelines.batch import BatchProcessor
 
 
 def _use_data_dir(text: str) -> Path:
@@ -32,3 +35,33 @@ DataDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def processor(progress: Any = None) -> BatchProcessor:
+    """The batch flow of the data directory that the options and the environment name."""
+    from pipelines.batch import BatchProcessor
+    from pipelines.monitoring.scoring import champions_scorer
+    from pipelines.settings import BatchConfig, DataConfig, check_environment
+
+    check_environment()
+    config = BatchConfig()
+    scored = champions_scorer(config)
+    return BatchProcessor(config, DataConfig(), progress=progress, after_update=scored)
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """A dataclass as a dictionary."""
+    from dataclasses import asdict
+
+    return asdict(value)
+
+
+def print_answer(report: dict[str, Any], as_json: bool) -> None:
+    """A flat report, as one JSON document or as a table of two columns."""
+    from pipelines.cli.console import print_json, print_table
+
+    if as_json:
+        print_json(report)
+        return
+    rows = [[name, value] for name, value in report.items() if value not in ({}, None)]
+    print_table("", ["", ""], rows)
