@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.update import open_store
 from pipelines.cache import DATA_TYPES, RealtimeCache
 from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.lake.clock import utc_now
 from pipelines.running_layer import RunningLayer

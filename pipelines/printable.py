@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any, Final
 
 from pipelines.errors import SynchroChainError
@@ -130,3 +131,22 @@ class _Output(io.TextIOWrapper):
                 f"standard output takes no more ({reason}), so the answer is not whole: let it go "
                 "elsewhere"
             ) from None
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.2f}"
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case list():
+            return "[" + ", ".join(shown(item) for item in value) + "]"
+        case _:
+            return str(value)

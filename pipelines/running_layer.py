@@ -18,8 +18,8 @@ from typing import Final
 from pydantic import SecretStr
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.batch_processor import READER
 from pipelines.cache import RealtimeCache
+from pipelines.lake.state import BATCH_READER
 from pipelines.monitoring.scoring import champions_scorer
 from pipelines.printable import set_up_output
 from pipelines.settings import ENV_PREFIX, BatchConfig, DataConfig
@@ -58,7 +58,7 @@ class RunningLayer:
             StreamerRunningError: another streamer runs on this data directory.
             SynchroChainError: the streamer cannot start. Nothing is left running.
         """
-        processed = bool(self._batch.state.positions(READER))
+        processed = bool(self._batch.state.positions(BATCH_READER))
         try:
             self._child = _batch_flow(self._batch.data, self._batch.config)
             self._watching.start()

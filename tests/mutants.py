@@ -31,7 +31,15 @@ from mutants_order import FAILURES, FILES
 ROOT: Final = Path(__file__).resolve().parents[1]
 SETTINGS: Final = ROOT / "tests" / "mutants.toml"
 SAMPLE: Final = ROOT / "tests" / "mutants_sample.txt"
-COPIED: Final = ("feature_repo", "data", "README.md", "Makefile", ".ci", "requirements.lock")
+COPIED: Final = (
+    "feature_repo",
+    "data",
+    "README.md",
+    "docs",
+    "Makefile",
+    ".ci",
+    "requirements.lock",
+)
 DOUBTED: Final = "noticed by a test that fails anyway"
 SURVIVED: Final = ("survived", "no tests", DOUBTED)
 NONE: Final = "none"  # no mutant's name

@@ -2,7 +2,7 @@
 
 from pipelines.batch.batch_processor import BatchProcessor, CycleReport
 from pipelines.batch.processor import DataProcessor
-from pipelines.batch.summary import ViewSummary
+from pipelines.lake.summary import ViewSummary
 from pipelines.settings import BatchConfig
 
 __all__ = ["BatchConfig", "BatchProcessor", "CycleReport", "DataProcessor", "ViewSummary"]

@@ -17,9 +17,8 @@ import stamina
 
 from pipelines.batch.cleanup import Cleanup
 from pipelines.batch.older_deletions import log_older_deletions_again
-from pipelines.batch.processor import DataProcessor, Produced, Progress
+from pipelines.batch.processor import DataProcessor, Produced
 from pipelines.batch.quarantine import KIND as QUARANTINE
-from pipelines.batch.summary import ViewSummary, summarize
 from pipelines.batch.trimming import trim_change_logs
 from pipelines.batch.update import (
     apply,
@@ -27,7 +26,6 @@ from pipelines.batch.update import (
     fill_if_emptied,
     forget_stale_rows,
     materialize,
-    open_store,
     remember_registry,
 )
 from pipelines.change_log.extract import Span, plan
@@ -40,7 +38,7 @@ from pipelines.errors import (
     RedisUnavailableError,
     SynchroChainError,
 )
-from pipelines.features.views import VIEWS
+from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.clock import utc_now
 from pipelines.lake.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.lake.files import full_disk_reported
@@ -49,12 +47,14 @@ from pipelines.lake.publish import publish, remove_everything, remove_leftovers
 from pipelines.lake.rejected import KEPT_NOTE, Rejected
 from pipelines.lake.rejected import KIND as REJECTED
 from pipelines.lake.set_aside import check_places, removed
-from pipelines.lake.state import KINDS, STATUSES, PipelineState
+from pipelines.lake.state import BATCH_READER, KINDS, STATUSES, PipelineState
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.state_rescue import set_damaged_aside
-from pipelines.lake.verification import check_contents, check_strangers, verified
+from pipelines.lake.summary import ViewSummary, check_published, summarize
+from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import (
     STAGING,
+    Progress,
     attach_history,
     remove_dead_workspaces,
     workspace,
@@ -64,7 +64,6 @@ from pipelines.stopping import interruptible
 
 logger = logging.getLogger(__name__)
 
-READER: Final = "batch"
 STEPS: Final = ("extract", "check", "transform", "load", "update", "cleanup")
 
 
@@ -191,21 +190,6 @@ class BatchProcessor:
         """Per view: rows, keys, newest event, its age in seconds, and the share of nulls."""
         return summarize(self.state, self.config.offline_path, self._clock())
 
-    def check_published(self) -> None:
-        """Make sure that the published files are what was published, all of them and no others.
-
-        Raises:
-            CorruptFileError: a file is missing, altered, or not ours.
-            NewerFormatError: a newer version has written one.
-            UnusablePathError: a folder is none, or cannot be read.
-        """
-        check_places(self.config)
-        check_strangers(self.state, self.config.processed_data_path)
-        verified(self.state, "log")
-        verified(self.state, REJECTED)
-        for view in VIEWS:
-            verified(self.state, "view", view.name, folder=self.config.offline_path / view.name)
-
     def rebuild(self) -> None:
         """Forget every position and published file, so that the next cycle starts from the
         beginning of the change logs. Offline sources, processed logs and online rows are removed;
@@ -247,7 +231,7 @@ class BatchProcessor:
 
     def _load(self, report: CycleReport) -> None:
         readers = _readers(self.data)
-        self.check_published()
+        check_published(self.state, self.config)
         history = {log.name: self.state.files("log", log.name) for log in LOGS}
         with self._workspace(f"cycle-{report.cycle}") as connection:
             for attempt in self._retrying(LiveDatabaseBusyError):
@@ -259,11 +243,11 @@ class BatchProcessor:
                     with self._timed("extract", report):
                         self._look_at_logs(readers, report)
                         log_older_deletions_again(
-                            connection, self.data, self.state, self.state.positions(READER)
+                            connection, self.data, self.state, self.state.positions(BATCH_READER)
                         )
                         spans = plan(
                             readers,
-                            self.state.bound_positions(READER),
+                            self.state.bound_positions(BATCH_READER),
                             self.state.streamed_positions(),
                         )
                         processor.extract(readers, spans)
@@ -299,7 +283,7 @@ class BatchProcessor:
         )
 
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
-        before = self.state.bound_positions(READER)
+        before = self.state.bound_positions(BATCH_READER)
         moved = {
             name: span.end
             for name, span in spans.items()
@@ -312,7 +296,7 @@ class BatchProcessor:
                 report.cycle,
                 produced.drafts,
                 self._clock(),
-                reader=READER,
+                reader=BATCH_READER,
                 positions=moved,
                 waiting=produced.waiting,
                 superseded=produced.superseded,
@@ -330,7 +314,7 @@ class BatchProcessor:
         report.resolved = {log: len(seqs) for log, seqs in produced.late.items()}
         report.feature_rows = dict(produced.rows)
         report.files = len(produced.drafts)
-        report.positions = self.state.positions(READER)
+        report.positions = self.state.positions(BATCH_READER)
         for log, count in report.resolved.items():
             logger.info(
                 "%d rows of %s left the quarantine: what they waited for is there", count, log

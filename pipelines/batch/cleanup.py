@@ -22,7 +22,7 @@ import pyarrow as pa
 from pipelines.batch.processor import log_schema
 from pipelines.batch.transform import ROWS_PER_BATCH
 from pipelines.change_log.logs import LOGS, Log
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, VIEWS_BY_NAME
+from pipelines.features.views import EVENT_TIMESTAMP, LONGEST_WINDOW, VIEWS, VIEWS_BY_NAME
 from pipelines.lake.files import Draft, condensed, write_parquet
 from pipelines.lake.publish import publish
 from pipelines.lake.set_aside import removed
@@ -37,7 +37,6 @@ SIZE_CLASSES: Final = (2**19, 2**22, 2**25)
 """Bytes. Files of one class are merged with each other, so that a byte is rewritten once a class
 and not once a merge; beyond the last a file is full."""
 GRACE: Final = timedelta(minutes=15)
-LONGEST_WINDOW: Final = timedelta(days=30)
 
 
 class Cleanup:

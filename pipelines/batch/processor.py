@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +22,7 @@ from pipelines.change_log.reader import ChangeLogReader
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View, feature_sql
 from pipelines.lake.files import Draft, write_lines, write_parquet
 from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
-from pipelines.lake.workspace import columns
+from pipelines.lake.workspace import Progress, columns
 from pipelines.settings import BatchConfig
 from pipelines.validation.check import Checked, check
 
@@ -38,9 +38,6 @@ _ARROW_TYPES: Final = {
 
 WORKERS: Final = 2
 """Files made at the same time; DuckDB computes each with all cores."""
-
-Progress = Callable[[str, int], None]
-"""Told the name of what is being done and how many more rows of it are done."""
 
 
 def log_schema(log: Log) -> pa.Schema:

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
-import io
 import json
 import logging
 import os
 import sys
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, RegistryFileError
 from pipelines.feast_plugins.registry_file import seal_of, unsealed
+from pipelines.feast_plugins.repository import (
+    CHECKED,
+    TTLS,
+    description,
+    is_ours,
+    open_store,
+    quiet,
+)
 from pipelines.lake.state import STALE_ONLINE, PipelineState
 from pipelines.places import check_file
 from pipelines.settings import BatchConfig, DataConfig
@@ -34,18 +39,6 @@ APPLIED: Final = "applied_feature_repo"
 SEAL: Final = "registry seal"
 """The checksum of the registry that was last known to make sense: reading it takes Feast."""
 MARK: Final = "synchrochain:materialized"
-TTLS: Final = "times_to_live"
-CHECKED: Final = "online_check"
-CHECK: Final = "pipelines.feast_plugins.online_check"
-"""By name, as Feast finds plug-ins: they know the batch flow's files, not the other way round."""
-
-
-def open_store(config: BatchConfig) -> FeatureStore:
-    """The feature store of the repository that `config` names."""
-    with _quiet():
-        from feast import FeatureStore
-
-        return FeatureStore(repo_path=str(config.feature_repo_path))
 
 
 def apply(config: BatchConfig, state: PipelineState) -> bool:
@@ -61,7 +54,7 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
     if seal is not None and (seal == state.note(SEAL) or _makes_sense(config.registry_path)):
         state.set_note(SEAL, seal)
         return False
-    with _quiet(), _unchanged_process(config.feature_repo_path):
+    with quiet(), _unchanged_process(config.feature_repo_path):
         from feast.repo_config import load_repo_config
         from feast.repo_operations import apply_total
 
@@ -94,7 +87,7 @@ def _remove_damaged_registry(path: Path, state: PipelineState) -> None:
 
 
 def _makes_sense(path: Path) -> bool:
-    with _quiet():
+    with quiet():
         from feast.protos.feast.core.Registry_pb2 import Registry
     from google.protobuf.message import DecodeError
 
@@ -118,7 +111,7 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
         RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
         NewerFormatError: a newer version of SynchroChain writes it.
     """
-    if not _is_ours(config):
+    if not is_ours(config):
         return False
     from pipelines.redis_server import connect, ensure_server, translate_redis_errors
     from pipelines.redis_server.store_format import check_format, note_format
@@ -147,7 +140,7 @@ def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
     Raises:
         RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
     """
-    if not _is_ours(config):
+    if not is_ours(config):
         return 0
     from pipelines.redis_server import connect, ensure_server, translate_redis_errors
     from pipelines.redis_server.online_keys import forget_project
@@ -155,7 +148,7 @@ def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
     endpoint = ensure_server(data)
     with translate_redis_errors(endpoint), connect(endpoint) as client:
         client.delete(MARK)
-        return forget_project(client, _description(config)["project"])
+        return forget_project(client, description(config)["project"])
 
 
 def forget_stale_rows(config: BatchConfig, data: DataConfig, state: PipelineState) -> None:
@@ -178,23 +171,23 @@ def check_online(
     """Compare what is online with what is published, mend it, and remember what was found.
 
     Returns:
-        See `check_server` of the module `CHECK`; nothing for a store that is not ours.
+        See `check_server`; nothing for a store that is not ours.
 
     Raises:
         RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
         CorruptFileError: a published file cannot be read.
     """
-    if not _is_ours(config):
+    if not is_ours(config):
         return {}
+    from pipelines.feast_plugins.online_check import OnlineCheck, check_server
     from pipelines.redis_server import connect, ensure_server, translate_redis_errors
 
-    module = importlib.import_module(CHECK)
     endpoint = ensure_server(data)
     with translate_redis_errors(endpoint), connect(endpoint) as client:
         ttls = state.document(TTLS) or {}
-        check = module.OnlineCheck(client, _description(config)["project"], state, ttls)
+        check = OnlineCheck(client, description(config)["project"], state, ttls)
         before = state.document(CHECKED) or {}
-        found: dict[str, Any] = module.check_server(client, endpoint, check, now, before)
+        found: dict[str, Any] = check_server(client, endpoint, check, now, before)
     state.set_note(CHECKED, json.dumps(found))
     return found
 
@@ -226,7 +219,7 @@ def materialize(
         end = newest.replace(tzinfo=UTC)
         start = _start(view, oldest.replace(tzinfo=UTC), now.replace(tzinfo=UTC))
         try:
-            with _quiet():
+            with quiet():
                 if start is None:
                     store.materialize_incremental(end, feature_views=[name])
                 else:
@@ -261,40 +254,12 @@ def _start(view: FeatureView, oldest: datetime, now: datetime) -> datetime | Non
     return max(oldest, now - view.ttl) if view.ttl else oldest
 
 
-def _is_ours(config: BatchConfig) -> bool:
-    return str(_description(config)["online_store"]["type"]).startswith("pipelines.")
-
-
-def _description(config: BatchConfig) -> dict[str, Any]:
-    """What feature_store.yaml says."""
-    import yaml
-
-    text = (config.feature_repo_path / "feature_store.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
-
-
 def _fingerprint(config: BatchConfig) -> str:
     digest = hashlib.sha256(str(config.offline_path).encode())
     sources = sorted(config.feature_repo_path.glob("*.py"))
     for path in (*sources, config.feature_repo_path / "feature_store.yaml"):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Feast's prints and bars off the terminal, which belongs to the caller."""
-    printed = io.StringIO()
-    with (
-        warnings.catch_warnings(record=True) as warned,
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-    ):
-        yield
-    for line in (*printed.getvalue().splitlines(), *(str(w.message) for w in warned)):
-        if line.strip():
-            logger.debug("feast: %s", line)
 
 
 @contextlib.contextmanager

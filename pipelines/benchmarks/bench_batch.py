@@ -302,7 +302,9 @@ def _move_goods(
 def _data(world: Path) -> DataConfig:
     # Named one by one: no variable of the caller's may send this to a real database.
     folder = world / "live_databases"
-    urls = {f"{name}_url": f"sqlite:///{folder / name}.db" for name in DATABASE_NAMES}
+    urls: dict[str, Any] = {
+        f"{name}_url": f"sqlite:///{folder / name}.db" for name in DATABASE_NAMES
+    }
     return DataConfig(data_dir=world, db_path=folder, **urls)
 
 

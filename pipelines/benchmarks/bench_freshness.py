@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.update import open_store
 from pipelines.benchmarks.freshness_probe import LoadProcess, Prober
 from pipelines.benchmarks.freshness_run import LONG_S, WARM_UP_S, Bench
 from pipelines.benchmarks.freshness_streamer import START_S, Streamer, streamer_command
 from pipelines.benchmarks.freshness_world import config_of, make_load, make_world
 from pipelines.errors import SynchroChainError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS
 from pipelines.lake.clock import utc_now
 from pipelines.redis_server import find_server, stop_server

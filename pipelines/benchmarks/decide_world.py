@@ -13,6 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from pipelines.errors import UsageError
+from pipelines.lake.clock import utc_now
 from pipelines.live_databases import LiveDatabases, orders, user_sessions, users
 from pipelines.serving.orders import Order
 from pipelines.settings import BatchConfig, DataConfig
@@ -95,11 +96,14 @@ def sample_orders(databases: LiveDatabases, count: int) -> list[Order]:
 
 def _fill(data: DataConfig, batch: BatchConfig, tell: Tell) -> None:
     from pipelines.batch import BatchProcessor
-    from pipelines.cli.main_job import simulate_until_now
-    from pipelines.training.job import train
+    from pipelines.training_job import train
+    from simulators import WorldConfig, fill_history, load_or_create
 
     tell(f"simulating {USERS:,} users, {DAYS} days")
-    simulate_until_now(data, {"users": USERS, "days": DAYS, "seed": SEED})
+    now = utc_now()
+    with LiveDatabases.open(data) as databases:
+        world = load_or_create(data.data_dir, WorldConfig(users=USERS, days=DAYS, seed=SEED), now)
+        fill_history(databases, world, now)
     tell("batch cycle")
     BatchProcessor(batch, data).run_cycle()
     tell("training the three models, quickly")

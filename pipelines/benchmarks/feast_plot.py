@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.benchmarks.feast_figures import rounded
-from pipelines.cli.console import shown
 from pipelines.errors import UsageError
+from pipelines.printable import shown
 
 SIDES: Final = ("stock", "ours", "limit")
 LABELS: Final = ("stock Feast", "SynchroChain", "limit")

@@ -59,7 +59,7 @@ class HsetBlocks:
         for place in range(_DIGITS):
             digit = number // 10 ** (_DIGITS - 1 - place) % 10
             block[:, self._at + place] = digit + ord("0")
-        self._block, self._sent, self._made = memoryview(block.reshape(-1)), 0, self._made + rows
+        self._block, self._sent, self._made = block.reshape(-1).data, 0, self._made + rows
 
 
 class _Connection:

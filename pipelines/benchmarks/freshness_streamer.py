@@ -17,10 +17,9 @@ import psutil
 
 from pipelines.benchmarks.freshness_world import last_changes
 from pipelines.errors import SynchroChainError
-from pipelines.lake.state import PipelineState
+from pipelines.lake.state import STREAM_READER, PipelineState
 from pipelines.settings import BatchConfig
 
-READER: Final = "stream"
 START_S: Final = 300.0
 STOP_S: Final = 20.0
 POLL_S: Final = 0.05
@@ -62,7 +61,7 @@ class Streamer:
                 f"the streamer ended with status {self._process.returncode}: "
                 + said[-1].strip(" │")
             )
-        done = self._state.positions(READER)
+        done = self._state.positions(STREAM_READER)
         return sum(last - done.get(name, 0) for name, last in last_changes(self._home).items())
 
     def catch_up(self, within: float) -> float | None:

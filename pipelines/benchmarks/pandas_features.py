@@ -160,7 +160,7 @@ def _typed(frame: pd.DataFrame, log: str) -> pd.DataFrame:
         {
             column: pd.to_datetime(frame[column], format="ISO8601").astype("datetime64[ns]")
             if kind == "time"
-            else frame[column].astype(kind)
+            else frame[column].astype(np.dtype(kind))
             for column, kind in types.items()
         }
     )
@@ -290,7 +290,7 @@ def _inventory_levels(
     view["is_low_stock"] = view["stock_level"] < 50
     regions = warehouses.drop_duplicates("warehouse_id", keep="last").set_index("warehouse_id")
     region = view["warehouse_id"].map(regions["region"]).astype("object")
-    view["warehouse_region"] = region.where(region.notna(), None)
+    view["warehouse_region"] = region.mask(region.isna(), other=None)
     sold = orders[keys].assign(event_timestamp=orders["order_timestamp"], amount=orders["quantity"])
     view["demand_24h"] = _windowed_total(view, sold, keys, "24h")
     view["days_of_cover"] = _ratio(view["stock_level"], view["demand_24h"])
@@ -388,14 +388,16 @@ def _running_total(
     joined = pd.merge_asof(
         wanted.sort_values("event_timestamp"), totals, on="event_timestamp", by=keys
     )
-    return joined.sort_values("position")["total"].fillna(0).to_numpy().astype("int64")
+    return np.asarray(joined.sort_values("position")["total"].fillna(0), dtype=np.int64)
 
 
 def _windowed_total(
     rows: pd.DataFrame, events: pd.DataFrame, keys: list[str], width: str
 ) -> np.ndarray:
     """For each row at t, the sum of `amount` over the key's events in (t − width, t]."""
-    return _running_total(rows, events, keys) - _running_total(rows, events, keys, before=width)
+    total = _running_total(rows, events, keys)
+    total -= _running_total(rows, events, keys, before=width)
+    return total
 
 
 def _ratio(numerator: pd.Series, denominator: pd.Series) -> pd.Series:

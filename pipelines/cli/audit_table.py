@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.text import Text
 
-from pipelines.cli.console import answers, print_table, shown
+from pipelines.cli.console import answers, print_table
 from pipelines.monitoring.audit import AuditReport, ViewAudit
 from pipelines.monitoring.live_tables import LiveAudit
+from pipelines.printable import shown
 
 
 def print_audit(report: AuditReport) -> None:

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.printable import json_text, printable
+from pipelines.printable import json_text, printable, shown
 
 
 class _Plain(Console):
@@ -60,25 +60,6 @@ def print_table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
     if title:
         answers.print(Text(printable(title), style="bold"))
     answers.print(made)
-
-
-def shown(value: Any) -> str:
-    """A value as a person reads it."""
-    match value:
-        case None:
-            return "–"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.2f}"
-        case datetime():
-            return value.strftime("%Y-%m-%d %H:%M:%S")
-        case list():
-            return "[" + ", ".join(shown(item) for item in value) + "]"
-        case _:
-            return str(value)
 
 
 def age(seconds: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.live_databases import audit_live_tables
-from pipelines.cli.options import AsJson, DataDir, as_dict, processor
+from pipelines.cli.options import AsJson, DataDir, as_dict
 from pipelines.errors import SynchroChainError, UsageError
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def features(
 
     Example: `synchrochain features user_intent user_id=42 --at 2026-01-31T12:00`
     """
-    from pipelines.cli.console import print_json, print_table, shown
+    from pipelines.cli.console import print_json, print_table
     from pipelines.data_layer import DataLayerOrchestrator
+    from pipelines.printable import shown
     from pipelines.settings import check_environment
 
     check_environment()
@@ -103,8 +104,10 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     from pipelines.cli.console import print_json
     from pipelines.cli.status_table import print_status
     from pipelines.monitoring.status import collect_status, first_alarm
+    from pipelines.settings import BatchConfig, DataConfig, check_environment
 
-    found = collect_status(processor())
+    check_environment()
+    found = collect_status(BatchConfig(), DataConfig())
     if as_json:
         print_json(found)
     else:

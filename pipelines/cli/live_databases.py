@@ -79,7 +79,7 @@ def audit_live_tables(as_json: bool) -> None:
         raise SynchroChainError(
             f"the change log does not say what the live tables hold, rows: {report.unexplained:,} "
             f"({tables}); record them with an UPDATE that changes nothing, and those that are gone "
-            "as deleted in change_log, see 'Your own database' in the README"
+            "as deleted in change_log, see docs/own-database.md"
         )
 
 

@@ -144,8 +144,8 @@ def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any
 
 def _train(config: BatchConfig) -> dict[str, Any]:
     from pipelines.cli.training_table import report_as_dict
-    from pipelines.training.job import TrainingFailedError, train
     from pipelines.training.source import TrainingDataError
+    from pipelines.training_job import TrainingFailedError, train
 
     with progress_of_training() as told:
         try:

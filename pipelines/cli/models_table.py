@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.cli.console import answers, print_table, shown
+from pipelines.cli.console import answers, print_table
+from pipelines.printable import shown
 
 if TYPE_CHECKING:
     from pipelines.registry.store import ModelVersion

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.cli.console import age, answers, print_table, shown
+from pipelines.cli.console import age, answers, print_table
+from pipelines.printable import shown
 
 
 def print_status(status: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ def train(
 
 
 def _names(given: list[str]) -> list[str]:
-    from pipelines.training.job import TASKS
+    from pipelines.training_job import TASKS
 
     if "all" in given:
         return list(TASKS)
@@ -68,10 +68,10 @@ def _names(given: list[str]) -> list[str]:
 
 def _train(config: BatchConfig, names: list[str], quick: bool, report: bool, as_json: bool) -> None:
     from pipelines.cli.console import messages, print_json, progress_of_training
+    from pipelines.cli.control_world import train_control
     from pipelines.cli.training_table import print_report, print_training, report_as_dict
-    from pipelines.training.control_world import train_control
-    from pipelines.training.job import TrainingFailedError
-    from pipelines.training.job import train as run
+    from pipelines.training_job import TrainingFailedError
+    from pipelines.training_job import train as run
 
     failed: TrainingFailedError | None = None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Final
 
@@ -189,6 +190,10 @@ VIEWS: Final = (
 )
 
 VIEWS_BY_NAME: Final[Mapping[str, View]] = {view.name: view for view in VIEWS}
+LONGEST_WINDOW: Final = timedelta(
+    microseconds=max(source.lookback or 0 for view in VIEWS for source in view.sources)
+)
+"""How far before a feature row its windows reach at most."""
 
 
 def view_named(name: str) -> View:

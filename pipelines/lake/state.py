@@ -24,6 +24,7 @@ from pipelines.lake.state_rescue import ANEW, state_error
 from pipelines.lake.state_values import Cycle, as_document, as_text, as_time
 from pipelines.places import check_folder, check_sqlite_file
 
+BATCH_READER: Final = "batch"
 STREAM_READER: Final = "stream"
 SEEN_READER: Final = "stream seen"
 """How far the streamer has read where it has not written everything yet."""

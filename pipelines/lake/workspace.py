@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,8 @@ from pipelines.stopping import interruptible
 
 STAGING: Final = "staging"
 """Where workspaces spill to, in the data directory."""
+Progress = Callable[[str, int], None]
+"""Callback: the name of the step, and how many more rows of it are done."""
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class UnknownRows:
         return (
             f"{self.rows:,} rows of {self.table} changed without triggers ({when}) and are not "
             "what the change log says: features lack them; insert them again through change_log, "
-            "see 'Your own database' in the README"
+            "see docs/own-database.md"
         )
 
 
@@ -157,8 +157,7 @@ def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaDa
             raise ContractError(
                 f"{where} has {reason}"
                 + (f": {table.name!r}" if kind else f" table {table.name!r}")
-                + ": create it with `synchrochain simulate`, or see 'Your own database' in the "
-                "README"
+                + ": create it with `synchrochain simulate`, or see docs/own-database.md"
             )
         # The one with x tells of generated columns too.
         found = connection.execute(f'PRAGMA table_xinfo("{table.name}")').fetchall()

@@ -19,14 +19,14 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.batch.processor import Progress
-from pipelines.batch.update import open_store
 from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.errors import SynchroChainError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
 from pipelines.lake.clock import utc_now
 from pipelines.lake.state import PipelineState
 from pipelines.lake.verification import read_again_if_made_anew, verified
+from pipelines.lake.workspace import Progress
 from pipelines.monitoring.comparison import (
     ROWS_KEPT,
     Comparison,

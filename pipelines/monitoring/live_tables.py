@@ -16,15 +16,14 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.batch.cleanup import LONGEST_WINDOW
-from pipelines.batch.processor import Progress
 from pipelines.change_log.logs import LOGS, NUMBER, Log, logs_of
 from pipelines.change_log.parsing import CLOCK_SET_BACK, typed_rows
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
+from pipelines.features.views import LONGEST_WINDOW
 from pipelines.lake.clock import utc_now
 from pipelines.lake.state import PipelineState
 from pipelines.lake.verification import read_again_if_made_anew
-from pipelines.lake.workspace import columns
+from pipelines.lake.workspace import Progress, columns
 from pipelines.live_databases import CHANGED_AT, METADATA
 from pipelines.monitoring.audit import AuditError
 from pipelines.monitoring.offline_side import offline_side

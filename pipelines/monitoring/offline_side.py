@@ -16,17 +16,22 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.batch.batch_processor import READER
-from pipelines.batch.processor import Progress
 from pipelines.change_log.extract import extract, plan
 from pipelines.change_log.logs import BY_NAME, LOGS
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import EVENT_TIMESTAMP, Source, View
-from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
-from pipelines.lake.workspace import STAGING, attach_history, columns, read_files, workspace
+from pipelines.lake.workspace import (
+    STAGING,
+    Progress,
+    attach_history,
+    columns,
+    read_files,
+    workspace,
+)
 from pipelines.monitoring.online_side import Contained
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.validation.check import check
@@ -145,9 +150,9 @@ def offline_side(
 def _published(state: PipelineState) -> tuple[dict[str, Position], dict[str, list[PublishedFile]]]:
     """The batch positions and the log files that stand for them."""
     while True:
-        positions = state.bound_positions(READER)
+        positions = state.bound_positions(BATCH_READER)
         listed = state.files("log")
-        if state.bound_positions(READER) == positions:  # else a cycle was published in between
+        if state.bound_positions(BATCH_READER) == positions:  # else a cycle came in between
             return positions, {log.name: [f for f in listed if f.name == log.name] for log in LOGS}
 
 

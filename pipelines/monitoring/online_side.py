@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.batch.batch_processor import READER as BATCH
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
-from pipelines.lake.state import PipelineState
+from pipelines.lake.state import BATCH_READER, PipelineState
 from pipelines.settings import DATABASE_NAMES
 
 STREAM: Final = "stream"
@@ -47,7 +46,7 @@ def contained(state: PipelineState, left_to_batch: LeftToBatch) -> dict[str, dic
     """By view and database, what the readers have written online before this call."""
     # The order matters: a view that does not wait after the position was read has been
     # materialized up to it, and what the stream reader left out was recorded before it went on.
-    batch = state.positions(BATCH)
+    batch = state.positions(BATCH_READER)
     waiting = state.waiting_views()
     stream = state.positions(STREAM)
     left = {name: frozenset(seqs) for name, seqs in left_to_batch().items()}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Final
 
-from pipelines.batch import BatchProcessor
-from pipelines.batch.batch_processor import READER
-from pipelines.batch.update import CHECKED
 from pipelines.change_log.positions import Position
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.change_log.seq_ranges import seqs_of
@@ -21,39 +19,46 @@ from pipelines.errors import (
     TriggersError,
 )
 from pipelines.feast_plugins.registry_file import unsealed
+from pipelines.feast_plugins.repository import CHECKED
+from pipelines.lake.clock import utc_now
 from pipelines.lake.process_lock import held_by
+from pipelines.lake.state import BATCH_READER, PipelineState
+from pipelines.lake.summary import check_published, summarize
 from pipelines.live_databases import sqlite_path
 from pipelines.places import check_file
-from pipelines.settings import DATABASE_NAMES
+from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 STREAM: Final = "stream"
 """The name of the streamer's note, of its positions and of its lock."""
 
 
-def collect_status(processor: BatchProcessor) -> dict[str, Any]:
+def collect_status(
+    config: BatchConfig, data: DataConfig, *, now: Callable[[], datetime] = utc_now
+) -> dict[str, Any]:
     """Databases with positions and lag, streamer, offline views, online store, last cycles.
 
     A part that cannot be read holds `error`, one line, instead of its figures; the others stand.
     A database that batch cycles refuse until somebody mends it holds `changes_missing` too: whether
     changes may be missing for good.
     """
+    state = PipelineState(config.state_path)
     return {
-        "data_dir": str(processor.config.data_dir),
-        "databases": {name: _database(processor, name) for name in DATABASE_NAMES},
-        "streamer": _or_error(lambda: _streamer(processor)),
-        "offline_views": _or_error(lambda: _views(processor)),
-        "registry": _or_error(lambda: _registry(processor)),
-        "waiting_for_online_store": sorted(processor.state.waiting_views()),
-        "quarantined": _quarantined(processor),
-        "online_store": _or_error(lambda: _online_store(processor)),
-        "last_cycles": [asdict(cycle) for cycle in processor.state.last_cycles(5)],
+        "data_dir": str(config.data_dir),
+        "databases": {name: _database(state, data, name) for name in DATABASE_NAMES},
+        "streamer": _or_error(lambda: _streamer(state, config)),
+        "offline_views": _or_error(lambda: _views(state, config, now())),
+        "registry": _or_error(lambda: _registry(config)),
+        "waiting_for_online_store": sorted(state.waiting_views()),
+        "quarantined": _quarantined(state),
+        "online_store": _or_error(lambda: _online_store(state, data)),
+        "last_cycles": [asdict(cycle) for cycle in state.last_cycles(5)],
     }
 
 
-def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
-    url = processor.data.database_url(name)
-    position = processor.state.bound_positions(READER).get(name, Position(0))
-    streamed = processor.state.bound_positions(STREAM).get(name)
+def _database(state: PipelineState, data: DataConfig, name: str) -> dict[str, Any]:
+    url = data.database_url(name)
+    position = state.bound_positions(BATCH_READER).get(name, Position(0))
+    streamed = state.bound_positions(STREAM).get(name)
     path = sqlite_path(url)
     if not path.exists() and not path.is_symlink():
         if position.seq:
@@ -62,7 +67,7 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
         return {"where": str(path), "error": "does not exist yet"}
 
     def read() -> dict[str, Any]:
-        reader = ChangeLogReader(name, url, processor.data.busy_timeout)
+        reader = ChangeLogReader(name, url, data.busy_timeout)
         reader.check()
         last = reader.end(position).seq
         return {
@@ -84,9 +89,10 @@ def _database(processor: BatchProcessor, name: str) -> dict[str, Any]:
         return {"where": str(path), "error": str(error), "changes_missing": False}
 
 
-def _views(processor: BatchProcessor) -> dict[str, Any]:
-    processor.check_published()
-    return {name: asdict(view) for name, view in processor.get_feature_summary().items()}
+def _views(state: PipelineState, config: BatchConfig, now: datetime) -> dict[str, Any]:
+    check_published(state, config)
+    found = summarize(state, config.offline_path, now)
+    return {name: asdict(view) for name, view in found.items()}
 
 
 def first_alarm(status: Mapping[str, Any]) -> str | None:
@@ -101,44 +107,44 @@ def first_alarm(status: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _registry(processor: BatchProcessor) -> dict[str, Any]:
-    path = processor.config.registry_path
+def _registry(config: BatchConfig) -> dict[str, Any]:
+    path = config.registry_path
     check_file(path)
     if path.exists():
         unsealed(path, path.read_bytes())
     return {"where": str(path)}
 
 
-def _streamer(processor: BatchProcessor) -> dict[str, Any]:
+def _streamer(state: PipelineState, config: BatchConfig) -> dict[str, Any]:
     """What the streamer noted last, and `state`: running, starting, stopped or never ran.
 
     `left` is how many changes it leaves to the batch flow and knows no outcome of, by database.
     """
-    holder = held_by(processor.config.data_dir / f"{STREAM}.lock")
+    holder = held_by(config.data_dir / f"{STREAM}.lock")
     try:
-        noted: dict[str, Any] = json.loads(processor.state.note(STREAM) or "{}")
+        noted: dict[str, Any] = json.loads(state.note(STREAM) or "{}")
         left = {name: sum(1 for _ in seqs_of(r)) for name, r in noted.pop("left", {}).items()}
     except (ValueError, AttributeError, TypeError):
         return {"error": "its note in the pipeline's state cannot be read: start it again"}
     if holder is not None:
-        state = "running" if holder == noted.get("pid") else "starting"
+        stage = "running" if holder == noted.get("pid") else "starting"
     else:
-        state = "stopped" if noted else "never ran"
-    return {"state": state, **noted, "pid": holder, "left": left}
+        stage = "stopped" if noted else "never ran"
+    return {"state": stage, **noted, "pid": holder, "left": left}
 
 
-def _quarantined(processor: BatchProcessor) -> dict[str, int]:
+def _quarantined(state: PipelineState) -> dict[str, int]:
     rows: dict[str, int] = {}
-    for file in processor.state.files("quarantine"):
+    for file in state.files("quarantine"):
         rows[file.name] = rows.get(file.name, 0) + file.rows
     return rows
 
 
-def _online_store(processor: BatchProcessor) -> dict[str, Any]:
+def _online_store(state: PipelineState, data: DataConfig) -> dict[str, Any]:
     from pipelines.redis_server import connect, find_server, translate_redis_errors
     from pipelines.redis_server.facts import server_facts
 
-    endpoint = find_server(processor.data)
+    endpoint = find_server(data)
     if endpoint is None:
         return {"engine": None, "keys": None}
     with translate_redis_errors(endpoint), connect(endpoint) as client:
@@ -153,7 +159,7 @@ def _online_store(processor: BatchProcessor) -> dict[str, Any]:
         "keys": keys,
         "memory_bytes": memory.get("used_memory"),
         "evicts": facts.evicts,
-        "last_check": processor.state.document(CHECKED) or {},
+        "last_check": state.document(CHECKED) or {},
     }
 
 

@@ -1,6 +1,6 @@
 """The stand-in for a machine without any Redis server: fakeredis behind a TCP port.
 
-Run as `python -m pipelines.redis_server.fake_server <configuration file>` by `pipelines.redis_server.server`.
+Run as `python -m pipelines.redis_server.fake_server <configuration file>` by `server.py` beside it.
 It keeps nothing over a restart, has no password (fakeredis cannot ask for one, so any user of
 this machine may connect), no Lua unless `lupa` is installed, and is slow: a demo only.
 """

@@ -407,7 +407,7 @@ def freeze_garbage() -> None:
 
 
 def _open_store(batch: BatchConfig) -> Any:
-    from pipelines.batch.update import open_store
+    from pipelines.feast_plugins.repository import open_store
 
     return open_store(batch)
 

@@ -29,7 +29,7 @@ from pipelines.errors import (
 )
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
 from pipelines.lake.created_clock import CREATED_NOTE, CreatedClock
-from pipelines.lake.state import SEEN_READER, PipelineState
+from pipelines.lake.state import BATCH_READER, SEEN_READER, STREAM_READER, PipelineState
 from pipelines.lake.verification import check_contents, check_strangers
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.hot_tables import HASH
@@ -38,11 +38,10 @@ from pipelines.streaming.online_watch import OnlineWatch
 from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
 from pipelines.streaming.stream import DATA_TYPES, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
-from pipelines.streaming.warming import BATCH, Published, published, warm
+from pipelines.streaming.warming import Published, published, warm
 
 logger = logging.getLogger(__name__)
 
-READER: Final = "stream"
 STATUS: Final = "stream"
 VIEW_COLUMN: Final = "view"
 REPORT_EVERY: Final = timedelta(seconds=2)
@@ -111,7 +110,7 @@ class StreamingFlow:
         self.window = HotWindow(timedelta(seconds=config.allowed_lateness))
         check_strangers(self._state, batch.processed_data_path)
         known = self._published()
-        done = self._state.positions(READER)
+        done = self._state.positions(STREAM_READER)
         self._begun = bool(done)
         with self.window.cursor() as cursor:
             self._missed = warm(self.window, cursor, known, done)
@@ -238,7 +237,7 @@ class StreamingFlow:
                 moved = {}  # where a first start begins is not online before the batch flow says so
             self._save_seen({n: at for n, at in written.items() if n in moved or self._begun})
             if moved:
-                if not self._state.set_positions(READER, moved, self._generation):
+                if not self._state.set_positions(STREAM_READER, moved, self._generation):
                     self.outdated = True
                     return
                 self._saved.update(moved)
@@ -309,13 +308,16 @@ class StreamingFlow:
     ) -> Stream:
         trimmed = int(self._state.note(f"trimmed {name}") or 0)
         written = done.get(name, position)
-        bound = [self._state.bound_positions(reader).get(name) for reader in (READER, BATCH)]
+        bound = [
+            self._state.bound_positions(reader).get(name)
+            for reader in (STREAM_READER, BATCH_READER)
+        ]
         read = [at for at in bound if at is not None and at.seq in (position, written)]
         return Stream(name, config, self.window, position, written, trimmed, read)
 
     def _settled(self) -> dict[str, int]:
         """Up to which `seq` the batch flow's rows are online, by database; empty if not known."""
-        positions = self._state.positions(BATCH)
+        positions = self._state.positions(BATCH_READER)
         return {} if self._state.waiting_views() else positions
 
     def _touch(self, touched: Mapping[str, set[int]]) -> None:
@@ -386,7 +388,9 @@ class StreamingFlow:
 def _check_logs(config: DataConfig, state: PipelineState) -> None:
     """Do not start on another history, nor where changes may be missing without a word; what else
     is wrong each stream says itself, and goes on trying."""
-    readers = [state.bound_positions(reader) for reader in (BATCH, READER, SEEN_READER)]
+    readers = [
+        state.bound_positions(reader) for reader in (BATCH_READER, STREAM_READER, SEEN_READER)
+    ]
     for name in DATABASE_NAMES:
         log = ChangeLogReader(name, config.database_url(name), config.busy_timeout)
         known = [positions[name] for positions in readers if name in positions]

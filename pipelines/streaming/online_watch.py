@@ -16,9 +16,9 @@ from typing import Any, Final
 import redis
 from redis.exceptions import RedisError
 
-from pipelines.batch.update import TTLS
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, SynchroChainError
 from pipelines.feast_plugins.online_check import OnlineCheck, check_server
+from pipelines.feast_plugins.repository import TTLS
 from pipelines.lake.state import PipelineState
 from pipelines.redis_server import RedisEndpoint, connect, find_server
 from pipelines.redis_server.facts import server_facts

@@ -12,7 +12,7 @@ import duckdb
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.features.views import VIEWS, Source, View
 from pipelines.lake.rejected import KIND
-from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
 from pipelines.lake.workspace import read_files
 from pipelines.streaming.hot_tables import (
     HASH,
@@ -29,7 +29,6 @@ from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.intake import CLOCKS, TIMES
 from pipelines.streaming.known_keys import keeps_keys
 
-BATCH: Final = "batch"
 ROWS_AT_ONCE: Final = 1_000_000
 
 
@@ -48,10 +47,10 @@ class Published:
 def published(state: PipelineState) -> Published:
     """What there is just now: positions and files of the same moment."""
     while True:
-        at = state.positions(BATCH), state.last_late_cycle()
+        at = state.positions(BATCH_READER), state.last_late_cycle()
         files = {log.name: state.files("log", log.name) for log in LOGS}
         rejected = {log.name: state.files(KIND, log.name) for log in LOGS if log.append_only}
-        if at == (state.positions(BATCH), state.last_late_cycle()):
+        if at == (state.positions(BATCH_READER), state.last_late_cycle()):
             return Published(at[0], files, rejected, at[1])
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.batch.update import open_store
 from pipelines.change_log.logs import LOGS
 from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.lake.workspace import empty, read_files

@@ -93,7 +93,7 @@ class Shop:
         """Write a row as a reader would, created just now."""
         import pandas as pd
 
-        from pipelines.batch.update import open_store
+        from pipelines.feast_plugins.repository import open_store
 
         row = {**row, "created_timestamp": utc_now(), **changed}
         frame = pd.DataFrame({name: [row[name]] for name in view_named(view).schema.names})

@@ -162,16 +162,6 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     assert f"synchrochain {name}" in shown.out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_in_the_readme(name: str) -> None:
-    """Documentation that cannot rot: whoever adds a command adds it there."""
-    readme = PROJECT_ROOT / "README.md"
-    assert readme.exists(), "README.md is missing: it has to list every command"
-    assert f"`synchrochain {name}" in readme.read_text("utf-8"), (
-        f"README.md does not mention `synchrochain {name}`: list it with the other commands"
-    )
-
-
 def test_help_comes_at_once() -> None:
     """Nothing heavy is imported before a command needs it."""
     program = (

@@ -21,7 +21,7 @@ import typer
 from tiny_model import new_run, register
 
 from pipelines.batch import BatchConfig
-from pipelines.cli import models as cli_models
+from pipelines.cli import models
 from pipelines.errors import SynchroChainError
 from pipelines.registry.store import ModelRegistry
 
@@ -58,7 +58,7 @@ Run = Callable[..., Answer]
 def command_line() -> click.Command:
     """The commands on an application of their own."""
     app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="markdown")
-    cli_models.register(app)
+    models.register(app)
     return typer.main.get_command(app)
 
 

@@ -14,11 +14,11 @@ import pytest
 import typer
 from serving_shop import execute, insert, open_shop, order_row, put_everything
 
-from pipelines.batch.update import open_store
 from pipelines.benchmarks import bench_decide
 from pipelines.benchmarks.decide_world import sample_orders
-from pipelines.cli.decisions import register
+from pipelines.cli import bench, decisions
 from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.live_databases import orders, user_sessions
 from pipelines.serving.orders import OrderError
 from pipelines.settings import BatchConfig
@@ -45,9 +45,9 @@ class CommandLine:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Iterator[CommandLine]:
     """On a data directory with the shop and its features, without models."""
-    app, bench = typer.Typer(), typer.Typer()
-    register(app, bench, lambda name: pytest.fail(f"{name} is measured"))
-    app.add_typer(bench, name="bench")
+    app = typer.Typer()
+    decisions.register(app)
+    bench.register(app)
     with open_shop(folder) as databases:
         insert(databases, orders, *(order_row(n) for n in (1, 2, 3)), order_row(4, user=3))
         put_everything(open_store(BatchConfig()))

@@ -181,7 +181,7 @@ def test_the_status_shows_what_runs(
     running: DataLayerOrchestrator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the streamer itself has noted it."""
-    found = collect_status(running.batch)
+    found = collect_status(running.batch.config, running.batch.data)
     streamer = found["streamer"]
     assert (streamer["state"], streamer["pid"]) == ("running", os.getpid())
     assert set(streamer["streams"]) == set(DATABASE_NAMES)
@@ -239,7 +239,9 @@ def test_stopping_ends_everything_and_twice_is_no_error(
     with shop.databases["users"].connect() as connection:
         last = connection.scalar(sa.text("SELECT max(seq) FROM change_log"))
     assert running.batch.state.positions("stream")["users"] == last
-    assert collect_status(running.batch)["streamer"]["state"] == "stopped"
+    assert (
+        collect_status(running.batch.config, running.batch.data)["streamer"]["state"] == "stopped"
+    )
 
 
 def test_it_runs_inside_of_a_with_statement(stopped: DataLayerOrchestrator, shop: Shop) -> None:

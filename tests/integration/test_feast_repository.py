@@ -26,8 +26,8 @@ from random_log import Logs
 from reference import FEATURES, KEYS, VIEWS, compute, decision_context
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.update import open_store
 from pipelines.errors import CorruptFileError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.clock import utc_now
 from pipelines.redis_server import connect, ensure_server, stop_server

@@ -22,8 +22,8 @@ import pytest
 import uvicorn
 from serving_shop import Models, open_shop, put_everything
 
-from pipelines.batch.update import open_store
 from pipelines.errors import UsageError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.live_databases import LiveDatabases
 from pipelines.serving import http_api
 from pipelines.serving.decision_log import DecisionLog

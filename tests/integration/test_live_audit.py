@@ -137,8 +137,8 @@ def test_what_no_trigger_has_recorded_is_found(shop: Shop) -> None:
     assert "rows: 3 (users)" in answer.err
     assert answer.document["tables"]["users"]["missing"] == 1
     assert "users, some that differ: user_id=2" in synchrochain("audit", "--live").out
-    assert "see 'Your own database' in the README" in answer.err
-    text = (PROJECT_ROOT / "README.md").read_text("utf-8")
+    assert "see docs/own-database.md" in answer.err
+    text = (PROJECT_ROOT / "docs" / "own-database.md").read_text("utf-8")
     (remedy,) = re.findall(r"```sql\n(UPDATE users .*?)```", text, flags=re.DOTALL)
     for statement in remedy.strip().split("\n"):
         shop.execute("users", statement)

@@ -25,8 +25,8 @@ import yaml
 from tiny_model import Level, example, new_run, register
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.update import open_store
 from pipelines.errors import NewerFormatError, StorageFullError, UnknownNameError, UsageError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.registry import mlflow_store
 from pipelines.registry.packaging import BrokenModelError
 from pipelines.registry.signatures import CONTRACTS

@@ -15,9 +15,9 @@ from stream_helpers import ForKeys, StreamWorld, stream_world
 from stream_rows import DAY, HOUR, T, furnish, order, stock, user
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.update import CHECKED
 from pipelines.cli.status_table import _online_store
 from pipelines.feast_plugins import online_check
+from pipelines.feast_plugins.repository import CHECKED
 from pipelines.feast_plugins.writing.encoding import event_times, field
 from pipelines.monitoring.status import collect_status
 from pipelines.redis_server.online_keys import project_keys
@@ -266,7 +266,7 @@ def test_a_server_that_was_killed_is_looked_at_again(
 def status_line(world: StreamWorld) -> str:
     """What `synchrochain status` says of the online store."""
     processor = BatchProcessor(world.batch_config, world.config, clock=world.clock)
-    return _online_store(collect_status(processor)["online_store"])
+    return _online_store(collect_status(processor.config, processor.data)["online_store"])
 
 
 def _check(

@@ -12,7 +12,7 @@ from test_online_reads import online
 from test_online_writer import KEYS, PROJECT, T, any_rows
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.update import open_store
+from pipelines.feast_plugins.repository import open_store
 from pipelines.feast_plugins.writing.encoding import entity_keys, field
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.redis_server import connect, ensure_server

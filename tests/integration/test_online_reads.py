@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.update import open_store
 from pipelines.errors import RedisRefusedError, UsageError
 from pipelines.feast_plugins import last_seen, online_store
 from pipelines.feast_plugins.last_seen import Block, LastSeen
 from pipelines.feast_plugins.reading.plan import Plans
+from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import view_named
 from pipelines.redis_server import connect, ensure_server
 from pipelines.settings import DataConfig

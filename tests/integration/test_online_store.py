@@ -16,9 +16,9 @@ import pytest
 from feast import metrics
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.update import open_store
 from pipelines.errors import RedisUnavailableError
 from pipelines.feast_plugins.last_seen import PROBE_SECONDS, LastSeen, errors_instead_of_last_seen
+from pipelines.feast_plugins.repository import open_store
 from pipelines.feast_plugins.writing.encoding import entity_keys, field
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, view_named

@@ -18,8 +18,8 @@ import pytest
 import redis
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.update import open_store
 from pipelines.errors import RedisRefusedError, UsageError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.feast_plugins.writing import online_writer
 from pipelines.feast_plugins.writing.encoding import entity_keys, field, values
 from pipelines.feast_plugins.writing.newer_wins import MISSING

@@ -29,7 +29,7 @@ from serving_shop import (
     size,
 )
 
-from pipelines.batch.update import open_store
+from pipelines.feast_plugins.repository import open_store
 from pipelines.live_databases import LiveDatabases, inventory
 from pipelines.redis_server import ensure_server
 from pipelines.registry.signatures import CONTRACTS

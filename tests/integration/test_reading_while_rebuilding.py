@@ -19,13 +19,14 @@ import json, select, sys
 from datetime import datetime
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.errors import SynchroChainError
+from pipelines.lake.summary import check_published
 from pipelines.monitoring.live_tables import audit_live
 from pipelines.settings import DataConfig
 
 now = datetime.fromisoformat(sys.argv[1])
 processor = BatchProcessor(BatchConfig(retention_days=5), DataConfig(), clock=lambda: now)
 readers = {
-    "check": processor.check_published,
+    "check": lambda: check_published(processor.state, processor.config),
     "summary": processor.get_feature_summary,
     "live audit": lambda: audit_live(DataConfig(), BatchConfig(retention_days=5), now=lambda: now),
 }

@@ -15,7 +15,7 @@ from serving_shop import open_shop, put_everything
 from tiny_model import register
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.update import open_store
+from pipelines.feast_plugins.repository import open_store
 from pipelines.live_databases import LiveDatabases
 from pipelines.registry import mlflow_store
 from pipelines.registry.store import MODELS, ModelRegistry, ModelVersion

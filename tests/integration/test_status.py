@@ -59,7 +59,7 @@ def lock_of(processor: BatchProcessor) -> Path:
 
 def said(processor: BatchProcessor, capsys: pytest.CaptureFixture[str]) -> str:
     """The status as people read it, on one line."""
-    print_status(collect_status(processor))
+    print_status(collect_status(processor.config, processor.data))
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -72,7 +72,7 @@ def test_a_streamer_that_never_ran_is_no_error(
     processor: BatchProcessor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The status says how to start it, and looking makes no lock."""
-    found = collect_status(processor)["streamer"]
+    found = collect_status(processor.config, processor.data)["streamer"]
     assert found == {"state": "never ran", "pid": None, "left": {}}
     assert "`synchrochain stream` starts it" in said(processor, capsys)
     assert not lock_of(processor).exists()
@@ -84,7 +84,7 @@ def test_a_running_streamer_is_shown_with_what_it_noted(
     """Counters, modes and sizes; of what it left to the batch flow how much."""
     processor.state.set_note("stream", note(os.getpid()))
     with only_one(lock_of(processor), StreamerRunningError):
-        found = collect_status(processor)["streamer"]
+        found = collect_status(processor.config, processor.data)["streamer"]
         shown = said(processor, capsys)
     assert (found["state"], found["pid"]) == ("running", os.getpid())
     assert found["streams"]["users"] == STREAM
@@ -103,7 +103,7 @@ def test_a_streamer_that_warms_up_is_starting(
     """The note is another one's as yet."""
     processor.state.set_note("stream", note(1))
     with only_one(lock_of(processor), StreamerRunningError):
-        found = collect_status(processor)["streamer"]
+        found = collect_status(processor.config, processor.data)["streamer"]
         assert f"starting in process {os.getpid()}" in said(processor, capsys)
     assert (found["state"], found["pid"]) == ("starting", os.getpid())
 
@@ -113,15 +113,16 @@ def test_a_streamer_that_ended_is_stopped_however_it_ended(
 ) -> None:
     """A process that was killed holds no lock, even if its number is taken again."""
     program = (
-        "import os, sys; from pathlib import Path; from pipelines.lake.process_lock import only_one\n"
+        "import os, sys; from pathlib import Path\n"
+        "from pipelines.lake.process_lock import only_one\n"
         "with only_one(Path(sys.argv[1]), ValueError): os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", program, lock_of(processor)], check=False, timeout=60)
     dead = int(lock_of(processor).with_suffix(".pid").read_text())
     processor.state.set_note("stream", note(dead))
-    assert collect_status(processor)["streamer"]["state"] == "stopped"
+    assert collect_status(processor.config, processor.data)["streamer"]["state"] == "stopped"
     lock_of(processor).with_suffix(".pid").write_text(str(os.getpid()))
-    found = collect_status(processor)["streamer"]
+    found = collect_status(processor.config, processor.data)["streamer"]
     assert (found["state"], found["pid"]) == ("stopped", None)
     assert "not running; this is how it stood at 2024-04-01 12:00:00" in said(processor, capsys)
 
@@ -164,7 +165,7 @@ def test_a_damaged_note_does_not_hide_the_rest(
 ) -> None:
     """Each part of the status stands alone."""
     processor.state.set_note("stream", text)
-    assert "cannot be read" in collect_status(processor)["streamer"]["error"]
+    assert "cannot be read" in collect_status(processor.config, processor.data)["streamer"]["error"]
     assert "cannot be read" in said(processor, capsys)
 
 
@@ -176,7 +177,7 @@ def test_the_streamers_lag_stands_beside_that_of_the_batch_flow(
     processor.run_cycle(update=False)
     last = processor.state.positions("batch")
     processor.state.set_positions("stream", {"users": Position(last["users"] - 10)})
-    found = collect_status(processor)["databases"]
+    found = collect_status(processor.config, processor.data)["databases"]
     assert (found["users"]["lag"], found["users"]["stream_lag"]) == (0, 10)
     assert found["users"]["stream_position"] == last["users"] - 10
     assert (found["orders"]["lag"], found["orders"]["stream_lag"]) == (0, None)

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.batch import BatchConfig
-from pipelines.batch.update import fill_if_emptied, open_store
+from pipelines.batch.update import fill_if_emptied
 from pipelines.errors import NewerFormatError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.state import PipelineState
 from pipelines.redis_server import connect, ensure_server

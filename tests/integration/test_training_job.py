@@ -13,6 +13,7 @@ import pytest
 from conftest import new_directory, used_directory
 from typer.testing import CliRunner
 
+from pipelines import training_job
 from pipelines.batch import BatchProcessor
 from pipelines.cli.app import app
 from pipelines.cli.main_job import simulate_until_now
@@ -20,10 +21,9 @@ from pipelines.cli.training_table import interval, print_report, print_training,
 from pipelines.errors import UnknownNameError, UsageError
 from pipelines.registry.store import ModelRegistry
 from pipelines.settings import BatchConfig, DataConfig
-from pipelines.training import job as training_job
-from pipelines.training.job import TaskReport, TrainingFailedError, train
 from pipelines.training.source import TrainingDataError
 from pipelines.training.tracking import fetch_manifest
+from pipelines.training_job import TaskReport, TrainingFailedError, train
 
 
 @pytest.fixture(scope="module")

@@ -183,7 +183,10 @@ def test_rows_that_are_unknown_are_said_until_they_are_known(
     script(folder, "orders", "UPDATE orders SET status = 'shipped'")
     report = processor.run_cycle(update=False)
     assert (report.unknown_rows, report.extracted) == ({}, 3)
-    assert collect_status(processor)["databases"]["orders"]["unknown_rows"] == {}
+    assert (
+        collect_status(processor.config, processor.data)["databases"]["orders"]["unknown_rows"]
+        == {}
+    )
 
 
 def test_a_blob_is_rejected_with_its_reason(folder: Path) -> None:
@@ -266,9 +269,9 @@ def test_an_older_log_is_upgraded_by_a_cycle(folder: Path) -> None:
     assert "error" not in synchrochain("status", "--json").document["databases"]["orders"]
 
 
-def test_the_statement_of_the_readme_makes_rows_known(folder: Path) -> None:
+def test_the_statement_of_the_documentation_makes_rows_known(folder: Path) -> None:
     """As it stands there; afterwards the customers are in the processed log."""
-    text = (PROJECT_ROOT / "README.md").read_text("utf-8")
+    text = (PROJECT_ROOT / "docs" / "own-database.md").read_text("utf-8")
     (statement,) = re.findall(r"```sql\n(INSERT INTO change_log .*?)```", text, flags=re.DOTALL)
     users = "".join(
         f"DROP TRIGGER users_{event}_to_change_log;" for event in ("insert", "update", "delete")

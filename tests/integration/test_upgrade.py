@@ -51,7 +51,7 @@ def test_an_old_directory_is_what_it_was_and_the_next_cycle_goes_on(old: Path) -
     assert processor.state.positions("batch") == POSITIONS
     assert processor.state.positions("stream") == STREAMED
     assert sum(file.rows for file in processor.state.files("log", "clickstream")) == 493
-    status = collect_status(processor)
+    status = collect_status(processor.config, processor.data)
     assert status["quarantined"] == {"orders": 2}
     assert [cycle["id"] for cycle in status["last_cycles"]] == [2, 1]
     with tiny_model.known():

@@ -20,10 +20,11 @@ from conftest import Clock, new_directory, used_directory
 from old_directory import NOW, unpack
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.batch.update import apply, open_store
+from pipelines.batch.update import apply
 from pipelines.cache import RealtimeCache
 from pipelines.data_layer import DataLayerOrchestrator
 from pipelines.errors import CorruptFileError, NewerFormatError, SynchroChainError
+from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS
 from pipelines.lake import verification as module
 from pipelines.lake.state import PipelineState, PublishedFile
@@ -138,7 +139,8 @@ def cycle(path: Path) -> None:
 
 
 def summary(path: Path) -> None:
-    alarm = first_alarm(collect_status(processor_of(path)))  # for which the command exits 1
+    found = collect_status(BatchConfig(data_dir=path), DataConfig(data_dir=path))
+    alarm = first_alarm(found)  # for which the command exits 1
     if alarm:
         raise CorruptFileError(alarm)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -41,7 +40,7 @@ from pipelines.benchmarks.feast_plot import PANELS, check_plotting, plot
 from pipelines.benchmarks.feast_space import Space, private_space
 from pipelines.benchmarks.feast_world import View, entity_frame, write_views
 from pipelines.benchmarks.feast_writer import RANDOM, HsetBlocks, written_rows_per_s
-from pipelines.cli import bench as cli_feast
+from pipelines.cli import bench
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.lake.clock import aware_now
 from pipelines.redis_server.process import is_gone
@@ -342,17 +341,17 @@ def test_every_command_prints_json_or_tables(name: str, monkeypatch: pytest.Monk
         return figures()
 
     monkeypatch.setattr(bench_feast, "measure", measure)
-    bench = typer.Typer()
-    cli_feast.register(bench, lambda module: importlib.import_module(module))
+    app = typer.Typer()
+    bench.register(app)
     run = CliRunner()
-    printed = run.invoke(bench, [name, "--json"])
+    printed = run.invoke(app, ["bench", name, "--json"])
     assert json.loads(printed.stdout) == json.loads(json.dumps(figures()))
     assert "measuring" in printed.stderr
-    shown = run.invoke(bench, [name], env={"COLUMNS": "200"}).stdout
+    shown = run.invoke(app, ["bench", name], env={"COLUMNS": "200"}).stdout
     assert "materialize.ratio_to_stock" in shown
     assert "✓ reached" in shown
     assert f"synchrochain bench {name}" in " ".join(
-        run.invoke(bench, [name, "--help"]).stdout.split()
+        run.invoke(app, ["bench", name, "--help"]).stdout.split()
     )
     parts, sizes = asked[0]
     assert parts == (["materialize", "online", "history"] if name == "all" else [name])

@@ -38,8 +38,8 @@ THE_PRESENT: Final = frozenset(
         "uuid.uuid1",
     }
 )
-"""They say what time it is, or write it into what they make. `pipelines.lake.clock` says it too, and
-stands still where it must."""
+"""They say what time it is, or write it into what they make. `pipelines.lake.clock` says it too,
+and stands still where it must."""
 
 THE_PLACE: Final = frozenset({"time.mktime", "time.tzset"})
 """They go by the time zone of the machine; so does `fromtimestamp` with one argument."""
@@ -163,15 +163,17 @@ def forbidden(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in sources("tests") if p.name != Path(__file__).name], ids=short
+    "path",
+    [p for p in sources("tests", BENCHMARKS) if p.name != Path(__file__).name],
+    ids=short,
 )
 def test_no_test_reads_a_clock_of_its_own(path: Path) -> None:
-    """`utc_now()` of `pipelines.lake.clock` begins at the same moment in every run; a wait for somebody
-    else's work is allowed by name, above."""
+    """`utc_now()` of `pipelines.lake.clock` begins at the same time in every run; a wait for
+    somebody else's work is allowed by name, above."""
     found = forbidden(path)
     assert not found, (
-        "pin the time (pipelines.lake.clock.utc_now, or a clock that is handed over), and wait for an "
-        "event instead of a while: " + "; ".join(found)
+        "pin the time (pipelines.lake.clock.utc_now, or a clock that is handed over), and wait for "
+        "an event instead of a while: " + "; ".join(found)
     )
 
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.batch import files
-from pipelines.batch.files import write_parquet
-from pipelines.batch.workspace import workspace
 from pipelines.errors import MemoryFullError
+from pipelines.lake import files
+from pipelines.lake.files import write_parquet
+from pipelines.lake.workspace import workspace
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
 from pipelines.streaming import change_capture

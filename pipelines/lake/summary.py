@@ -9,9 +9,12 @@ from pathlib import Path
 import duckdb
 
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+from pipelines.lake.rejected import KIND as REJECTED
+from pipelines.lake.set_aside import check_places
 from pipelines.lake.state import PipelineState
-from pipelines.lake.verification import read_again_if_made_anew, verified
+from pipelines.lake.verification import check_strangers, read_again_if_made_anew, verified
 from pipelines.lake.workspace import read_files
+from pipelines.settings import BatchConfig
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,19 @@ def _summarize(
         (now - newest).total_seconds(),
         dict(zip(view.features, shares, strict=True)),
     )
+
+
+def check_published(state: PipelineState, config: BatchConfig) -> None:
+    """Make sure that the published files are what was published, all of them and no others.
+
+    Raises:
+        CorruptFileError: a file is missing, altered, or not ours.
+        NewerFormatError: a newer version has written one.
+        UnusablePathError: a folder is none, or cannot be read.
+    """
+    check_places(config)
+    check_strangers(state, config.processed_data_path)
+    verified(state, "log")
+    verified(state, REJECTED)
+    for view in VIEWS:
+        verified(state, "view", view.name, folder=config.offline_path / view.name)

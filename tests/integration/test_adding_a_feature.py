@@ -1,4 +1,4 @@
-"""The README's worked example does what the README says."""
+"""The documentation's worked example does what it says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.settings import PROJECT_ROOT
 def blocks() -> list[str]:
     """The Python of the section that adds a feature, block by block."""
     section = (
-        (PROJECT_ROOT / "README.md").read_text(encoding="utf-8").split("## Adding a feature")[1]
+        (PROJECT_ROOT / "docs" / "features.md").read_text("utf-8").split("## Adding a feature")[1]
     )
     return re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], flags=re.DOTALL)
 
@@ -74,7 +74,7 @@ def test_the_example_feature_counts_searches(view: View) -> None:
 
 
 def test_the_example_view_names_a_log_that_exists(view: View) -> None:
-    """What the README writes into VIEWS fits the logs' columns."""
+    """What it writes into VIEWS fits the logs' columns."""
     (source,) = view.sources
     columns = set(log_table(source.log).columns)
     assert {source.time, *source.keys} <= columns
