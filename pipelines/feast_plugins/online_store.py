@@ -32,13 +32,13 @@ from pydantic import model_validator
 from redis.exceptions import RedisError
 
 from pipelines.feast_plugins.entities import entity_rows as rows_of_entities
-from pipelines.feast_plugins.last_seen import Block, LastSeen, ReadMode
 from pipelines.feast_plugins.reading.connections import ReadConnections, Reply, is_wrong_type
 from pipelines.feast_plugins.reading.decoding import event_time, event_times, value_message
 from pipelines.feast_plugins.reading.plan import Plans, ReadPlan
 from pipelines.feast_plugins.reading.plan import plan as make_plan
 from pipelines.feast_plugins.reading.request import ReadRequest, read_request
 from pipelines.feast_plugins.reading.response import ColumnarResponse
+from pipelines.feast_plugins.stale_fallback import Block, ReadMode, StaleFallback
 from pipelines.feast_plugins.writing.damage import Damage
 from pipelines.feast_plugins.writing.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
 from pipelines.lake.clock import aware_now
@@ -102,7 +102,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
     - damage of any kind is null too: of a row with a broken event time NOT_FOUND, of a single value
       NULL_VALUE; the next writer replaces such a row;
     - when Redis is away, a read answers from what this process saw last: the response's
-      `read_mode` says so, and `errors_instead_of_last_seen()` asks for an error instead.
+      `read_mode` says so, and `errors_instead_of_stale_values()` asks for an error instead.
 
     Raises:
         RedisUnavailableError: the server does not answer a write, or a read that wants errors.
@@ -118,7 +118,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         self._connecting = threading.Lock()
         self._connections: ReadConnections | None = None
         self._plans = Plans()
-        self.last_seen = LastSeen()
+        self.stale_fallback = StaleFallback()
         self.damage = Damage()
 
     def online_write_batch(
@@ -196,7 +196,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
             Block(group.fields, read.keys)
             for group, read in zip(plan.groups, request.groups, strict=True)
         ]
-        replies = self.last_seen.read(blocks, lambda: self._ask(plan, request, blocks))
+        replies = self.stale_fallback.read(blocks, lambda: self._ask(plan, request, blocks))
         answer = ColumnarResponse(
             plan,
             request,
@@ -248,7 +248,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
     @property
     def read_mode(self) -> ReadMode:
         """Where reads come from just now: Redis, or what was seen last and how long ago."""
-        return self.last_seen.mode
+        return self.stale_fallback.mode
 
     def _read_features_per_fv(
         self,
@@ -314,7 +314,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
                         raise error
             return self._whole(blocks, [[] if isinstance(r, Exception) else r for r in replies])
 
-        found: Any = self.last_seen.read(blocks, ask)
+        found: Any = self.stale_fallback.read(blocks, ask)
         return [reply for (reply,) in found]
 
     def _whole(self, blocks: Sequence[Block], replies: list[Reply]) -> list[Reply]:

@@ -204,14 +204,14 @@ class _Audit:
             self._rounds += 1
 
     def _round(self, moment: datetime) -> None:
-        from pipelines.feast_plugins.last_seen import errors_instead_of_last_seen
+        from pipelines.feast_plugins.stale_fallback import errors_instead_of_stale_values
 
         known = contained(self._state, self._left_to_batch)
         if known == self._known:  # no reader has moved, so no key has come to rest
             return
         self._known, self._moment = known, moment
         served = {}
-        with errors_instead_of_last_seen():
+        with errors_instead_of_stale_values():
             for view in VIEWS:
                 keys = self._pending[view.name]
                 served[view.name] = self._online.read(view, keys, moment)

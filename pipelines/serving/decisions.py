@@ -101,7 +101,7 @@ class Decision:
         features: by view.
         models: intent, delay, decision: which version of which model.
         network_age_seconds: of the snapshot of the routes that are no candidates.
-        read_mode: "redis"; "last_seen" if Redis is away and what was read before answers, or
+        read_mode: "redis"; "stale_fallback" if Redis is away and what was read before answers, or
             "unavailable".
         logged: whether the decision log has it, so that it can be replayed.
         took_ms: without logging; for one of several, its share.

@@ -58,7 +58,7 @@ class Features(BaseModel):
     event_timestamp: datetime | None
     age_seconds: float | None
     state: str = Field(description="present, or stale: older than the view's time to live")
-    read_mode: str = Field(description="redis, or last_seen while Redis is away")
+    read_mode: str = Field(description="redis, or stale_fallback while Redis is away")
     features: dict[str, Any]
 
 

@@ -42,7 +42,7 @@ class ViewRead:
 class OnlineRows:
     """What one read came to: equally long columns, keys included, and how each view answered.
 
-    `read_mode` is "redis", or "last_seen" while Redis is away; `mode_age` is for how long.
+    `read_mode` is "redis", or "stale_fallback" while Redis is away; `mode_age` is for how long.
     """
 
     columns: dict[str, list[Any]]

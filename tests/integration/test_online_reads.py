@@ -13,10 +13,10 @@ import pytest
 
 from pipelines.batch import BatchConfig
 from pipelines.errors import RedisRefusedError, UsageError
-from pipelines.feast_plugins import last_seen, online_store
-from pipelines.feast_plugins.last_seen import Block, LastSeen
+from pipelines.feast_plugins import online_store, stale_fallback
 from pipelines.feast_plugins.reading.plan import Plans
 from pipelines.feast_plugins.repository import open_store
+from pipelines.feast_plugins.stale_fallback import Block, StaleFallback
 from pipelines.features.views import view_named
 from pipelines.redis_server import connect, ensure_server
 from pipelines.settings import DataConfig
@@ -289,8 +289,8 @@ def test_a_plan_made_while_the_registry_changed_is_not_kept() -> None:
 
 def test_what_was_seen_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest half goes; what is read again stays."""
-    monkeypatch.setattr(last_seen, "REPLIES_KEPT", 100)
-    seen = LastSeen()
+    monkeypatch.setattr(stale_fallback, "REPLIES_KEPT", 100)
+    seen = StaleFallback()
     block = Block((b"f",), [b"always"])
     for number in range(500):
         keys = [b"always", b"%d" % number]
@@ -303,7 +303,7 @@ def test_what_was_seen_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_other_requests_saw_is_put_together() -> None:
     """A request that was never made before is answered from those that were."""
-    seen = LastSeen()
+    seen = StaleFallback()
     seen.read([Block((b"a", b"b"), [b"k"])], lambda: [[b"1", b"2"]])
     seen.read([Block((b"b", b"c"), [b"k"])], lambda: [[b"3", b"4"]])
     assert seen._replies.find(b"k", (b"a", b"b", b"c", b"d")) == [b"1", b"3", b"4", None]

@@ -17,8 +17,12 @@ from feast import metrics
 
 from pipelines.batch import BatchConfig
 from pipelines.errors import RedisUnavailableError
-from pipelines.feast_plugins.last_seen import PROBE_SECONDS, LastSeen, errors_instead_of_last_seen
 from pipelines.feast_plugins.repository import open_store
+from pipelines.feast_plugins.stale_fallback import (
+    PROBE_SECONDS,
+    StaleFallback,
+    errors_instead_of_stale_values,
+)
 from pipelines.feast_plugins.writing.encoding import entity_keys, field
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, view_named
@@ -203,7 +207,7 @@ def test_reads_survive_a_dead_server(
     """They answer from what was seen last and say so; a caller may ask for an error instead."""
     now = [0.0]
     ours = online_store(store)
-    ours.last_seen = LastSeen(clock=lambda: now[0])
+    ours.stale_fallback = StaleFallback(clock=lambda: now[0])
     put(store, route, 1.0)
     now[0] = 2.0
     assert read(store, route).read_mode.mode == "redis"
@@ -214,17 +218,17 @@ def test_reads_survive_a_dead_server(
     for _ in range(3):
         answer = read(store, route)
         assert answer.to_dict()["congestion"] == [1.0]
-        assert (answer.read_mode.mode, answer.read_mode.age_seconds) == ("last_seen", 3.0)
+        assert (answer.read_mode.mode, answer.read_mode.age_seconds) == ("stale_fallback", 3.0)
     assert congestion(store, f"{route}-never-seen") is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "_plan", lambda *_: None)  # Feast's own way of reading
         assert congestion(store, route) == 1.0
     assert [r for r in caplog.messages if "seen last" in r] == caplog.messages
     assert len(caplog.messages) == 1
-    with errors_instead_of_last_seen(), pytest.raises(RedisUnavailableError):
+    with errors_instead_of_stale_values(), pytest.raises(RedisUnavailableError):
         read(store, route)
     ensure_server(DataConfig())
-    assert read(store, route).read_mode.mode == "last_seen"  # not asked again yet
+    assert read(store, route).read_mode.mode == "stale_fallback"  # not asked again yet
     now[0] += PROBE_SECONDS
     assert read(store, route).read_mode.mode == "redis"
     assert read(store, route).read_mode.outages == 1

@@ -524,14 +524,14 @@ def test_while_redis_is_away_orders_are_decided_from_what_was_seen(
         unknown = orchestrator.decide(an_order(user_id=4, region="north"))
     finally:
         os.kill(process, signal.SIGCONT)
-    assert known.read_mode == unknown.read_mode == "last_seen"
+    assert known.read_mode == unknown.read_mode == "stale_fallback"
     assert noted(known)["Redis"].startswith("it is away: features are those seen")
     assert known.models["decision"].version == 7
     assert unknown.models["decision"].version is None
     assert unknown.choice.feasible
     online = orchestrator.features._store._get_provider().online_store
     with suppress(Exception):
-        online.last_seen._failed -= 10  # as if it were time to ask again
+        online.stale_fallback._failed -= 10  # as if it were time to ask again
     assert orchestrator.decide(an_order()).fallbacks == []
 
 

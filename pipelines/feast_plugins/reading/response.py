@@ -13,7 +13,6 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from pipelines.feast_plugins.last_seen import ReadMode
 from pipelines.feast_plugins.reading.connections import Reply
 from pipelines.feast_plugins.reading.decoding import (
     Cells,
@@ -25,6 +24,7 @@ from pipelines.feast_plugins.reading.decoding import (
 from pipelines.feast_plugins.reading.on_demand import Columns, Made
 from pipelines.feast_plugins.reading.plan import ReadPlan, ViewRead
 from pipelines.feast_plugins.reading.request import GroupRead, ReadRequest
+from pipelines.feast_plugins.stale_fallback import ReadMode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 FEW_ROWS: Final = 8

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Fields = tuple[bytes, ...]
 Reply = list[bytes | None]
 _Seen = dict[Fields, dict[bytes, tuple[int, Reply]]]  # a reply with the number of its read
-Mode = Literal["redis", "last_seen"]
+Mode = Literal["redis", "stale_fallback"]
 
 REPLIES_KEPT: Final = 200_000
 PROBE_SECONDS: Final = 1.0
@@ -35,7 +35,7 @@ class Block(NamedTuple):
 
 
 @contextmanager
-def errors_instead_of_last_seen() -> Iterator[None]:
+def errors_instead_of_stale_values() -> Iterator[None]:
     """Reads inside raise RedisUnavailableError instead of answering from what was seen last."""
     token = _errors_wanted.set(True)
     try:
@@ -57,7 +57,7 @@ class ReadMode:
     last_error: str | None
 
 
-class LastSeen:
+class StaleFallback:
     """Remembers replies, and stands in when Redis does not answer.
 
     Redis is asked again at most every `PROBE_SECONDS`, so that a frozen server costs one time-out
@@ -113,7 +113,7 @@ class LastSeen:
         if self._failed is None:
             return self._present
         age = self._clock() - self._answered
-        return ReadMode("last_seen", age, self._outages, self._error)
+        return ReadMode("stale_fallback", age, self._outages, self._error)
 
     def _may_ask(self) -> bool:
         failed = self._failed
