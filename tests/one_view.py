@@ -115,7 +115,7 @@ class World:
         return job
 
     def hashes(self) -> Hashes:
-        """All rows of the project, without our own created times."""
+        """All rows of the project, without our own created timestamps."""
         found = {}
         for key in self.client.scan_iter(b"*" + self.project.encode(), count=10_000):
             fields: Any = self.client.hgetall(key)
@@ -143,7 +143,7 @@ def _naive(column: Any) -> list[Any]:
 
 
 def rows(*of: tuple[int, str, datetime, datetime | None]) -> dict[str, Sequence[Any]]:
-    """Columns from rows of (k, x, event time, created time)."""
+    """Columns from rows of (k, x, event time, created timestamp)."""
     return dict(zip(("k", "x", "happened", "made"), zip(*of, strict=True), strict=True))
 
 

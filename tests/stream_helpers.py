@@ -161,7 +161,7 @@ class StreamWorld:
         self.seconds += 10
 
     def online(self, view: str) -> ForKeys:
-        """What is online of a view, by key: features, event time and created time."""
+        """What is online of a view, by key: features, event time and created timestamp."""
         found: ForKeys = {}
         schema = VIEWS_BY_NAME[view].schema
         with self.redis() as client:

@@ -40,8 +40,8 @@ from pipelines.errors import (
 )
 from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.clock import utc_now
-from pipelines.lake.created_clock import CREATED_NOTE, CreatedClock
 from pipelines.lake.files import full_disk_reported
+from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
 from pipelines.lake.process_lock import only_one
 from pipelines.lake.publish import publish, remove_everything, remove_leftovers
 from pipelines.lake.rejected import KEPT_NOTE, Rejected
@@ -119,7 +119,7 @@ class BatchProcessor:
         self.config = config or BatchConfig()
         self.data = data or DataConfig(data_dir=self.config.data_dir)
         self._clock = clock
-        self._created = CreatedClock(clock)
+        self._created = HybridClock(clock)
         self._progress = _one_at_a_time(progress or _unwatched)
         self._after_update = after_update
         self.state = PipelineState(self.config.state_path)
@@ -381,10 +381,11 @@ class BatchProcessor:
         return only_one(self.config.data_dir / "batch.lock", CycleInProgressError)
 
     def _next_created(self) -> datetime:
-        """Later than every created time before it, in whichever flow and however the clock goes."""
-        self._created.go_on_from(self.state.note(CREATED_NOTE))
+        """Later than every created timestamp before it, in whichever flow and however the clock
+        goes."""
+        self._created.go_on_from(self.state.note(CLOCK_KEY))
         created = self._created.next()
-        self.state.raise_note(CREATED_NOTE, created.isoformat(timespec="microseconds"))
+        self.state.raise_note(CLOCK_KEY, created.isoformat(timespec="microseconds"))
         return created
 
 

@@ -95,7 +95,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
 
     Differs from Feast's store:
     - the server need not be installed, configured or running;
-    - a row replaces the stored one only if it is newer by (event time, created time), in one
+    - a row replaces the stored one only if it is newer by (event time, created timestamp), in one
       atomic step, whoever else writes at the same time;
     - a value older than its view's time to live is null with status OUTSIDE_MAX_AGE, one that is
       not there NOT_FOUND;

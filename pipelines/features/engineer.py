@@ -34,7 +34,7 @@ class FeatureEngineer:
         self._connection = connection
 
     def query(self, view: str, *, newest: bool = False) -> str:
-        """SQL whose columns are those of the view's schema, without the created time.
+        """SQL whose columns are those of the view's schema, without the created timestamp.
 
         With `newest` it yields the newest row of each key alone.
 

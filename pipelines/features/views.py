@@ -89,7 +89,7 @@ class View:
 
     @property
     def schema(self) -> pa.Schema:
-        """Arrow schema of the offline source: keys, event time, features, created time."""
+        """Arrow schema of the offline source: keys, event time, features, created timestamp."""
         return _schema(self.name)
 
     @property

@@ -28,7 +28,7 @@ from pipelines.errors import (
     TriggersError,
 )
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
-from pipelines.lake.created_clock import CREATED_NOTE, CreatedClock
+from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
 from pipelines.lake.state import BATCH_READER, SEEN_READER, STREAM_READER, PipelineState
 from pipelines.lake.verification import check_contents, check_strangers
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
@@ -89,8 +89,8 @@ class StreamingFlow:
         _check_logs(config, self._state)
         self._clock = clock
         self._started = clock()
-        self._created = CreatedClock(clock)
-        self._created.go_on_from(self._state.note(CREATED_NOTE))
+        self._created = HybridClock(clock)
+        self._created.go_on_from(self._state.note(CLOCK_KEY))
         self._saved: dict[str, Position] = {}
         self._seen: dict[str, Position] = {}
         self._left: dict[str, list[list[int]]] = {}
@@ -244,7 +244,7 @@ class StreamingFlow:
                 self._begun = True
             if self._created.latest:
                 latest = self._created.latest.isoformat(timespec="microseconds")
-                self._created.go_on_from(self._state.raise_note(CREATED_NOTE, latest))
+                self._created.go_on_from(self._state.raise_note(CLOCK_KEY, latest))
 
     def _save_seen(self, written: Mapping[str, Position]) -> None:
         """Bind what lies beyond the positions that are written to its change log: some of it may be

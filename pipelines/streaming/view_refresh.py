@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, SynchroChainError
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
-from pipelines.lake.created_clock import CreatedClock
+from pipelines.lake.hybrid_clock import HybridClock
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
 from pipelines.streaming.hot_window import HotWindow
 
@@ -49,11 +49,11 @@ class ViewRefresh:
     What could not be written to the online store, whatever the reason, is pending: the keys are
     remembered, and their rows computed anew as soon as that is worth trying. Keys that fail where
     others succeed are set apart, so that they hold nobody up; they are tried again now and then,
-    and count as pending until the batch flow has put their rows online. A row's created time is
-    taken when the window is looked at, so that of two rows the one with the later created time
-    knows everything that the other knew. While a stream lags, its rows count as created where it
-    stands, for the batch flow may know more by now; they are computed once more when it has caught
-    up.
+    and count as pending until the batch flow has put their rows online. A row's created timestamp
+    is taken when the window is looked at, so that of two rows the one with the later created
+    timestamp knows everything that the other knew. While a stream lags, its rows count as created
+    where it stands, for the batch flow may know more by now; they are computed once more when it
+    has caught up.
 
     Args:
         known_until: until when the window knows all that was committed; None: until now.
@@ -64,7 +64,7 @@ class ViewRefresh:
         self,
         window: HotWindow,
         view: View,
-        created: CreatedClock,
+        created: HybridClock,
         known_until: Callable[[], datetime | None] = lambda: None,
         absorbed: Callable[[], Mapping[str, int]] = dict,
     ) -> None:

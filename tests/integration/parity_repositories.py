@@ -45,8 +45,8 @@ class Repository:
 
     Attributes:
         views: by name: wide (a day's time to live), pair (none), triple (a mapping of field names,
-            a time to live of years), alone (no entity, no created time), direct (the types that
-            stock Feast materializes from no column: rows of it are only written directly).
+            a time to live of years), alone (no entity, no created timestamp), direct (the types
+            that stock Feast materializes from no column: rows of it are only written directly).
         on_demand: two views on pair and on request data, one in each mode.
         keys: by view, the keys that its rows have.
     """

@@ -54,7 +54,7 @@ class World:
         return self._store(project, objects, ours=True)
 
     def hashes(self, project: str) -> Hashes:
-        """What Redis holds of a project: keys without its name, without our created times."""
+        """What Redis holds of a project: keys without its name, without our created timestamps."""
         end = project.encode()
         found = {}
         for key in self.client.scan_iter(b"*" + end):

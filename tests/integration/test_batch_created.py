@@ -12,7 +12,7 @@ from live_logs import append_changes, complete_log, parts_of
 
 from pipelines.batch import BatchProcessor, batch_processor
 from pipelines.features.views import VIEWS
-from pipelines.lake.created_clock import CREATED_NOTE
+from pipelines.lake.hybrid_clock import CLOCK_KEY
 from pipelines.lake.workspace import read_files
 from pipelines.settings import DataConfig
 
@@ -20,7 +20,7 @@ TICK = timedelta(microseconds=1)
 
 
 def created(processor: BatchProcessor) -> list[datetime]:
-    """The distinct created times of all feature rows, the first one first."""
+    """The distinct created timestamps of all feature rows, the first one first."""
     found: set[datetime] = set()
     for view in VIEWS:
         files = processor.state.files("view", view.name)
@@ -68,11 +68,11 @@ def test_created_times_go_on_from_those_of_the_streamer(
 ) -> None:
     """Both write down the latest one in one place, where it never goes back."""
     latest = datetime(2024, 5, 1)
-    processor.state.set_note(CREATED_NOTE, latest.isoformat())
+    processor.state.set_note(CLOCK_KEY, latest.isoformat())
     append_changes(data, complete_log(1))
     processor.run_cycle(update=False)
     assert created(processor) == [latest + TICK]
     noted = (latest + TICK).isoformat()
-    assert processor.state.note(CREATED_NOTE) == noted
-    assert processor.state.raise_note(CREATED_NOTE, latest.isoformat()) == noted
-    assert processor.state.note(CREATED_NOTE) == noted
+    assert processor.state.note(CLOCK_KEY) == noted
+    assert processor.state.raise_note(CLOCK_KEY, latest.isoformat()) == noted
+    assert processor.state.note(CLOCK_KEY) == noted

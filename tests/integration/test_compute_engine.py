@@ -61,7 +61,7 @@ def threads() -> list[str]:
 
 
 def test_the_newest_row_of_each_key_is_written(world: World) -> None:
-    """Both ends of the range are in it; equal event times are told apart by created times."""
+    """Both ends of the range are in it; equal event times are told apart by created timestamps."""
     ties = [(3, n, T, T + int(n) * MICROSECOND) for n in "152430"]
     world.fill(
         rows(
@@ -110,7 +110,7 @@ def test_rows_of_long_ago_are_rows(world: World, year: int, first_by_stock: bool
     before, later = old - MICROSECOND, old + MICROSECOND
     world.fill(rows((1, "older", before, T), (2, "made before", old, before)))
     world.materialize(start)
-    kept = "made before" if first_by_stock else "sentinel"  # stock keeps no created times
+    kept = "made before" if first_by_stock else "sentinel"  # stock keeps no created timestamps
     assert world.values() == {1: "sentinel", 2: kept}
     world.fill(rows((1, "newer", later, before), (2, "made later", old, later)))
     world.materialize(start)

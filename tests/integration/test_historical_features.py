@@ -63,7 +63,8 @@ class World:
         )
 
     def view(self, name: str, rows: list[Row] | pa.Table, **changes: Any) -> FeatureView:
-        """A declared view over rows; by default of users, with created times and feature `x`."""
+        """A declared view over rows; by default of users, with created timestamps and feature
+        `x`."""
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
         pq.write_table(table, self.folder / f"{name}.parquet", row_group_size=50)
         source = {"created_timestamp_column": "created", **changes.pop("source", {})}

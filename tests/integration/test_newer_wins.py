@@ -94,7 +94,7 @@ def put_one(client: redis.Redis, number: int, version: Version) -> None:
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_newest_row_wins_in_any_order(client: redis.Redis, one_by_one: bool, seed: int) -> None:
-    """From the year 1 to 9999, to the microsecond, event and created times alike."""
+    """From the year 1 to 9999, to the microsecond, event and created timestamps alike."""
     chance, writer = random.Random(seed), OnlineWriter(client, "shop")
     newest: dict[int, Version] = {}
     keys = list(range(120))
@@ -127,7 +127,7 @@ def test_nanoseconds_of_another_writer_are_compared(client: redis.Redis) -> None
 
 
 def test_rows_written_before_1970_by_an_older_version_compare(client: redis.Redis) -> None:
-    """Their created times are 20 characters too, with a minus in front."""
+    """Their created timestamps are 20 characters too, with a minus in front."""
     event, made = datetime(1900, 1, 1), datetime(1950, 1, 1)
     (stamp,) = event_times(pa.array([event], pa.timestamp("us"))).to_pylist()
     created = stamp + b"%020d" % ((made - EPOCH) // MICROSECOND)

@@ -108,7 +108,7 @@ def test_each_kind_of_damage_is_mended(filled: StreamWorld) -> None:
         client.hset(some[4], ts, older)
         client.hset(some[5], x, b"\x20\x63")
         client.hdel(some[6], x)
-        client.hset(some[7], ts, later)  # which its created time does not belong to
+        client.hset(some[7], ts, later)  # which its created timestamp does not belong to
     filled.cycle(update=True)
     assert online(filled) == before
     found = checked(filled)["views"]["user_orders"]
@@ -284,7 +284,7 @@ def _times(*moments: Any) -> Any:
 
 
 def _features(found: dict[str, ForKeys]) -> Any:
-    """Without created times, which are new of rows that the stream writes again."""
+    """Without created timestamps, which are new of rows that the stream writes again."""
     return {
         view: {
             key: {name: v for name, v in row.items() if name != "created_timestamp"}

@@ -115,7 +115,7 @@ def statuses(store: Any, route: str) -> set[str]:
     ],
 )
 def test_the_newer_row_wins(store: Any, route: str, first: Any, second: Any, winner: float) -> None:
-    """By event time, then by created time; the same row again changes nothing."""
+    """By event time, then by created timestamp; the same row again changes nothing."""
     put(store, route, 1.0, *first)
     put(store, route, 2.0, *second)
     assert congestion(store, route) == winner
@@ -138,7 +138,7 @@ def test_of_many_writers_the_newest_row_wins(store: Any, folder: Path, route: st
 def test_a_row_of_stock_feast_makes_the_created_time_void(
     store: Any, folder: Path, route: str
 ) -> None:
-    """After a writer that knows no created times, ours still compares by event time."""
+    """After a writer that knows no created timestamps, ours still compares by event time."""
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 
     put(store, route, 1.0, T, T + timedelta(hours=1))
@@ -261,7 +261,7 @@ def test_a_write_to_a_dead_server_is_an_error(store: Any, folder: Path, route: s
 
 
 def test_deleting_a_view_leaves_nothing_of_it(store: Any, folder: Path, route: str) -> None:
-    """The created time beside Feast's fields goes too."""
+    """The created timestamp beside Feast's fields goes too."""
     from pipelines.redis_server import connect
 
     put(store, route, 1.0)

@@ -106,7 +106,8 @@ def any_rows(view: str, number: int, seed: int = 0, prefix: str = "any") -> pa.T
 
 
 def congestions(rows: Sequence[tuple[str, float, datetime, datetime]]) -> pa.Table:
-    """Rows of route_conditions: route, congestion, event time, created time; the rest is null."""
+    """Rows of route_conditions: route, congestion, event time, created timestamp; the rest is
+    null."""
     schema = view_named("route_conditions").schema
     columns: dict[str, Any] = {name: [None] * len(rows) for name in schema.names}
     named = ("route_id", "congestion", "event_timestamp", "created_timestamp")
@@ -223,7 +224,7 @@ def test_stock_feast_reads_the_rows(store: Any, folder: Path, writer: OnlineWrit
 def test_the_newer_row_wins(
     store: Any, writer: OnlineWriter, route: str, order: str, first: Any, second: Any, winner: float
 ) -> None:
-    """By event time, then by created time, whichever of the two wrote it."""
+    """By event time, then by created timestamp, whichever of the two wrote it."""
     for place, (value, times) in enumerate(((1.0, first), (2.0, second))):
         if order == ("store first", "writer first")[place]:
             write_with_feast(store, "route_conditions", congestions([(route, value, *times)]))

@@ -2,14 +2,14 @@
 
 Stock returns the rows in any order: they are sorted back into the entity frame's before comparing.
 Ours must have that order by itself. Left to chance by stock, and so not generated: which of two
-rows with the same event and created time counts.
+rows with the same event and created timestamp counts.
 
 Where stock is wrong, a test of its own shows the difference:
 
 - the order of the rows;
 - with an alias for one of a view's two join keys, it leaves the other one out of the join;
 - it fails if a column of the frame and a feature differ in case only;
-- with `filter_by_created_timestamp` it leaves out a row whose created time is null;
+- with `filter_by_created_timestamp` it leaves out a row whose created timestamp is null;
 - it joins fractions with nothing, as it does keys of other kinds, or ends in DuckDB's error.
 """
 
@@ -308,7 +308,7 @@ def test_times_of_every_type(world: World, kind: str) -> None:
 
 
 def test_of_one_event_time_the_row_created_last_counts(world: World) -> None:
-    """Whatever order the file has them in; a null created time comes last."""
+    """Whatever order the file has them in; a null created timestamp comes last."""
     created = [NOW - timedelta(days=days) for days in (3, 1, 2)]
     for name, times in {"ties": [*created, created[0]], "ties_null": [*created, None]}.items():
         table = rows(

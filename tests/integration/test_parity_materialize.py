@@ -1,8 +1,8 @@
 """Materialized by our compute engine and by stock's local one: the same bytes in Redis.
 
-Compared hash by hash, field by field, without our created times. Maps have no order in protobuf
-and sets none at all: these are compared by content. Left to chance by stock, and so not generated:
-which of two rows with the same event and created time is taken.
+Compared hash by hash, field by field, without our created timestamps. Maps have no order in
+protobuf and sets none at all: these are compared by content. Left to chance by stock, and so not
+generated: which of two rows with the same event and created timestamp is taken.
 
 Where stock is wrong, a test of its own shows the difference:
 

@@ -99,7 +99,7 @@ def test_every_value_type_of_feast_is_among_the_features(sides: dict[int, Side])
 
 
 def test_the_bytes_in_redis_are_the_same(side: Side) -> None:
-    """Hash by hash, but for our created times; maps have no order in bytes."""
+    """Hash by hash, but for our created timestamps; maps have no order in bytes."""
     seed, world = side.repository.seed, side.world
     theirs, ours = world.hashes(f"stock_{seed}"), world.hashes(f"ours_{seed}")
     assert theirs
@@ -177,7 +177,7 @@ def test_an_asynchronous_request_is_answered_alike(side: Side) -> None:
 
 
 def test_a_frame_is_written_alike(side: Side) -> None:
-    """By `write_to_online_store`; the created time may be null."""
+    """By `write_to_online_store`; the created timestamp may be null."""
     keys: Any = side.repository.keys["pair"]
     frame = pd.DataFrame(keys).assign(
         ratio=0.5,

@@ -20,7 +20,7 @@ def orders_of(world: StreamWorld, number: int) -> int | None:
 def test_a_correction_after_a_step_back_wins(
     world: StreamWorld, clock: Clock, caplog: pytest.LogCaptureFixture, restart: bool
 ) -> None:
-    """It has the event time of the row that it corrects, so its created time decides."""
+    """It has the event time of the row that it corrects, so its created timestamp decides."""
     world.commit("orders", order(1, T))
     world.stream()
     first = world.online("user_orders")[(1,)]

@@ -77,7 +77,7 @@ def stream(path: Path) -> None:
 
 
 def streamed(path: Path) -> dict[str, Any]:
-    """What is online and how far the stream has come, created times aside."""
+    """What is online and how far the stream has come, created timestamps aside."""
     world = StreamWorld(path, Clock(LATER))
     online = {view: world.online(view) for view in VIEWS_BY_NAME}
     for row in (row for rows in online.values() for row in rows.values()):

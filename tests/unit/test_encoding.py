@@ -190,7 +190,7 @@ def test_a_feature_has_feasts_field(view: str, feature: str) -> None:
 @generously
 @given(data=st.data())
 def test_times_are_those_of_the_store(data: Any) -> None:
-    """Before 1970 too, to the microsecond; a row without a created time has its event time."""
+    """Before 1970 too, to the microsecond; a row without a created timestamp has its event time."""
     moments = st.datetimes(timezones=st.just(UTC))
     rows = data.draw(st.lists(st.tuples(moments, moments | st.none()), max_size=20))
     array = pa.array([{"e": e, "c": c} for e, c in rows], TIMES)

@@ -20,9 +20,9 @@ _MATCHED: Final = "matched_rows"
 _MICROSECOND: Final = timedelta(microseconds=1)
 _ZONED: Final = "TIMESTAMP WITH TIME ZONE"
 _NAIVE: Final = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "DATE"})
-# Event time * _STRIDE + created time: a number that sorts by both, in microseconds.
+# Event time * _STRIDE + created timestamp: a number that sorts by both, in microseconds.
 _STRIDE: Final = 2**63
-_NO_CREATED: Final = -(2**62)  # before every created time
+_NO_CREATED: Final = -(2**62)  # before every created timestamp
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def match(views: Sequence[ViewRead], span: tuple[int, int] | None, cut_off: bool
     Args:
         views: in the order of the answer.
         span: the first and last moment of the entity rows in microseconds; None without any.
-        cut_off: whether a row counts only from its created time on. Then, of the rows known at a
-            moment, the one with the newest (event time, created time) is taken.
+        cut_off: whether a row counts only from its created timestamp on. Then, of the rows known at
+            a moment, the one with the newest (event time, created timestamp) is taken.
     """
     chosen, joins = [f"{ENTITY_ROWS}.rowid AS entity"], []
     for i, view in enumerate(views):
@@ -113,7 +113,7 @@ def ties(i: int, view: ViewRead) -> tuple[str, str] | None:
 
     Returns:
         A query for one boolean, and a statement that puts the newest created row in its place;
-        None for a view without created times.
+        None for a view without created timestamps.
     """
     if view.created is None:
         return None

@@ -62,7 +62,7 @@ _LISTS: Final = {
 }
 _ITEMS: Final = b"\x0a"  # a list's message has them as field 1, numbers in one run of bytes
 _SECONDS, _NANOS = b"\x08", b"\x10"  # of google.protobuf.Timestamp
-_DIGITS: Final = 20  # of a created time
+_DIGITS: Final = 20  # of a created timestamp
 
 # feast.types.ValueType, which entity keys name their parts by.
 _KEY_STRING: Final = 2
@@ -140,7 +140,7 @@ def times(
 ) -> tuple[pa.BinaryArray, pa.BinaryArray]:
     """The event times, and the values of our field `_created:<view>`: see `newer_wins`.
 
-    A null created time means the event time.
+    A null created timestamp means the event time.
 
     Raises:
         UsageError: not columns of time stamps, or a null among the event times.

@@ -2,9 +2,9 @@
 
 Feast's layout: a hash per entity key; per view a field with the event time, a serialized protobuf
 Timestamp (field 1 seconds, field 2 nanos, both varints), and a field per feature. Beside it we
-keep `_created:<view>`: the event time again, then the created time as 20 digits of microseconds.
-Whoever reads Feast's layout does not see that field; if another writer has replaced the row since,
-its event time differs from Feast's field and it counts for nothing.
+keep `_created:<view>`: the event time again, then the created timestamp as 20 digits of
+microseconds. Whoever reads Feast's layout does not see that field; if another writer has replaced
+the row since, its event time differs from Feast's field and it counts for nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 # Whether the hash `key` holds a newer row, and whether what it holds is damaged: fields of the
-# event and the created time, new values. Whatever bytes are stored, it raises nothing on their
-# account: an event time that is none is replaced by any row, a created time that is none by any of
-# the same event time, and a key that holds no hash is removed.
+# event and the created timestamp, new values. Whatever bytes are stored, it raises nothing on their
+# account: an event time that is none is replaced by any row, a created timestamp that is none by
+# any of the same event time, and a key that holds no hash is removed.
 _HOLDS_NEWER: Final = """
 local call, pcall, unpack = redis.call, redis.pcall, unpack
 local function varint(text, at)
@@ -76,7 +76,7 @@ end
 """
 
 # KEYS[1] the entity's hash; ARGV: the field of the event time and its value, the field of the
-# created time and its value, then the features' fields and values. Returns how many rows were
+# created timestamp and its value, then the features' fields and values. Returns how many rows were
 # written, and how many of them over a damaged one.
 PUT_UNLESS_OLDER: Final = (
     _HOLDS_NEWER
@@ -126,7 +126,7 @@ there, and one of the same times with another value."""
 # Rows that should be there, or newer ones. KEYS and ARGV as above, but for a first argument: 1 to
 # write each row that is not. Rows without features are compared by their times alone. Returns of
 # each row found wrong its number, from 1, and the verdict. A row newer than it should be is left
-# alone if its created time belongs to it.
+# alone if its created timestamp belongs to it.
 CHECK_ROWS: Final = (
     _HOLDS_NEWER
     + """
@@ -186,7 +186,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 def time_fields(view: str, event_time: datetime, created: datetime | None) -> list[Any]:
     """The first arguments of the script: both times with their fields.
 
-    Without a created time, as from a push, the row counts as created at its event time.
+    Without a created timestamp, as from a push, the row counts as created at its event time.
     """
     event = serialized(event_time)
     since = _aware(created or event_time) - _EPOCH
@@ -195,7 +195,7 @@ def time_fields(view: str, event_time: datetime, created: datetime | None) -> li
 
 
 def created_field(view: str) -> str:
-    """The field that holds the created time of a view's row."""
+    """The field that holds the created timestamp of a view's row."""
     return f"_created:{view}"
 
 

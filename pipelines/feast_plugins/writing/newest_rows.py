@@ -27,7 +27,7 @@ class NewestRows:
     """Which rows of a source are wanted.
 
     Both ends of the stretch are included. Of rows of one key the one with the latest event time
-    is the newest, among equals the one with the latest created time; a null comes last.
+    is the newest, among equals the one with the latest created timestamp; a null comes last.
 
     Attributes:
         source: what to write behind FROM.

@@ -73,7 +73,7 @@ class EncodedRows:
 class OnlineWriter:
     """Writes rows as `SharedRedisOnlineStore` does: each unless the server holds a newer one.
 
-    Newer is by (event time, created time), decided and written in one atomic step per row, so
+    Newer is by (event time, created timestamp), decided and written in one atomic step per row, so
     several writers, threads and processes may write at the same time. Safe to share between
     threads as far as `client` is.
 
@@ -95,7 +95,7 @@ class OnlineWriter:
 
         Args:
             rows: by view, a table of the view's keys, `event_timestamp` and `created_timestamp`
-                (timestamp[us], UTC; a null created time is the event time), and its features.
+                (timestamp[us], UTC; a null created timestamp is the event time), and its features.
             keys: by view, the columns that are its join keys.
 
         Raises:
@@ -184,7 +184,8 @@ class OnlineWriter:
 
 
 def time_columns(view: str, events: Any, created: Any) -> dict[bytes, pa.BinaryArray]:
-    """The first fields of `EncodedRows`, from event times and created times (null: the former).
+    """The first fields of `EncodedRows`, from event times and created timestamps (null: the
+    former).
 
     Raises:
         UsageError: not columns of time stamps, or a null among the event times.

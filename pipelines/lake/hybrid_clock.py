@@ -1,4 +1,4 @@
-"""Created times that only grow, even where the machine's clock steps back."""
+"""Created timestamps that only grow, even where the machine's clock steps back."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-CREATED_NOTE: Final = "created"
-"""The note of the pipeline's state with the latest created time of either flow, ISO 8601."""
+CLOCK_KEY: Final = "created"
+"""The note of the pipeline's state with the latest created timestamp of either flow, ISO 8601."""
 
 _TICK: Final = timedelta(microseconds=1)
 _JITTER: Final = timedelta(seconds=1)
 
 
-class CreatedClock:
-    """Hands out created times: the present moment, but always later than the one before.
+class HybridClock:
+    """Hands out created timestamps: the present moment, but always later than the one before.
 
-    A correction has the event time of the row it corrects and wins by its created time, so that
-    must not depend on a clock that was set back.
+    A correction has the event time of the row it corrects and wins by its created timestamp, so
+    that must not depend on a clock that was set back.
     """
 
     def __init__(self, now: Callable[[], datetime], latest: datetime | None = None) -> None:
@@ -32,7 +32,7 @@ class CreatedClock:
         self.steps_back = 0
 
     def next(self) -> datetime:
-        """The next created time, UTC and naive."""
+        """The next created timestamp, UTC and naive."""
         with self._lock:
             now = self._now()
             latest = self.latest
@@ -44,20 +44,22 @@ class CreatedClock:
                 self._stepped_back = True
                 self.steps_back += 1
                 logger.warning(
-                    "the clock stepped back to %s: created times go on from %s", now, latest
+                    "the clock stepped back to %s: created timestamps go on from %s", now, latest
                 )
             self.latest = latest + _TICK
             return self.latest
 
     def of_the_past(self, moment: datetime, after: datetime | None) -> datetime:
-        """A created time for who knows only what was committed until a moment, later than `after`.
+        """A created timestamp for who knows only what was committed until a moment, later than
+        `after`.
 
         It does not push on the others: who knows more by then is to win.
         """
         return moment if after is None or moment > after else after + _TICK
 
     def go_on_from(self, text: str | None) -> None:
-        """Take note of a created time that another process has handed out, as the note has it."""
+        """Take note of a created timestamp that another process has handed out, as the note has
+        it."""
         if text is None:
             return
         given = datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""Created times only grow."""
+"""Created timestamps only grow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipelines.lake.created_clock import CreatedClock
+from pipelines.lake.hybrid_clock import HybridClock
 
 NOON = datetime(2024, 4, 1, 12)
 TICK = timedelta(microseconds=1)
@@ -16,14 +16,14 @@ TICK = timedelta(microseconds=1)
 def test_a_created_time_is_the_present_moment() -> None:
     """As long as the clock goes on."""
     times = iter([NOON, NOON + TICK])
-    clock = CreatedClock(lambda: next(times))
+    clock = HybridClock(lambda: next(times))
     assert [clock.next(), clock.next()] == [NOON, NOON + TICK]
     assert clock.steps_back == 0
 
 
 def test_no_two_created_times_are_the_same() -> None:
     """A clock that stands still is nothing to speak of."""
-    clock = CreatedClock(lambda: NOON)
+    clock = HybridClock(lambda: NOON)
     assert [clock.next(), clock.next()] == [NOON, NOON + TICK]
     assert clock.steps_back == 0
 
@@ -32,7 +32,7 @@ def test_a_step_back_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) 
     """However many times are taken until the clock has come back."""
     hour = timedelta(hours=1)
     times = iter([NOON, NOON - hour, NOON - hour, NOON + hour, NOON])
-    clock = CreatedClock(lambda: next(times))
+    clock = HybridClock(lambda: next(times))
     with caplog.at_level(logging.WARNING):
         found = [clock.next() for _ in range(4)]
     assert found == [NOON, NOON + TICK, NOON + 2 * TICK, NOON + hour]
@@ -43,7 +43,7 @@ def test_a_step_back_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) 
 
 def test_it_goes_on_from_what_another_process_has_handed_out() -> None:
     """Unless that lies in the past."""
-    clock = CreatedClock(lambda: NOON)
+    clock = HybridClock(lambda: NOON)
     clock.go_on_from(None)
     clock.go_on_from("2024-04-01T11:00:00")
     assert clock.next() == NOON
