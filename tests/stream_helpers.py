@@ -137,7 +137,7 @@ class StreamWorld:
     def left(self) -> dict[str, list[int]]:
         """By database, the changes that the stream says it left to the batch flow."""
         self.flow.save(final=True)
-        note = self.state.note("stream")
+        note = self.state.metadata("stream")
         found: dict[str, Any] = json.loads(note or "{}")["left"]
         return {name: list(seqs_of(ranges)) for name, ranges in found.items()}
 

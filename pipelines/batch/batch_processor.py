@@ -279,7 +279,7 @@ class BatchProcessor:
             timedelta(days=self.config.retention_days),
             {log.name: self.state.files(REJECTED, log.name) for log in LOGS},
             {log.table: self.state.files(QUARANTINE, log.table) for log in LOGS},
-            self.state.note(KEPT_NOTE) is not None,
+            self.state.metadata(KEPT_NOTE) is not None,
         )
 
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
@@ -290,11 +290,11 @@ class BatchProcessor:
             # Also where only what binds it to its log is new, as after an upgrade.
             if span.upto and span.end != before.get(name)
         }
-        if moved or produced.drafts or produced.superseded:
+        if moved or produced.staged_files or produced.superseded:
             publish(
                 self.state,
                 report.cycle,
-                produced.drafts,
+                produced.staged_files,
                 self._clock(),
                 reader=BATCH_READER,
                 positions=moved,
@@ -305,15 +305,15 @@ class BatchProcessor:
             for path in produced.superseded:
                 if path.is_relative_to(self.config.quarantine_path):
                     removed(path, self.config)  # so that people see each row once
-        self.state.forget_note(DELETIONS_UNCHECKED)
-        if produced.checked and self.state.note(KEPT_NOTE) is None:
-            self.state.set_note(KEPT_NOTE, str(report.cycle))
+        self.state.forget_metadata(DELETIONS_UNCHECKED)
+        if produced.checked and self.state.metadata(KEPT_NOTE) is None:
+            self.state.set_metadata(KEPT_NOTE, str(report.cycle))
         report.extracted = produced.extracted
         report.accepted = {n: c.accepted for n, c in produced.checked.items() if c.accepted}
         report.quarantined = {n: c.refused for n, c in produced.checked.items() if c.refused}
         report.resolved = {log: len(seqs) for log, seqs in produced.late.items()}
         report.feature_rows = dict(produced.rows)
-        report.files = len(produced.drafts)
+        report.files = len(produced.staged_files)
         report.positions = self.state.positions(BATCH_READER)
         for log, count in report.resolved.items():
             logger.info(
@@ -333,7 +333,7 @@ class BatchProcessor:
                 if fill_if_emptied(self.config, self.data, self.state):
                     logger.info("the online store is empty or another one: filling it")
                 now = self._clock()
-                if self.state.waiting_views():
+                if self.state.pending_materializations():
                     store = self._store = self._store or open_store(self.config)
                     done = materialize(
                         store, self.state, now, lambda views: self._progress("update", views)
@@ -383,9 +383,9 @@ class BatchProcessor:
     def _next_created(self) -> datetime:
         """Later than every created timestamp before it, in whichever flow and however the clock
         goes."""
-        self._created.go_on_from(self.state.note(CLOCK_KEY))
+        self._created.go_on_from(self.state.metadata(CLOCK_KEY))
         created = self._created.next()
-        self.state.raise_note(CLOCK_KEY, created.isoformat(timespec="microseconds"))
+        self.state.raise_metadata(CLOCK_KEY, created.isoformat(timespec="microseconds"))
         return created
 
 
@@ -417,7 +417,7 @@ def set_damaged_state_aside(config: BatchConfig, data: DataConfig) -> Path | Non
     def read() -> None:
         state = PipelineState(config.state_path)
         state.last_cycles()
-        state.waiting_views()
+        state.pending_materializations()
         for kind in KINDS:
             for status in STATUSES:
                 state.files(kind, status=status)

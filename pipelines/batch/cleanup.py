@@ -23,7 +23,7 @@ from pipelines.batch.processor import log_schema
 from pipelines.batch.transform import ROWS_PER_BATCH
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.features.views import EVENT_TIMESTAMP, LONGEST_WINDOW, VIEWS, VIEWS_BY_NAME
-from pipelines.lake.files import Draft, condensed, write_parquet
+from pipelines.lake.files import StagedFile, compacted, write_parquet
 from pipelines.lake.publish import publish
 from pipelines.lake.set_aside import removed
 from pipelines.lake.state import PipelineState, PublishedFile
@@ -81,7 +81,7 @@ class Cleanup:
     ) -> None:
         classes: dict[int, list[PublishedFile]] = {}
         for file in self._state.files(kind, name):
-            if file.bytes < SIZE_CLASSES[-1] and not file.condensed:
+            if file.bytes < SIZE_CLASSES[-1] and not file.compacted:
                 classes.setdefault(bisect(SIZE_CLASSES, file.bytes), []).append(file)
         for size, files in classes.items():
             if len(files) >= self._config.merge_files:
@@ -119,7 +119,7 @@ class Cleanup:
             for file in self._state.files("log", log.name)
             if file.max_time is not None and file.max_time < horizon
         ]
-        if all(file.condensed for file in old):
+        if all(file.compacted for file in old):
             return
         keep = ", ".join(log.keep_newest_by)
         newest = f"row_number() OVER (PARTITION BY {keep} ORDER BY seq DESC) = 1"
@@ -145,14 +145,14 @@ class Cleanup:
     ) -> None:
         check_contents(self._state, files, afresh=True)
         rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
-        draft = write_parquet(target, kind, name, schema, rows, time)
-        drafts: list[Draft] = []
-        if draft:
-            drafts.append(condensed(draft) if kept else draft)
+        staged = write_parquet(target, kind, name, schema, rows, time)
+        staged_files: list[StagedFile] = []
+        if staged:
+            staged_files.append(compacted(staged) if kept else staged)
         publish(
             self._state,
             self._cycle,
-            drafts,
+            staged_files,
             self._now,
             superseded=[file.path for file in files],
         )

@@ -46,7 +46,7 @@ def log_older_deletions_again(
     Raises:
         LiveDatabaseError: a change log cannot be written.
     """
-    if state.note(DELETIONS_UNCHECKED) is None:
+    if state.metadata(DELETIONS_UNCHECKED) is None:
         return 0
     appended = 0
     for log in LOGS:

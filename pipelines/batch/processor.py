@@ -1,4 +1,4 @@
-"""DataProcessor: the data side of one cycle, from change logs to drafts of files."""
+"""DataProcessor: the data side of one cycle, from change logs to staged files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.change_log.extract import Span, extract
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View, feature_sql
-from pipelines.lake.files import Draft, write_lines, write_parquet
+from pipelines.lake.files import StagedFile, write_lines, write_parquet
 from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
 from pipelines.lake.workspace import Progress, columns
 from pipelines.settings import BatchConfig
@@ -47,9 +47,9 @@ def log_schema(log: Log) -> pa.Schema:
 
 @dataclass
 class Produced:
-    """Drafts of one cycle's files and what they hold."""
+    """Staged files of one cycle's files and what they hold."""
 
-    drafts: list[Draft] = field(default_factory=list)
+    staged_files: list[StagedFile] = field(default_factory=list)
     extracted: int = 0
     checked: dict[str, Checked] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Produced:
     waiting: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
     """Oldest and newest event time of the feature rows, by view."""
     superseded: list[Path] = field(default_factory=list)
-    """Published files that some of the drafts replace."""
+    """Published files that some of the staged ones replace."""
 
     @property
     def late(self) -> dict[str, list[int]]:
@@ -66,9 +66,9 @@ class Produced:
 
 
 class DataProcessor:
-    """Extracts, checks and transforms inside a DuckDB workspace and writes drafts.
+    """Extracts, checks and transforms inside a DuckDB workspace and stages files.
 
-    Nothing it does is visible to a reader: publishing the drafts is the caller's.
+    Nothing it does is visible to a reader: publishing what is staged is the caller's.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class DataProcessor:
     def check(
         self, spans: Mapping[str, Span], cycle: int, rejected: Rejected | None = None
     ) -> None:
-        """Type and check the changes; draft the quarantine, and what is kept of rejected rows."""
+        """Type and check the changes; stage the quarantine, and what is kept of rejected rows."""
         self._spans = spans
         rejected = rejected or Rejected()
         self.produced.checked = check(self._connection, rejected)
@@ -109,13 +109,13 @@ class DataProcessor:
                 self._keep(self._quarantine(log, cycle))
             if found.resolved or found.given_up:
                 lines = rejected.quarantine.get(log.table, ())
-                for file, draft in brought_up_to_date(lines, found, cycle):
+                for file, staged in brought_up_to_date(lines, found, cycle):
                     self.produced.superseded.append(file.path)
-                    self._keep(draft)
+                    self._keep(staged)
             self._keep_rejected(log, cycle, rejected)
 
     def transform(self, created: datetime, cycle: int) -> None:
-        """Draft the processed logs, compute the feature rows that the new changes touch and draft
+        """Stage the processed logs, compute the feature rows that the new changes affect, and stage
         the offline sources.
 
         They do not depend on each other, so two at a time are made: while one is written, which
@@ -131,10 +131,10 @@ class DataProcessor:
                 if self.produced.checked[log.name].accepted
                 or self.produced.checked[log.name].resolved
             ]
-            for draft in (*logs, *views):
-                self._keep(draft.result())
+            for staged in (*logs, *views):
+                self._keep(staged.result())
 
-    def _log(self, log: Log, span: Span, cycle: int) -> Draft | None:
+    def _log(self, log: Log, span: Span, cycle: int) -> StagedFile | None:
         name = f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
         late = [seq for _, seq in self.produced.checked[log.name].resolved]
         if late:  # they lie before the span, which may be empty and come again
@@ -150,7 +150,7 @@ class DataProcessor:
                 "committed_at",
             )
 
-    def _quarantine(self, log: Log, cycle: int) -> Draft:
+    def _quarantine(self, log: Log, cycle: int) -> StagedFile:
         target = self._config.quarantine_path / log.table / f"{cycle:08d}.jsonl"
         lines = quarantine_lines(self._connection, log, cycle)
         return write_lines(target, QUARANTINE, log.table, lines)
@@ -170,7 +170,7 @@ class DataProcessor:
         if whole:
             self.produced.superseded += [file.path for file in files]
 
-    def _view(self, view: View, created: datetime, cycle: int) -> Draft | None:
+    def _view(self, view: View, created: datetime, cycle: int) -> StagedFile | None:
         target = self._config.offline_path / view.name / f"{view.name}_{cycle:08d}.parquet"
         with self._connection.cursor() as cursor:  # has temporary tables of its own
             reader = transform(cursor, view, created)
@@ -184,11 +184,11 @@ class DataProcessor:
 
             return write_parquet(target, "view", view.name, view.schema, counted(), EVENT_TIMESTAMP)
 
-    def _keep(self, draft: Draft | None) -> None:
-        if draft is None:
+    def _keep(self, staged: StagedFile | None) -> None:
+        if staged is None:
             return
-        file = draft.file
-        self.produced.drafts.append(draft)
+        file = staged.file
+        self.produced.staged_files.append(staged)
         if file.kind == "view" and file.min_time and file.max_time:
             self.produced.rows[file.name] = file.rows
             self.produced.waiting[file.name] = (file.min_time, file.max_time)

@@ -16,7 +16,7 @@ from typing import Final
 import duckdb
 
 from pipelines.change_log.logs import Log
-from pipelines.lake.files import Draft, write_lines
+from pipelines.lake.files import StagedFile, write_lines
 from pipelines.lake.rejected import GIVEN_UP
 from pipelines.lake.state import PublishedFile
 from pipelines.validation.check import Checked
@@ -36,8 +36,8 @@ def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int
 
 def brought_up_to_date(
     files: Sequence[PublishedFile], checked: Checked, cycle: int
-) -> Iterator[tuple[PublishedFile, Draft | None]]:
-    """Files of one table with the drafts that replace them; None where no line is left."""
+) -> Iterator[tuple[PublishedFile, StagedFile | None]]:
+    """Files of one table with the staged ones that replace them; None where no line is left."""
     passed, given_up = defaultdict[int, set[int]](set), defaultdict[int, dict[int, str]](dict)
     for at, seq in checked.resolved:
         passed[at].add(seq)

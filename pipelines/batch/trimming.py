@@ -82,7 +82,7 @@ def _trim(
     now: datetime,
 ) -> int:
     note = f"trimmed {database}"  # what was passed once is not looked at again
-    after = int(state.note(note) or 0)
+    after = int(state.metadata(note) or 0)
     done = state.slowest_position(database)
     logs = {log.table: log for log in logs_of(database) if log.lasts}
     lasting = ", ".join(f"'{table}'" for table in logs)
@@ -99,7 +99,7 @@ def _trim(
             kept |= _needed(connection, state, logs[table], seqs)
         removed += _remove(engine, after, upto, lasting, sorted(kept))
         after = upto
-        state.set_note(note, str(upto))
+        state.set_metadata(note, str(upto))
 
 
 def _first(live: sqlite3.Connection) -> int:

@@ -49,10 +49,10 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
         Whether there was anything to apply.
     """
     fingerprint = _fingerprint(config)
-    known = state.note(APPLIED) == fingerprint and state.document(TTLS) is not None
+    known = state.metadata(APPLIED) == fingerprint and state.document(TTLS) is not None
     seal = seal_of(config.registry_path) if known else None
-    if seal is not None and (seal == state.note(SEAL) or _makes_sense(config.registry_path)):
-        state.set_note(SEAL, seal)
+    if seal is not None and (seal == state.metadata(SEAL) or _makes_sense(config.registry_path)):
+        state.set_metadata(SEAL, seal)
         return False
     with quiet(), _unchanged_process(config.feature_repo_path):
         from feast.repo_config import load_repo_config
@@ -65,8 +65,8 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
         )
     views = open_store(config).list_feature_views()
     ttls = {view.name: view.ttl.total_seconds() if view.ttl else None for view in views}
-    state.set_note(TTLS, json.dumps(ttls))
-    state.set_note(APPLIED, fingerprint)
+    state.set_metadata(TTLS, json.dumps(ttls))
+    state.set_metadata(APPLIED, fingerprint)
     remember_registry(config, state)
     return True
 
@@ -74,15 +74,15 @@ def apply(config: BatchConfig, state: PipelineState) -> bool:
 def remember_registry(config: BatchConfig, state: PipelineState) -> None:
     """Note the registry as we have just written it: the next cycle need not read it with Feast."""
     seal = seal_of(config.registry_path)
-    if seal is not None and seal != state.note(SEAL):
-        state.set_note(SEAL, seal)
+    if seal is not None and seal != state.metadata(SEAL):
+        state.set_metadata(SEAL, seal)
 
 
 def _remove_damaged_registry(path: Path, state: PipelineState) -> None:
     check_file(path)
     if path.exists() and not _makes_sense(path):
         logger.warning("%s is damaged, it is made anew", path)
-        state.let_everything_wait()  # how far each view was materialized is lost with it
+        state.rematerialize_all()  # how far each view was materialized is lost with it
         path.unlink()
 
 
@@ -120,12 +120,12 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
     with translate_redis_errors(endpoint), connect(endpoint, decode_responses=True) as client:
         check_format(client, f"{endpoint.host}:{endpoint.port}")
         note_format(client)
-        if state.note(MARK) is not None and client.get(MARK) == state.note(MARK):
+        if state.metadata(MARK) is not None and client.get(MARK) == state.metadata(MARK):
             return False
-        state.let_everything_wait()
+        state.rematerialize_all()
         mark = uuid.uuid4().hex
         client.set(MARK, mark)
-    state.set_note(MARK, mark)
+    state.set_metadata(MARK, mark)
     return True
 
 
@@ -158,11 +158,11 @@ def forget_stale_rows(config: BatchConfig, data: DataConfig, state: PipelineStat
     Raises:
         RedisUnavailableError, RedisRefusedError: Redis cannot be asked; it is still to be done.
     """
-    if state.note(STALE_ONLINE) is None:
+    if state.metadata(STALE_ONLINE) is None:
         return
     removed = forget_online_rows(config, data)
     logger.info("removed the online rows of %d keys", removed)
-    state.forget_note(STALE_ONLINE)
+    state.forget_metadata(STALE_ONLINE)
 
 
 def check_online(
@@ -188,7 +188,7 @@ def check_online(
         check = OnlineCheck(client, description(config)["project"], state, ttls)
         before = state.document(CHECKED) or {}
         found: dict[str, Any] = check_server(client, endpoint, check, now, before)
-    state.set_note(CHECKED, json.dumps(found))
+    state.set_metadata(CHECKED, json.dumps(found))
     return found
 
 
@@ -214,7 +214,7 @@ def materialize(
 
     done = {}
     failure: Exception | None = None
-    for name, (oldest, newest) in state.waiting_views().items():
+    for name, (oldest, newest) in state.pending_materializations().items():
         view = store.get_feature_view(name)
         end = newest.replace(tzinfo=UTC)
         start = _start(view, oldest.replace(tzinfo=UTC), now.replace(tzinfo=UTC))

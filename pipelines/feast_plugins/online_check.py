@@ -134,7 +134,9 @@ class OnlineCheck:
             CorruptFileError: a published file is missing, altered or cannot be read.
         """
         files = {view.name: verified(self._state, "view", view.name) for view in VIEWS}
-        waiting = self._state.waiting_views()  # only now: what is published by then waits
+        waiting = (
+            self._state.pending_materializations()
+        )  # only now: what is published by then waits
         found = {}
         with duckdb.connect() as connection:
             connection.execute("SET threads = 1")

@@ -38,7 +38,7 @@ BYTES_AT_ONCE: Final = 1 << 28
 
 
 @dataclass(frozen=True)
-class Draft:
+class StagedFile:
     """A written file that waits under a hidden name to be published."""
 
     file: PublishedFile
@@ -59,11 +59,11 @@ def write_parquet(
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
     time_column: str | None,
-) -> Draft | None:
-    """Stream record batches into a draft of `target`.
+) -> StagedFile | None:
+    """Stream record batches into a file staged for `target`.
 
     Returns:
-        The draft, or None if there were no rows (then no file is left behind).
+        The staged file, or None if there were no rows (then no file is left behind).
 
     Raises:
         StorageFullError: the disk has no room; what was written of the file is removed.
@@ -96,7 +96,7 @@ def write_parquet(
         if rows == 0:
             partial.unlink()
             return None
-        return _draft(target, partial, kind, name, rows, oldest, newest)
+        return _staged(target, partial, kind, name, rows, oldest, newest)
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -118,37 +118,37 @@ def _texts(schema: pa.Schema) -> list[str]:
     ]
 
 
-def write_lines(target: Path, kind: str, name: str, lines: Sequence[str]) -> Draft:
-    """Write text lines into a draft of `target`."""
+def write_lines(target: Path, kind: str, name: str, lines: Sequence[str]) -> StagedFile:
+    """Write text lines into a file staged for `target`."""
     partial = partial_path(target)
     with _removing_on_failure(partial):
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return _draft(target, partial, kind, name, len(lines), None, None)
+        return _staged(target, partial, kind, name, len(lines), None, None)
 
 
-def discard(drafts: Iterable[Draft]) -> None:
-    """Remove drafts, renamed or not."""
-    for draft in drafts:
-        draft.partial.unlink(missing_ok=True)
-        draft.file.path.unlink(missing_ok=True)
+def discard(staged_files: Iterable[StagedFile]) -> None:
+    """Remove staged files, renamed or not."""
+    for staged in staged_files:
+        staged.partial.unlink(missing_ok=True)
+        staged.file.path.unlink(missing_ok=True)
 
 
-def move_into_place(drafts: Sequence[Draft]) -> None:
-    """Rename every draft to its name and sync the folders."""
-    for draft in drafts:
-        os.rename(draft.partial, draft.file.path)
-    for folder in {draft.file.path.parent for draft in drafts}:
+def move_into_place(staged_files: Sequence[StagedFile]) -> None:
+    """Rename every staged file to its name and sync the folders."""
+    for staged in staged_files:
+        os.rename(staged.partial, staged.file.path)
+    for folder in {staged.file.path.parent for staged in staged_files}:
         sync(folder)
 
 
-def identities_of(drafts: Sequence[Draft]) -> dict[Path, str]:
+def identities_of(staged_files: Sequence[StagedFile]) -> dict[Path, str]:
     """What the files in place look like, of those that nothing has changed but their names."""
-    found = {draft.file.path: identity_of(draft.file.path) for draft in drafts}
+    found = {staged.file.path: identity_of(staged.file.path) for staged in staged_files}
     renamed = slice(0, 3)  # a file gets a new status change time with its name
     return {
-        draft.file.path: identity
-        for draft, identity in zip(drafts, found.values(), strict=True)
-        if identity.split()[renamed] == draft.identity.split()[renamed] and settled(identity)
+        staged.file.path: identity
+        for staged, identity in zip(staged_files, found.values(), strict=True)
+        if identity.split()[renamed] == staged.identity.split()[renamed] and settled(identity)
     }
 
 
@@ -186,7 +186,7 @@ def _removing_on_failure(partial: Path) -> Iterator[None]:
         raise
 
 
-def _draft(
+def _staged(
     target: Path,
     partial: Path,
     kind: str,
@@ -194,14 +194,14 @@ def _draft(
     rows: int,
     oldest: datetime | None,
     newest: datetime | None,
-) -> Draft:
+) -> StagedFile:
     sync(partial)
     identity = identity_of(partial)
     size, digest = partial.stat().st_size, sha256_of(partial)
     file = PublishedFile(target, kind, name, rows, size, digest, oldest, newest, format=FILE_FORMAT)
-    return Draft(file, partial, identity)
+    return StagedFile(file, partial, identity)
 
 
-def condensed(draft: Draft) -> Draft:
-    """The same draft, marked as holding only the newest rows of an expired stretch of time."""
-    return replace(draft, file=replace(draft.file, condensed=True))
+def compacted(staged: StagedFile) -> StagedFile:
+    """The same file, marked as holding only the newest rows of an expired stretch of time."""
+    return replace(staged, file=replace(staged.file, compacted=True))

@@ -15,7 +15,7 @@ from pipelines.features.views import VIEWS
 from pipelines.lake.files import (
     PARTIAL_PREFIX,
     PARTIAL_SUFFIX,
-    Draft,
+    StagedFile,
     discard,
     identities_of,
     move_into_place,
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 def publish(
     state: PipelineState,
     cycle: int,
-    drafts: Sequence[Draft],
+    staged_files: Sequence[StagedFile],
     now: datetime,
     *,
     reader: str | None = None,
@@ -41,14 +41,14 @@ def publish(
     superseded: Sequence[Path] = (),
     late: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Rename the drafts into place and commit what they stand for.
+    """Rename the staged files into place and commit what they stand for.
 
     The commit in the state file is the moment at which they count. If anything fails before it,
     the files are removed again; if the process dies, `remove_leftovers` does so later.
     """
     try:
-        state.add_pending(cycle, [draft.file for draft in drafts], now)
-        move_into_place(drafts)
+        state.add_pending(cycle, [staged.file for staged in staged_files], now)
+        move_into_place(staged_files)
         state.commit_pending(
             cycle,
             now,
@@ -56,12 +56,12 @@ def publish(
             positions=positions,
             waiting=waiting,
             superseded=superseded,
-            identities=identities_of(drafts),
+            identities=identities_of(staged_files),
             late=late,
         )
     except BaseException:
-        discard(drafts)
-        state.forget_files([draft.file.path for draft in drafts])
+        discard(staged_files)
+        state.forget_files([staged.file.path for staged in staged_files])
         raise
 
 

@@ -52,7 +52,7 @@ class PublishedFile:
     sha256: str
     min_time: datetime | None = None
     max_time: datetime | None = None
-    condensed: bool = False
+    compacted: bool = False
     """Holds only the newest row per key of an expired stretch of time."""
     format: int = 1
     identity: str | None = field(default=None, compare=False)
@@ -87,12 +87,12 @@ class PipelineState:
 
     def positions(self, reader: str) -> dict[str, int]:
         """The last `seq` that `reader` has dealt with, by database; absent means none."""
-        rows = self._query("SELECT database, seq FROM positions WHERE reader = ?", reader)
+        rows = self._query("SELECT database, seq FROM offsets WHERE reader = ?", reader)
         return {row["database"]: row["seq"] for row in rows}
 
     def bound_positions(self, reader: str) -> dict[str, Position]:
         """The same with what binds each to its change log."""
-        rows = self._query("SELECT * FROM positions WHERE reader = ?", reader)
+        rows = self._query("SELECT * FROM offsets WHERE reader = ?", reader)
         return {r["database"]: Position(r["seq"], r["identity"], r["nonce"]) for r in rows}
 
     def streamed_positions(self) -> dict[str, Position]:
@@ -122,17 +122,17 @@ class PipelineState:
     @property
     def generation(self) -> str:
         """A text that is another one after everything was started over."""
-        return self.note(GENERATION) or ""
+        return self.metadata(GENERATION) or ""
 
     def kept_positions(self, database: str) -> list[int]:
         """The changes of a database at which any reader stands: they tell its log from another."""
-        rows = self._query("SELECT seq FROM positions WHERE database = ?", database)
+        rows = self._query("SELECT seq FROM offsets WHERE database = ?", database)
         return [row["seq"] for row in rows]
 
-    def forget_note(self, name: str) -> None:
+    def forget_metadata(self, name: str) -> None:
         """Drop a remembered value."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM notes WHERE name = ?", (name,))
+            connection.execute("DELETE FROM metadata WHERE name = ?", (name,))
 
     def slowest_position(self, database: str) -> int:
         """The `seq` up to which every reader is done that `database` keeps its changes for.
@@ -141,7 +141,7 @@ class PipelineState:
         read is kept for it there, and one that was stopped for good holds nothing up.
         """
         rows = self._query(
-            "SELECT min(seq) AS seq FROM positions WHERE database = ? AND reader NOT IN (?, ?)",
+            "SELECT min(seq) AS seq FROM offsets WHERE database = ? AND reader NOT IN (?, ?)",
             database,
             STREAM_READER,
             SEEN_READER,
@@ -232,7 +232,7 @@ class PipelineState:
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT INTO files (path, kind, name, cycle, rows, bytes, sha256, min_time, "
-                "max_time, condensed, format, status, changed_at) "
+                "max_time, compacted, format, status, changed_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)",
                 [
                     (
@@ -245,7 +245,7 @@ class PipelineState:
                         file.sha256,
                         as_text(file.min_time) if file.min_time else None,
                         as_text(file.max_time) if file.max_time else None,
-                        int(file.condensed),
+                        int(file.compacted),
                         file.format,
                         as_text(now),
                     )
@@ -290,7 +290,7 @@ class PipelineState:
             if reader is not None:
                 _move(connection, reader, positions or {})
             connection.executemany(
-                "INSERT INTO waiting_views VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "INSERT INTO pending_materializations VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
                 [(view, as_text(a), as_text(b)) for view, (a, b) in (waiting or {}).items()],
             )
@@ -341,15 +341,15 @@ class PipelineState:
         """
         with self._transaction() as connection:
             connection.execute("UPDATE files SET status = 'pending'")
-            connection.execute("DELETE FROM positions")
-            connection.execute("DELETE FROM waiting_views")
+            connection.execute("DELETE FROM offsets")
+            connection.execute("DELETE FROM pending_materializations")
             connection.execute("DELETE FROM late_changes")
             connection.execute(
-                "DELETE FROM notes WHERE name IN (?, ?) OR name LIKE 'trimmed %'",
+                "DELETE FROM metadata WHERE name IN (?, ?) OR name LIKE 'trimmed %'",
                 (STREAM_READER, DELETIONS_UNCHECKED),
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO notes VALUES (?, ?)",
+                "INSERT OR REPLACE INTO metadata VALUES (?, ?)",
                 [(GENERATION, generation), (STALE_ONLINE, generation)],
             )
             rows = connection.execute("SELECT path FROM files").fetchall()
@@ -369,47 +369,49 @@ class PipelineState:
         )
         return [self._path.parent / row["path"] for row in rows]
 
-    def waiting_views(self) -> dict[str, tuple[datetime, datetime]]:
+    def pending_materializations(self) -> dict[str, tuple[datetime, datetime]]:
         """Per view with rows not yet materialized, their oldest and newest event time."""
-        rows = self._query("SELECT * FROM waiting_views")
+        rows = self._query("SELECT * FROM pending_materializations")
         with self._understood():
             return {row["view"]: (as_time(row["oldest"]), as_time(row["newest"])) for row in rows}
 
-    def let_everything_wait(self) -> None:
+    def rematerialize_all(self) -> None:
         """Let each view wait for materialization with all its published rows."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO waiting_views SELECT name, min(min_time), max(max_time) "
-                "FROM files WHERE kind = 'view' AND status = 'live' GROUP BY name"
+                "INSERT OR REPLACE INTO pending_materializations "
+                "SELECT name, min(min_time), max(max_time) FROM files "
+                "WHERE kind = 'view' AND status = 'live' GROUP BY name"
             )
 
     def view_is_materialized(self, view: str) -> None:
         """Nothing of the view waits any more."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM waiting_views WHERE view = ?", (view,))
+            connection.execute("DELETE FROM pending_materializations WHERE view = ?", (view,))
 
-    def note(self, name: str) -> str | None:
+    def metadata(self, name: str) -> str | None:
         """A remembered value."""
         with self._transaction() as connection:
             return _note(connection, name)
 
     def document(self, name: str) -> dict[str, Any] | None:
         """A remembered JSON object; None if there is none, or what is there cannot be read."""
-        return as_document(self.note(name))
+        return as_document(self.metadata(name))
 
-    def set_note(self, name: str, value: str) -> None:
+    def set_metadata(self, name: str, value: str) -> None:
         """Remember a value."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                "INSERT INTO metadata VALUES (?, ?) "
+                "ON CONFLICT DO UPDATE SET value = excluded.value",
                 (name, value),
             )
 
-    def raise_note(self, name: str, value: str) -> str:
+    def raise_metadata(self, name: str, value: str) -> str:
         """Remember a value unless a greater one, as text compares, is; the one that is now."""
         with self._transaction() as connection:
             (kept,) = connection.execute(
-                "INSERT INTO notes VALUES (?, ?) "
+                "INSERT INTO metadata VALUES (?, ?) "
                 "ON CONFLICT DO UPDATE SET value = max(value, excluded.value) RETURNING value",
                 (name, value),
             ).fetchone()
@@ -430,7 +432,7 @@ class PipelineState:
             row["sha256"],
             as_time(row["min_time"]) if row["min_time"] else None,
             as_time(row["max_time"]) if row["max_time"] else None,
-            bool(row["condensed"]),
+            bool(row["compacted"]),
             row["format"],
             row["identity"],
         )
@@ -477,7 +479,7 @@ class PipelineState:
 
 def _move(connection: sqlite3.Connection, reader: str, positions: Mapping[str, Position]) -> None:
     connection.executemany(
-        "INSERT INTO positions (reader, database, seq, identity, nonce) VALUES (?, ?, ?, ?, ?) "
+        "INSERT INTO offsets (reader, database, seq, identity, nonce) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET seq = excluded.seq, identity = excluded.identity, "
         "nonce = excluded.nonce",
         [(reader, name, at.seq, at.identity, at.nonce) for name, at in positions.items()],
@@ -485,5 +487,5 @@ def _move(connection: sqlite3.Connection, reader: str, positions: Mapping[str, P
 
 
 def _note(connection: sqlite3.Connection, name: str) -> str | None:
-    found = connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+    found = connection.execute("SELECT value FROM metadata WHERE name = ?", (name,)).fetchone()
     return str(found[0]) if found else None

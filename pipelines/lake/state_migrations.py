@@ -58,19 +58,30 @@ _DELETIONS: Final = (
 )
 """Noted until a cycle has seen which deletions an earlier version has written no tombstones for."""
 
+_FIELD_WORDS: Final = (
+    "ALTER TABLE positions RENAME TO offsets",
+    "ALTER TABLE notes RENAME TO metadata",
+    "ALTER TABLE waiting_views RENAME TO pending_materializations",
+    "ALTER TABLE files RENAME COLUMN condensed TO compacted",
+)
+"""What the field calls these."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FORMAT_1,
     _FILES_KNOWN,
     _BOUND_POSITIONS,
     _LATE_CHANGES,
     _DELETIONS,
+    _FIELD_WORDS,
 )
 """Statements by step; the first makes a new file, each later one takes the next format's."""
 
 FORMAT: Final = len(STEPS)
 _UNNUMBERED: Final = frozenset(re.findall(r"CREATE TABLE (\w+)", " ".join(_FORMAT_1)))
+_ALL: Final = " ".join(statement for step in STEPS for statement in step)
+_RENAMED: Final = dict(re.findall(r"ALTER TABLE (\w+) RENAME TO (\w+)", _ALL))
 _TABLES: Final = frozenset(
-    re.findall(r"CREATE TABLE (\w+)", " ".join(statement for step in STEPS for statement in step))
+    _RENAMED.get(name, name) for name in re.findall(r"CREATE TABLE (\w+)", _ALL)
 )
 
 

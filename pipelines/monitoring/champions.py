@@ -255,7 +255,7 @@ class _Noted:
     @classmethod
     def read(cls, state: PipelineState, model: str) -> _Noted:
         try:
-            noted = json.loads(state.note(f"{NOTE}{model}") or "{}")
+            noted = json.loads(state.metadata(f"{NOTE}{model}") or "{}")
             return cls(*(_time(noted.get(name)) for name in ("scored", "looked")))
         except (ValueError, TypeError, AttributeError):
             return cls()  # not worth failing for: the champion's registration is the start again
@@ -263,7 +263,7 @@ class _Noted:
     def write(self, state: PipelineState, model: str) -> None:
         values = {"scored": self.scored, "looked": self.looked}
         text = {name: moment and moment.isoformat() for name, moment in values.items()}
-        state.set_note(f"{NOTE}{model}", json.dumps(text))
+        state.set_metadata(f"{NOTE}{model}", json.dumps(text))
 
 
 def _time(text: str | None) -> datetime | None:

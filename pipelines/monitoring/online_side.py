@@ -47,7 +47,7 @@ def contained(state: PipelineState, left_to_batch: LeftToBatch) -> dict[str, dic
     # The order matters: a view that does not wait after the position was read has been
     # materialized up to it, and what the stream reader left out was recorded before it went on.
     batch = state.positions(BATCH_READER)
-    waiting = state.waiting_views()
+    waiting = state.pending_materializations()
     stream = state.positions(STREAM)
     left = {name: frozenset(seqs) for name, seqs in left_to_batch().items()}
     found: dict[str, dict[str, Contained]] = {}

@@ -48,7 +48,7 @@ def collect_status(
         "streamer": _or_error(lambda: _streamer(state, config)),
         "offline_views": _or_error(lambda: _views(state, config, now())),
         "registry": _or_error(lambda: _registry(config)),
-        "waiting_for_online_store": sorted(state.waiting_views()),
+        "waiting_for_online_store": sorted(state.pending_materializations()),
         "quarantined": _quarantined(state),
         "online_store": _or_error(lambda: _online_store(state, data)),
         "last_cycles": [asdict(cycle) for cycle in state.last_cycles(5)],
@@ -122,7 +122,7 @@ def _streamer(state: PipelineState, config: BatchConfig) -> dict[str, Any]:
     """
     holder = held_by(config.data_dir / f"{STREAM}.lock")
     try:
-        noted: dict[str, Any] = json.loads(state.note(STREAM) or "{}")
+        noted: dict[str, Any] = json.loads(state.metadata(STREAM) or "{}")
         left = {name: sum(1 for _ in seqs_of(r)) for name, r in noted.pop("left", {}).items()}
     except (ValueError, AttributeError, TypeError):
         return {"error": "its note in the pipeline's state cannot be read: start it again"}

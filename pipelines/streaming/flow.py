@@ -90,7 +90,7 @@ class StreamingFlow:
         self._clock = clock
         self._started = clock()
         self._created = HybridClock(clock)
-        self._created.go_on_from(self._state.note(CLOCK_KEY))
+        self._created.go_on_from(self._state.metadata(CLOCK_KEY))
         self._saved: dict[str, Position] = {}
         self._seen: dict[str, Position] = {}
         self._left: dict[str, list[list[int]]] = {}
@@ -230,10 +230,10 @@ class StreamingFlow:
             if left != self._left or final or abs(now - self._reported) >= REPORT_EVERY:
                 self._reported = now
                 self._left = left
-                self._state.set_note(STATUS, json.dumps(self.report() | {"left": left}))
+                self._state.set_metadata(STATUS, json.dumps(self.report() | {"left": left}))
             # Also where only what binds it to its log is new, as after an upgrade.
             moved = {n: at for n, at in written.items() if at != self._saved.get(n)}
-            if not self._begun and self._state.waiting_views():
+            if not self._begun and self._state.pending_materializations():
                 moved = {}  # where a first start begins is not online before the batch flow says so
             self._save_seen({n: at for n, at in written.items() if n in moved or self._begun})
             if moved:
@@ -244,7 +244,7 @@ class StreamingFlow:
                 self._begun = True
             if self._created.latest:
                 latest = self._created.latest.isoformat(timespec="microseconds")
-                self._created.go_on_from(self._state.raise_note(CLOCK_KEY, latest))
+                self._created.go_on_from(self._state.raise_metadata(CLOCK_KEY, latest))
 
     def _save_seen(self, written: Mapping[str, Position]) -> None:
         """Bind what lies beyond the positions that are written to its change log: some of it may be
@@ -306,7 +306,7 @@ class StreamingFlow:
     def _opened(
         self, name: str, config: DataConfig, position: int, done: Mapping[str, int]
     ) -> Stream:
-        trimmed = int(self._state.note(f"trimmed {name}") or 0)
+        trimmed = int(self._state.metadata(f"trimmed {name}") or 0)
         written = done.get(name, position)
         bound = [
             self._state.bound_positions(reader).get(name)
@@ -318,7 +318,7 @@ class StreamingFlow:
     def _settled(self) -> dict[str, int]:
         """Up to which `seq` the batch flow's rows are online, by database; empty if not known."""
         positions = self._state.positions(BATCH_READER)
-        return {} if self._state.waiting_views() else positions
+        return {} if self._state.pending_materializations() else positions
 
     def _touch(self, touched: Mapping[str, set[int]]) -> None:
         for view, hashes in touched.items():

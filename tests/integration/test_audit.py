@@ -186,8 +186,8 @@ def shop(processed: Shop) -> Iterator[Shop]:
         processed.redis.hset(key, mapping=fields)
     processed.cut(last)
     with closing(sqlite3.connect(processed.processor.config.state_path)) as state, state:
-        state.execute("DELETE FROM positions WHERE reader = 'stream'")
-    processed.state.set_note("stream", "{}")
+        state.execute("DELETE FROM offsets WHERE reader = 'stream'")
+    processed.state.set_metadata("stream", "{}")
 
 
 def _hashes(shop: Shop) -> list[bytes]:
@@ -411,7 +411,7 @@ def test_a_shipment_that_changes_its_route_unsettles_both(shop: Shop) -> None:
 
 def test_an_audit_of_nothing_but_flux_is_an_error(shop: Shop) -> None:
     """It names the lag, and does not call it consistent."""
-    shop.state.let_everything_wait()
+    shop.state.rematerialize_all()
     try:
         with pytest.raises(ReadersLagError, match=r"orders [\d,]+, users") as caught:
             shop.audit()
@@ -424,7 +424,7 @@ def test_an_audit_of_nothing_but_flux_is_an_error(shop: Shop) -> None:
 
 def test_a_view_that_waits_says_nothing_about_the_others(shop: Shop) -> None:
     """Its keys are unsettled."""
-    shop.state.let_everything_wait()
+    shop.state.rematerialize_all()
     for view in VIEWS[1:]:
         shop.state.view_is_materialized(view.name)
     report = shop.audit()
@@ -486,11 +486,11 @@ def test_what_the_streamer_has_noted_as_left_is_unsettled(shop: Shop) -> None:
     last = shop.append(orders=shop.order(1))
     claim(shop, last)
     left = {"orders": [last["orders"]], "users": []}
-    shop.state.set_note("stream", json.dumps({"pid": 1, "left": left}))
+    shop.state.set_metadata("stream", json.dumps({"pid": 1, "left": left}))
     report = shop.audit()
     assert report.consistency == 1.0
     assert report.views["user_orders"].unsettled == 1
-    shop.state.set_note("stream", json.dumps({"pid": 1, "left": {"orders": []}}))
+    shop.state.set_metadata("stream", json.dumps({"pid": 1, "left": {"orders": []}}))
     assert unequal(shop.audit())
 
 

@@ -724,9 +724,11 @@ def test_a_killed_cycle_leaves_nothing_doubled(
         attach_history(connection, logs)
         work.check(spans, cycle)
         work.transform(clock(), cycle)
-    processor.state.add_pending(cycle, [draft.file for draft in work.produced.drafts], clock())
+    processor.state.add_pending(
+        cycle, [staged.file for staged in work.produced.staged_files], clock()
+    )
     if renamed:
-        move_into_place(work.produced.drafts)
+        move_into_place(work.produced.staged_files)
     assert len(files_on_disk(processor)) > len(before)
     assert published(processor) == before
 

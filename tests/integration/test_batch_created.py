@@ -68,11 +68,11 @@ def test_created_times_go_on_from_those_of_the_streamer(
 ) -> None:
     """Both write down the latest one in one place, where it never goes back."""
     latest = datetime(2024, 5, 1)
-    processor.state.set_note(CLOCK_KEY, latest.isoformat())
+    processor.state.set_metadata(CLOCK_KEY, latest.isoformat())
     append_changes(data, complete_log(1))
     processor.run_cycle(update=False)
     assert created(processor) == [latest + TICK]
     noted = (latest + TICK).isoformat()
-    assert processor.state.note(CLOCK_KEY) == noted
-    assert processor.state.raise_note(CLOCK_KEY, latest.isoformat()) == noted
-    assert processor.state.note(CLOCK_KEY) == noted
+    assert processor.state.metadata(CLOCK_KEY) == noted
+    assert processor.state.raise_metadata(CLOCK_KEY, latest.isoformat()) == noted
+    assert processor.state.metadata(CLOCK_KEY) == noted

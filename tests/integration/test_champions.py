@@ -349,9 +349,9 @@ def test_labels_of_what_had_not_ended_are_scored_later(
             def data(self, until: datetime = until) -> Dataset:
                 return replace(super().data(), extra={"until": np.datetime64(until, "us")})
 
-        state.set_note(f"champion_scored:{MODEL}", "")
+        state.set_metadata(f"champion_scored:{MODEL}", "")
         assert MODEL in score_champions(registry.config, [CutOff()], NOW)
-        noted = json.loads(state.note(f"champion_scored:{MODEL}") or "")
+        noted = json.loads(state.metadata(f"champion_scored:{MODEL}") or "")
         assert noted == {"scored": min(until, upto).isoformat(), "looked": upto.isoformat()}
 
 
@@ -409,7 +409,7 @@ def test_a_broken_champion_is_told_and_tried_again(
 
 def test_a_damaged_note_starts_again(registry: ModelRegistry, champion: ModelVersion) -> None:
     """From the champion's registration."""
-    PipelineState(registry.config.state_path).set_note(f"champion_scored:{MODEL}", "[")
+    PipelineState(registry.config.state_path).set_metadata(f"champion_scored:{MODEL}", "[")
     task = Guessing()
     assert MODEL in score_champions(registry.config, [task], NOW)
     assert task.asked == [champion.created]

@@ -94,7 +94,7 @@ def cut(path: Path) -> None:
 
 def without_a_table(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("ALTER TABLE positions RENAME TO places")
+        connection.execute("ALTER TABLE offsets RENAME TO places")
 
 
 def torn_page(path: Path) -> None:
@@ -278,7 +278,7 @@ def test_the_status_shows_a_cycle_whose_report_cannot_be_read(shop: Path) -> Non
 def test_notes_that_cannot_be_read_stop_nothing(shop: Path) -> None:
     """It is as if they had not been written."""
     for note in ("online_check", "times_to_live", "stream"):
-        processor_of(shop).state.set_note(note, "{")
+        processor_of(shop).state.set_metadata(note, "{")
     assert synchrochain("status").status == 0
     assert synchrochain("batch", "--once").status == 0
 
@@ -289,7 +289,7 @@ def test_a_state_that_is_only_locked_is_not_called_damaged(shop: Path) -> None:
     with closing(sqlite3.connect(shop / "pipeline_state.db")) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(PipelineStateError, match="locked by another process"):
-            state.set_note("a", "b")
+            state.set_metadata("a", "b")
 
 
 def test_a_streamer_does_not_start_on_a_state_that_lost_its_files(shop: Path) -> None:

@@ -31,11 +31,11 @@ def without_tombstones(shop: Shop, view: str, feature: str) -> None:
     rows = duckdb.sql(f"SELECT * FROM {read_files(files)} WHERE {feature} IS NOT NULL")
     target = shop.processor.config.offline_path / view / f"{view}_{cycle:08d}.parquet"
     schema = VIEWS_BY_NAME[view].schema
-    draft = write_parquet(
+    staged = write_parquet(
         target, "view", view, schema, rows.to_arrow_reader(1_000), "event_timestamp"
     )
-    assert draft
-    publish(state, cycle, [draft], shop.now, superseded=[file.path for file in files])
+    assert staged
+    publish(state, cycle, [staged], shop.now, superseded=[file.path for file in files])
 
 
 def newest(shop: Shop, view: str) -> dict[Any, Row]:
@@ -61,7 +61,7 @@ def upgraded(shop: Shop) -> Shop:
     without_tombstones(shop, "inventory_levels", "stock_level")
     without_tombstones(shop, "user_orders", "order_value")
     without_tombstones(shop, "user_intent", "session_duration")
-    shop.processor.state.set_note(DELETIONS_UNCHECKED, "")
+    shop.processor.state.set_metadata(DELETIONS_UNCHECKED, "")
     shop.now += timedelta(hours=1)
     shop.execute("inventory", STOCK, "p4", f"{shop.now}.000000")
     return shop
@@ -94,7 +94,7 @@ def test_deletions_are_logged_again_once(upgraded: Shop) -> None:
     before = count()
     upgraded.cycle()
     assert count() == [before[0] + 1, before[1] + 2]
-    upgraded.processor.state.set_note(DELETIONS_UNCHECKED, "")
+    upgraded.processor.state.set_metadata(DELETIONS_UNCHECKED, "")
     upgraded.cycle()
     upgraded.cycle()
     assert count() == [before[0] + 1, before[1] + 2]
@@ -103,5 +103,7 @@ def test_deletions_are_logged_again_once(upgraded: Shop) -> None:
 def test_an_older_state_is_checked_and_a_new_one_is_not(tmp_path: Path) -> None:
     """Only where something was processed there may be deletions of before."""
     unpack(tmp_path / "old")
-    assert PipelineState(tmp_path / "old" / "pipeline_state.db").note(DELETIONS_UNCHECKED) == ""
-    assert PipelineState(tmp_path / "new" / "pipeline_state.db").note(DELETIONS_UNCHECKED) is None
+    assert PipelineState(tmp_path / "old" / "pipeline_state.db").metadata(DELETIONS_UNCHECKED) == ""
+    assert (
+        PipelineState(tmp_path / "new" / "pipeline_state.db").metadata(DELETIONS_UNCHECKED) is None
+    )

@@ -71,7 +71,7 @@ def test_all_is_well_after_a_cycle(filled: StreamWorld) -> None:
     assert found["views"]["user_orders"] == {"keys": 60, "values": 60}
     assert found["views"]["inventory_levels"] == {"keys": 1, "values": 1}
     assert (found["signs"], found["warning"]) == ([], None)
-    assert filled.state.note(CHECKED) is not None
+    assert filled.state.metadata(CHECKED) is not None
 
 
 def test_deleted_keys_are_there_again_after_one_cycle(filled: StreamWorld) -> None:

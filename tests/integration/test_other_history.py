@@ -233,7 +233,7 @@ def test_a_rebuild_without_redis_empties_it_in_the_next_cycle(
     assert world.online("user_orders")
     world.end()
     world.cycle(update=True)
-    assert world.state.note("stale online store") is None
+    assert world.state.metadata("stale online store") is None
 
 
 def test_positions_of_an_older_format_are_bound_at_the_next_cycle(world: StreamWorld) -> None:

@@ -297,7 +297,7 @@ def test_what_an_earlier_version_quarantined_is_looked_at_again(
     shop.state.forget_files([file.path for file in files])
     for file in files:
         file.path.unlink()
-    shop.state.forget_note(KEPT_NOTE)
+    shop.state.forget_metadata(KEPT_NOTE)
     change(data, "users", USER)
     mended = change(data, "orders", ORDER | {"id": 3}, op="U")
     report = shop.run_cycle(update=False)

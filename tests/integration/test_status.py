@@ -82,7 +82,7 @@ def test_a_running_streamer_is_shown_with_what_it_noted(
     processor: BatchProcessor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Counters, modes and sizes; of what it left to the batch flow how much."""
-    processor.state.set_note("stream", note(os.getpid()))
+    processor.state.set_metadata("stream", note(os.getpid()))
     with only_one(lock_of(processor), StreamerRunningError):
         found = collect_status(processor.config, processor.data)["streamer"]
         shown = said(processor, capsys)
@@ -101,7 +101,7 @@ def test_a_streamer_that_warms_up_is_starting(
     processor: BatchProcessor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The note is another one's as yet."""
-    processor.state.set_note("stream", note(1))
+    processor.state.set_metadata("stream", note(1))
     with only_one(lock_of(processor), StreamerRunningError):
         found = collect_status(processor.config, processor.data)["streamer"]
         assert f"starting in process {os.getpid()}" in said(processor, capsys)
@@ -119,7 +119,7 @@ def test_a_streamer_that_ended_is_stopped_however_it_ended(
     )
     subprocess.run([sys.executable, "-c", program, lock_of(processor)], check=False, timeout=60)
     dead = int(lock_of(processor).with_suffix(".pid").read_text())
-    processor.state.set_note("stream", note(dead))
+    processor.state.set_metadata("stream", note(dead))
     assert collect_status(processor.config, processor.data)["streamer"]["state"] == "stopped"
     lock_of(processor).with_suffix(".pid").write_text(str(os.getpid()))
     found = collect_status(processor.config, processor.data)["streamer"]
@@ -147,7 +147,7 @@ def test_trouble_is_told(processor: BatchProcessor, capsys: pytest.CaptureFixtur
         cache={"mode": "memory", "size": 1, "hit_rate": None, "outages": 3},
         clock_steps_back=1,
     )
-    processor.state.set_note("stream", trouble)
+    processor.state.set_metadata("stream", trouble)
     shown = said(processor, capsys)
     for part in (
         "users.db is locked",
@@ -164,7 +164,7 @@ def test_a_damaged_note_does_not_hide_the_rest(
     processor: BatchProcessor, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     """Each part of the status stands alone."""
-    processor.state.set_note("stream", text)
+    processor.state.set_metadata("stream", text)
     assert "cannot be read" in collect_status(processor.config, processor.data)["streamer"]["error"]
     assert "cannot be read" in said(processor, capsys)
 

@@ -289,7 +289,7 @@ def test_a_state_that_cannot_be_kept_is_told_once_and_kept_later(
     async def run() -> None:
         async with streaming(world) as streamer:
             state(
-                "CREATE TRIGGER full BEFORE INSERT ON positions "
+                "CREATE TRIGGER full BEFORE INSERT ON offsets "
                 "BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
             )
             world.commit("orders", order(1))

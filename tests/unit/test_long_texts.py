@@ -64,11 +64,11 @@ def test_rows_of_long_texts_are_written_in_parts(
     rows = [{"name": f"{n}" * 100, "many": [str(n)] * (n % 3)} for n in range(10)]
     long = pa.schema([("name", pa.large_string()), ("many", pa.large_list(pa.large_string()))])
     batch = pa.RecordBatch.from_pylist(rows, schema=long)
-    draft = write_parquet(tmp_path / "a.parquet", "log", "a", schema, [batch], None)
-    assert draft is not None
-    assert draft.file.rows == 10
-    assert pq.read_table(draft.partial).to_pylist() == rows
-    assert pq.ParquetFile(draft.partial).num_row_groups > 3
+    staged = write_parquet(tmp_path / "a.parquet", "log", "a", schema, [batch], None)
+    assert staged is not None
+    assert staged.file.rows == 10
+    assert pq.read_table(staged.partial).to_pylist() == rows
+    assert pq.ParquetFile(staged.partial).num_row_groups > 3
 
 
 def test_a_workspace_yields_record_batches_of_any_size(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_file_without_a_number_is_upgraded_with_all_it_holds(tmp_path: Path) -
     assert version(path) == FORMAT
     assert schema(path) == schema(tmp_path / "new.db")
     assert state.positions("batch") == {"orders": 7}
-    assert state.note("trimmed orders") == "3"
+    assert state.metadata("trimmed orders") == "3"
 
 
 def test_every_older_format_is_upgraded(tmp_path: Path) -> None:
@@ -119,8 +119,13 @@ def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> N
     assert version(path) == FORMAT + 1
 
 
-@pytest.mark.parametrize("table", ["positions", "files", "notes"])
-@pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "unnumbered"])
+@pytest.mark.parametrize(
+    ("table", "numbered"),
+    [
+        *((name, True) for name in ("offsets", "files", "metadata")),
+        *((name, False) for name in ("positions", "files", "notes")),
+    ],
+)
 def test_a_renamed_table_is_not_an_empty_one(tmp_path: Path, table: str, numbered: bool) -> None:
     """Or all would be read again in silence."""
     path = unnumbered(tmp_path / "state.db")
@@ -133,7 +138,7 @@ def test_a_renamed_table_is_not_an_empty_one(tmp_path: Path, table: str, numbere
         state = PipelineState(path)
         state.positions("batch")
         state.files("log")
-        state.note("x")
+        state.metadata("x")
 
     with pytest.raises(PipelineStateError, match=table):
         read()
