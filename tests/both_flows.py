@@ -105,7 +105,7 @@ class BothFlows:
         for name in ("users", "inventory", "orders", "supply_chain"):
             while self.streams[name].take(final=True).changes:
                 pass
-            self.streams[name].reconsider(known)
+            self.streams[name].apply_batch(known)
 
     def cycle(self) -> None:
         """A cycle of the batch flow, without the online store."""
@@ -113,7 +113,7 @@ class BothFlows:
             stream._capture.close()
         self.processor.run_cycle(update=False)
 
-    def tidy(self) -> None:
+    def evict(self) -> None:
         """Forget what no window needs."""
         with self.window.cursor() as cursor:
             self.window.evict(cursor)

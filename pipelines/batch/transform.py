@@ -46,17 +46,19 @@ def transform(
     keys = ", ".join(view.keys)
     features = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
     # Without history every row is a new one.
-    touched = f"JOIN touched USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since" if any(needed) else ""
+    affected = (
+        f"JOIN affected USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since" if any(needed) else ""
+    )
     found = connection.execute(
         f"SELECT {features}, CAST(? AS TIMESTAMP) AS {CREATED_TIMESTAMP} "
-        f"FROM ({FeatureEngineer(connection).query(view.name)}) {touched}",
+        f"FROM ({FeatureEngineer(connection).query(view.name)}) {affected}",
         [created],
     )
     return found.to_arrow_reader(ROWS_PER_BATCH)
 
 
 def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime | None:
-    """Make `touched`: each key with changes and the earliest time of one; the earliest of all."""
+    """Make `affected`: each key with changes and the earliest time of one; the earliest of all."""
     parts = []
     for source in view.sources:
         keys = ", ".join(f"{column} AS {key}" for column, key in _key_pairs(view, source))
@@ -72,10 +74,10 @@ def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime
     parts += [_newest_beside(view, table) for table in view.tables]
     keys = ", ".join(view.keys)
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE touched AS SELECT {keys}, min(t) AS since "
+        f"CREATE OR REPLACE TEMP TABLE affected AS SELECT {keys}, min(t) AS since "
         f"FROM ({' UNION ALL '.join(parts)}) GROUP BY {keys}"
     )
-    found = connection.execute("SELECT min(since) FROM touched").fetchone()
+    found = connection.execute("SELECT min(since) FROM affected").fetchone()
     return found[0] if found else None
 
 
@@ -94,9 +96,9 @@ def _newest_beside(view: View, table: str) -> str:
 def _gather(
     connection: duckdb.DuckDBPyConnection, view: View, source: Source, earliest: datetime
 ) -> int:
-    """Make the relation `<log>`: all rows that the touched keys' new rows depend on.
+    """Make the relation `<log>`: all rows that the affected keys' new rows depend on.
 
-    Every new row is needed as it is. Of the old ones, those of touched keys within the windows.
+    Every new row is needed as it is. Of the old ones, those of affected keys within the windows.
 
     Returns:
         How many old rows are needed.
@@ -121,7 +123,7 @@ def _history(view: View, source: Source, earliest: datetime, new: str) -> str:
     if source.lookback is not None and not source.newest_before and not source.identity:
         # A constant bound lets whole files and row groups be passed over.
         old += f" AND {source.at} >= TIMESTAMP '{earliest}' - to_microseconds({source.lookback})"
-    of_keys = f"SELECT {wanted}, t.since FROM ({old}) AS e JOIN touched AS t ON {on}"
+    of_keys = f"SELECT {wanted}, t.since FROM ({old}) AS e JOIN affected AS t ON {on}"
     found = _bounded(source, of_keys)
     if not source.identity:
         return f"SELECT {columns(log)} FROM ({found})"

@@ -66,8 +66,8 @@ def _streamer(found: dict[str, Any]) -> None:
     print_table("streams", headings, rows)
     written = ", ".join(f"{n:,} of {view}" for view, n in found["rows_written"].items())
     answers.print(f"feature rows written: {written}")
-    if found["owed"]:
-        answers.print(f"owed to the online store: {', '.join(found['owed'])}")
+    if found.get("pending_writes"):
+        answers.print(f"pending writes to the online store: {', '.join(found['pending_writes'])}")
     for view, number in found.get("set_apart", {}).items():
         answers.print(f"left to the batch flow: {number:,} keys of {view}")
     for view, error in found.get("view_errors", {}).items():

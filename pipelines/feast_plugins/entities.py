@@ -53,16 +53,18 @@ def entity_frame(given: Any) -> pd.DataFrame:
 
 
 def check_columns(names: Sequence[str]) -> None:
-    """Whether the columns of an entity frame have names of their own.
+    """Whether the columns of an entity dataframe have names of their own.
 
     Raises:
         UsageError: two have one name, or one has none.
     """
     for name in names:
         if not name:
-            raise UsageError("a column of the entity frame has an empty name: rename or drop it")
+            raise UsageError(
+                "a column of the entity dataframe has an empty name: rename or drop it"
+            )
         if names.count(name) > 1:
-            raise UsageError(f"the entity frame has two columns {name!r}: rename or drop one")
+            raise UsageError(f"the entity dataframe has two columns {name!r}: rename or drop one")
 
 
 def entity_rows(given: Any) -> list[dict[str, Any]] | Mapping[str, Any]:

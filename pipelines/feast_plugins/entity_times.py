@@ -33,7 +33,8 @@ def event_times(column: pd.Series[Any]) -> pd.Series[Any]:
     numbers = [v for v in others if not hasattr(v, "year")]
     if numbers:
         raise UsageError(
-            f"the entity frame's {column.name} is {numbers[0]!r} in a row: it has to be {EXAMPLE}; "
+            f"the entity dataframe's {column.name} is {numbers[0]!r} in a row: it has to be "
+            f"{EXAMPLE}; "
             "seconds since 1970 become one by pd.to_datetime(…, unit='s', utc=True)"
         )
     at = (~is_text.to_numpy() & values.notna().to_numpy()).nonzero()[0]
@@ -41,7 +42,9 @@ def event_times(column: pd.Series[Any]) -> pd.Series[Any]:
         times.iloc[at] = pd.to_datetime(others, utc=True).to_numpy()
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"the entity frame's {column.name} cannot be read: {reason}") from error
+        raise UsageError(
+            f"the entity dataframe's {column.name} cannot be read: {reason}"
+        ) from error
     places = is_text.to_numpy().nonzero()[0]
     if len(places):
         # What UTF-8 cannot hold is no time stamp either.
@@ -53,7 +56,7 @@ def event_times(column: pd.Series[Any]) -> pd.Series[Any]:
         if found.null_count:
             wrong = found.is_null().to_numpy().nonzero()[0][0]
             raise UsageError(
-                f"the entity frame's {column.name} is {texts['text'][wrong].as_py()!r} in row "
+                f"the entity dataframe's {column.name} is {texts['text'][wrong].as_py()!r} in row "
                 f"{places[wrong] + 1}: it has to be {EXAMPLE}"
             )
         times.iloc[places] = pd.to_datetime(found.to_pandas(), utc=True).to_numpy()

@@ -77,10 +77,10 @@ class ParquetOfflineStore(DuckDBOfflineStore):
     """Reads the offline sources that the batch flow publishes.
 
     Differs from Feast's DuckDB store: a relative path is meant relative to the feature repository,
-    not to the working directory; the rows of a training set come in the order of the entity frame;
-    a view that has no files yet is empty instead of an error; an entity frame may also be given as
-    a SQL query that DuckDB can run; no value is used before it was computed, unless
-    `values_computed_later`; results larger than memory spill to disk.
+    not to the working directory; the rows of a training set come in the order of the entity
+    dataframe; a view that has no files yet is empty instead of an error; an entity dataframe may
+    also be given as a SQL query that DuckDB can run; no value is used before it was computed,
+    unless `values_computed_later`; results larger than memory spill to disk.
     """
 
     @staticmethod
@@ -109,14 +109,15 @@ class ParquetOfflineStore(DuckDBOfflineStore):
             stretch: `start_date` and `end_date` of a request without a frame, which is refused.
 
         Raises:
-            UsageError: no entity frame, or one that lacks a join key or cannot be read; a feature
-                that no column of the source holds, or that has the name of an entity's column.
+            UsageError: no entity dataframe, or one that lacks a join key or cannot be read; a
+                feature that no column of the source holds, or that has the name of an entity's
+                column.
             EntityTimestampInferenceException: no column of times, or several.
         """
         if entity_df is None or stretch:
             raise UsageError(
-                "get_historical_features needs an entity frame: entity_df is None, and this store "
-                "does not read a stretch of time (start_date, end_date) without one"
+                "get_historical_features needs an entity dataframe: entity_df is None, and this "
+                "store does not read a stretch of time (start_date, end_date) without one"
             )
         copied = bool(config.coerce_tz_aware)
         if not isinstance(entity_df, str | pd.DataFrame):
@@ -234,7 +235,7 @@ def _pandas_frame(
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise UsageError(
-            f"the entity frame cannot be read: {str(error).splitlines()[0]}"
+            f"the entity dataframe cannot be read: {str(error).splitlines()[0]}"
         ) from error
     for i, field in enumerate(table.schema):
         column = table[i]
@@ -249,7 +250,7 @@ def _pandas_frame(
         found = connection.execute("DESCRIBE frame").fetchall()
     except duckdb.Error as error:
         raise UsageError(
-            f"the entity frame cannot be read: {str(error).splitlines()[0]}"
+            f"the entity dataframe cannot be read: {str(error).splitlines()[0]}"
         ) from error
     kinds = [
         ONLY_NULLS if pa.types.is_null(field.type) else str(row[1])
@@ -273,8 +274,8 @@ def _read_views(
     names = [*frame.columns, *(name for read in reads for name in read.features)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
-            f"the answer would have two columns {twice[0]!r}: rename the entity frame's column, or "
-            "ask with full_feature_names=True"
+            f"the answer would have two columns {twice[0]!r}: rename the entity dataframe's "
+            "column, or ask with full_feature_names=True"
         )
     return reads
 
@@ -311,14 +312,14 @@ def _read_view(
         key = view.projection.join_key_map.get(entity.name, entity.name)
         if key not in frame.columns:
             raise UsageError(
-                f"feature view {view.name!r} is joined by {key!r}, which the entity frame lacks; "
-                f"it has {list(frame.columns)}"
+                f"feature view {view.name!r} is joined by {key!r}, which the entity dataframe "
+                f"lacks; it has {list(frame.columns)}"
             )
         at, kept = frame.columns.index(key), column(entity.name)
         if not _may_join(frame.kinds[at], types[kept]):
             raise UsageError(
                 f"feature view {view.name!r}: the join key {key!r} is {frame.kinds[at]} in the "
-                f"entity frame and {types[kept]} in the source; convert the frame's"
+                f"entity dataframe and {types[kept]} in the source; convert the frame's"
             )
         if types[kept] in _WHOLE:
             _refuse_fractions(frame, at)
@@ -339,7 +340,8 @@ def _read_view(
 
 
 def _may_join(given: str, stored: str) -> bool:
-    """Whether a key of the entity frame can be compared with the source's, by DuckDB's types."""
+    """Whether a key of the entity dataframe can be compared with the source's, by DuckDB's
+    types."""
     if given == ONLY_NULLS:
         return True
     if stored in _WHOLE:
@@ -358,7 +360,7 @@ def _refuse_fractions(frame: EntityFrame, at: int) -> None:
     if pc.any(wrong).as_py():
         raise UsageError(
             f"the join key {frame.columns[at]!r} is {column.filter(wrong)[0].as_py()} in a row of "
-            "the entity frame: it has to be a whole number"
+            "the entity dataframe: it has to be a whole number"
         )
 
 

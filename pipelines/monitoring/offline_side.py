@@ -75,13 +75,13 @@ class OfflineSide:
         by_key = _listed(view.keys)
         with self.connection.cursor() as cursor:
             cursor.register("wanted", keys)
-            touched = " UNION ALL ".join(_touched(view, contained))
+            affected = " UNION ALL ".join(_affected(view, contained))
             cursor.execute(
-                f"CREATE TEMP TABLE touched AS SELECT DISTINCT {by_key} FROM ({touched})"
+                f"CREATE TEMP TABLE affected AS SELECT DISTINCT {by_key} FROM ({affected})"
             )
             at_rest, in_flux = (
                 cursor.execute(
-                    f"SELECT {by_key} FROM wanted {join} JOIN touched USING ({by_key})"
+                    f"SELECT {by_key} FROM wanted {join} JOIN affected USING ({by_key})"
                 ).to_arrow_table()
                 for join in ("ANTI", "SEMI")
             )
@@ -183,7 +183,7 @@ def _rows_of_wanted(view: View, source: Source) -> str:
     return rows
 
 
-def _touched(view: View, contained: Mapping[str, Contained]) -> Iterator[str]:
+def _affected(view: View, contained: Mapping[str, Contained]) -> Iterator[str]:
     """Queries for the keys of a view that changes outside of `contained` bear on."""
     for source in view.sources:
         keys = _as_keys(view, source)

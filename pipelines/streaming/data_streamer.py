@@ -260,12 +260,12 @@ class DataStreamer:
                         event.set()
                 if loop.time() >= next_hearing:
                     next_hearing = loop.time() + self.config.processing_interval
-                    await self._call(flow.hear)
+                    await self._call(flow.sync_with_batch)
                 if flow.outdated:
                     return
                 if loop.time() >= next_eviction:
                     next_eviction = loop.time() + EVICT_SECONDS
-                    await self._call(flow.tidy)
+                    await self._call(flow.evict)
                 if said is not None:
                     logger.warning("the stream's state is kept again")
                     said = None

@@ -137,7 +137,7 @@ class StreamingFlow:
         self._missed = {}
 
     def step(self, name: str, *, final: bool = False) -> Step:
-        """Take in a stream's next micro-batch, write what it touched, then move the position.
+        """Take in a stream's next micro-batch, write what it affected, then move the position.
 
         Args:
             final: see `Stream.take`.
@@ -149,11 +149,11 @@ class StreamingFlow:
         taken = stream.take(final=final)
         if taken.waits_for:
             return Step(waits_for=taken.waits_for)
-        self._touch(taken.touched)
-        owing = {view for view in _views_of(name) if self.views[view].pending}
+        self._touch(taken.affected)
+        pending = {view for view in _views_of(name) if self.views[view].pending}
         if self.online.ready():
-            owing |= {view for view in _views_of(name) if self.views[view].behind}
-        rows = self._refresh(set(taken.touched) | (owing if self.online.ready() else set()))
+            pending |= {view for view in _views_of(name) if self.views[view].behind}
+        rows = self._refresh(set(taken.affected) | (pending if self.online.ready() else set()))
         if rows:
             self._keep_latest(name, rows)
         if not any(self.views[view].owes for view in _views_of(name)):
@@ -168,14 +168,14 @@ class StreamingFlow:
         """
         return self.watch.look()
 
-    def reconsider(self, name: str) -> int:
+    def apply_batch(self, name: str) -> int:
         """Take in those changes left to the batch flow that it has accepted since."""
         stream = self.streams[name]
         if not stream.left and not stream.late:
             return 0
-        taken = stream.reconsider(self._published())
-        self._touch(taken.touched)
-        self._refresh(set(taken.touched))
+        taken = stream.apply_batch(self._published())
+        self._touch(taken.affected)
+        self._refresh(set(taken.affected))
         return taken.changes
 
     def _published(self) -> Published:
@@ -183,8 +183,8 @@ class StreamingFlow:
         check_contents(self._state, [f for files in known.files.values() for f in files])
         return known
 
-    def tidy(self) -> None:
-        """Forget what no window needs; nothing while rows are owed that may need it."""
+    def evict(self) -> None:
+        """Forget what no window needs; nothing while rows are pending that may need it."""
         if any(view.pending for view in self.views.values()):
             return
         with ExitStack() as held, self.window.cursor() as cursor:
@@ -197,7 +197,7 @@ class StreamingFlow:
         """Whether a step would do something though nothing was committed."""
         return self.online.ready() and any(v.pending or v.behind for v in self.views.values())
 
-    def hear(self) -> None:
+    def sync_with_batch(self) -> None:
         """Take in what the batch flow has decided since, and what it has brought about."""
         if self._state.generation != self._generation:
             self.outdated = True
@@ -206,12 +206,12 @@ class StreamingFlow:
         for log, seqs in late.items():
             self.streams[BY_NAME[log].database].late.setdefault(log, []).extend(seqs)
         for name in self.streams:
-            self.reconsider(name)
+            self.apply_batch(name)
         online = self._settled()
         for name, upto in online.items():
-            self.streams[name].settle(upto)
+            self.streams[name].confirm(upto)
         for view in self.views.values():
-            view.settle(online)
+            view.confirm(online)
         self._refresh({name for name, view in self.views.items() if view.set_apart})
 
     def save(self, *, final: bool = False) -> None:
@@ -270,7 +270,7 @@ class StreamingFlow:
             "saved_at": self._clock().isoformat(sep=" "),
             "streams": {name: stream.report() for name, stream in self.streams.items()},
             "rows_written": {name: view.rows_written for name, view in self.views.items()},
-            "owed": sorted(name for name, view in self.views.items() if view.pending),
+            "pending_writes": sorted(name for name, view in self.views.items() if view.pending),
             "set_apart": {n: v.set_apart for n, v in self.views.items() if v.set_apart},
             "view_errors": {n: v.last_error for n, v in self.views.items() if v.last_error},
             "online_store": {
@@ -320,8 +320,8 @@ class StreamingFlow:
         positions = self._state.positions(BATCH_READER)
         return {} if self._state.pending_materializations() else positions
 
-    def _touch(self, touched: Mapping[str, set[int]]) -> None:
-        for view, hashes in touched.items():
+    def _touch(self, affected: Mapping[str, set[int]]) -> None:
+        for view, hashes in affected.items():
             self.views[view].touch(hashes)
 
     def _rewrite(self) -> None:

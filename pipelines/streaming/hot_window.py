@@ -150,7 +150,7 @@ class HotWindow:
         self._connection.close()
 
 
-class Absorption:
+class WindowWriter:
     """Moves the good changes of a micro-batch into the hot window, on one stream's cursor."""
 
     def __init__(
@@ -170,10 +170,10 @@ class Absorption:
             edges: by view, the event time from which on its rows are exact.
 
         Returns:
-            By view, the hashes of the keys that are touched; and the `seq` of changes left to the
+            By view, the hashes of the keys that are affected; and the `seq` of changes left to the
             batch flow, since the history of their key is not in the window.
         """
-        touched: dict[str, set[int]] = {}
+        affected: dict[str, set[int]] = {}
         cold: list[int] = []
         for log, rows in good.items():
             for view in self._views.get(log, ()):
@@ -186,16 +186,16 @@ class Absorption:
                     cold += others
                 if source is None:
                     beside, changed = self._beside(view, log, mine)
-                    touched.setdefault(view.name, set()).update(beside)
+                    affected.setdefault(view.name, set()).update(beside)
                     cold += changed  # of positions not in the window the rows are computed anew too
                 names = [hashed(view) if source else NO_HASH, *hot_columns(view, log)]
                 if source:
-                    hashes = touched.setdefault(view.name, set())
+                    hashes = affected.setdefault(view.name, set())
                     hashes.update(mine[hashed(view)].to_pylist())
                     if source.identity:
                         hashes.update(self._reported_elsewhere(view, source, mine))
                 insert(self._cursor, f"{view.name}.hot_{log}", mine.select(names))
-        return {view: hashes for view, hashes in touched.items() if hashes}, cold
+        return {view: hashes for view, hashes in affected.items() if hashes}, cold
 
     def _beside(self, view: View, log: str, rows: pa.Table) -> tuple[set[int], list[int]]:
         """Keys of the view that changed rows of a table stand beside, and the rows' `seq`."""

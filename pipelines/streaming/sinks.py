@@ -76,7 +76,7 @@ class OnlineSink:
 
     @property
     def mode(self) -> str:
-        """ "redis", or "away" while what should be written is owed."""
+        """ "redis", or "away" while what should be written is pending."""
         return "redis" if self._next_try is None else "away"
 
     def ready(self) -> bool:

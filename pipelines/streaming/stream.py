@@ -20,7 +20,7 @@ from pipelines.features.views import VIEWS
 from pipelines.live_databases import UnknownRows
 from pipelines.settings import DataConfig
 from pipelines.streaming.change_capture import ChangeCapture
-from pipelines.streaming.hot_window import Absorption, HotWindow
+from pipelines.streaming.hot_window import HotWindow, WindowWriter
 from pipelines.streaming.intake import Intake, Verdicts
 from pipelines.streaming.warming import Published
 
@@ -54,11 +54,11 @@ class StreamCounters:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a step took in: how many changes, by view the hashes of the keys that they touched,
+    """What a step took in: how many changes, by view the hashes of the keys that they affected,
     and which databases must catch up before it can be tried again."""
 
     changes: int = 0
-    touched: Mapping[str, set[int]] = field(default_factory=dict)
+    affected: Mapping[str, set[int]] = field(default_factory=dict)
     waits_for: frozenset[str] = frozenset()
 
 
@@ -103,7 +103,7 @@ class Stream:
         self._warned: list[UnknownRows] = []
         self._cursor = window.cursor()
         self._intake = Intake(window, name)
-        self._absorption = Absorption(window, self._cursor, self._intake.logs)
+        self._window_writer = WindowWriter(window, self._cursor, self._intake.logs)
 
     def check(self) -> int:
         """The log's last `seq`, once the database is known to be the one that was read before.
@@ -146,7 +146,7 @@ class Stream:
         with self.lock:
             return self._take(final=final)
 
-    def reconsider(self, known: Published) -> Taken:
+    def apply_batch(self, known: Published) -> Taken:
         """Take in what was left to the batch flow, as far as it has decided since."""
         with self.lock:
             return self._reconsider(known)
@@ -165,19 +165,19 @@ class Stream:
         waits_for.discard(self.name)
         if waits_for and not final:
             return Taken(waits_for=frozenset(waits_for))
-        touched, cold = self._absorb(verdicts, edges)
+        affected, cold = self._absorb(verdicts, edges)
         self._intake.commit(verdicts)
         self.counters.absorbed = changes["seq"][-1].as_py()
         self._capture.forget_but(
             {self.counters.absorbed, self.counters.position, self._silent_until}
         )
         self._count(changes.num_rows, verdicts, cold, silent)
-        return Taken(changes.num_rows, {} if silent else touched)
+        return Taken(changes.num_rows, {} if silent else affected)
 
     def _reconsider(self, known: Published) -> Taken:
         decided = known.positions.get(self.name, 0)
         edges = {view.name: self._window.edge(view) for view in VIEWS}
-        taken, touched = 0, dict[str, set[int]]()
+        taken, affected = 0, dict[str, set[int]]()
         for log in {**self.left, **self.late}:
             late = self.late.pop(log, [])
             let_in = set(late)
@@ -188,16 +188,16 @@ class Stream:
             found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), [*ready, *late])
             views, _ = self._absorb({log: found}, edges)
             for view, hashes in views.items():
-                touched.setdefault(view, set()).update(hashes)
+                affected.setdefault(view, set()).update(hashes)
             taken += found.good.num_rows if found.good else 0
             rest = [seq for seq in seqs if seq > decided]
             if rest:
                 self.left[log] = rest
             else:
                 self.left.pop(log, None)
-        return Taken(taken, touched)
+        return Taken(taken, affected)
 
-    def settle(self, upto: int) -> None:
+    def confirm(self, upto: int) -> None:
         """The batch flow has brought about the effect of every change up to a `seq`."""
         with self.lock:
             self.undecided.forget(upto)
@@ -235,7 +235,7 @@ class Stream:
                 self._intake.remember(log, rows)
         self._cursor.begin()
         try:
-            touched, cold = self._absorption.absorb(good, edges)
+            affected, cold = self._window_writer.absorb(good, edges)
             self._cursor.commit()
         except BaseException:
             self._cursor.rollback()
@@ -244,7 +244,7 @@ class Stream:
             if BY_NAME[log].append_only:  # only now: what is taken in again was not here before
                 self._intake.remember(log, rows)
             self._window.advance(log, verdicts[log].newest)
-        return touched, cold
+        return affected, cold
 
     def _count(
         self, changes: int, verdicts: Mapping[str, Verdicts], cold: list[int], silent: bool

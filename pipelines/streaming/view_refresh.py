@@ -1,4 +1,4 @@
-"""Refreshing a view: the newest rows of the touched keys, to the cache and the online store."""
+"""Refreshing a view: the newest rows of the affected keys, to the cache and the online store."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class ViewRefresh:
         self._latest: datetime | None = None
         self._lock = threading.Lock()
         self._touching = threading.Lock()
-        self._touched: set[int] = set()
-        self._owed: set[int] = set()
+        self._affected: set[int] = set()
+        self._pending_keys: set[int] = set()
         self._apart: dict[int, Mapping[str, int]] = {}
         self._try_apart = False
         self._of_the_past: set[int] = set()
@@ -97,7 +97,7 @@ class ViewRefresh:
     @property
     def pending(self) -> bool:
         """Whether rows wait to be written to the online store."""
-        return bool(self._owed or self._touched)
+        return bool(self._pending_keys or self._affected)
 
     @property
     def set_apart(self) -> int:
@@ -117,9 +117,9 @@ class ViewRefresh:
     def touch(self, hashes: set[int]) -> None:
         """The keys with these hashes have to be computed anew."""
         with self._touching:
-            self._touched |= hashes
+            self._affected |= hashes
 
-    def settle(self, online: Mapping[str, int]) -> None:
+    def confirm(self, online: Mapping[str, int]) -> None:
         """Forget keys set apart whose rows the batch flow has put online; the rest is tried again.
 
         Args:
@@ -134,22 +134,22 @@ class ViewRefresh:
             self._try_apart = bool(self._apart)
 
     def refresh(self, cache: Callable[[View, pa.Table], None], online: Sink) -> None:
-        """Compute and write what was touched, and what is pending if the online store is ready.
+        """Compute and write what was affected, and what is pending if the online store is ready.
 
         Raises:
-            RedisUnavailableError, RedisRefusedError: what was touched is pending. No other error
+            RedisUnavailableError, RedisRefusedError: what was affected is pending. No other error
                 is raised: it is said, and the keys that it concerns are pending.
         """
         with self._lock:
             ready = online.ready()
             with self._touching:
-                doing, self._touched = self._touched, set()
+                doing, self._affected = self._affected, set()
             if ready:
-                doing |= self._owed
+                doing |= self._pending_keys
                 if self.behind:
                     doing.update(islice(self._of_the_past, KEYS_AT_ONCE))
             again = self._apart.keys() - doing if ready and self._try_apart else set()
-            self._owed |= doing
+            self._pending_keys |= doing
             doing |= again
             if not doing:
                 return
@@ -196,7 +196,7 @@ class ViewRefresh:
             self._of_the_past -= doing
         else:
             self._of_the_past |= doing
-        self._owed -= doing
+        self._pending_keys -= doing
         for key in doing & self._apart.keys():
             del self._apart[key]
         self.rows_written += rows.num_rows
@@ -216,7 +216,7 @@ class ViewRefresh:
         new = len(keys - self._apart.keys())
         absorbed = self._absorbed()
         self._apart |= dict.fromkeys(keys, absorbed)
-        self._owed -= keys
+        self._pending_keys -= keys
         if new:
             logger.error(
                 "%d keys of %s cannot be written and are left to the batch flow: %s",

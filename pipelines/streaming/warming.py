@@ -64,10 +64,10 @@ def warm(
 
     Args:
         done: up to which `seq` the stream has written online, by database; keys with later rows
-            are touched. A database that is not in it was left to the batch flow so far.
+            are affected. A database that is not in it was left to the batch flow so far.
 
     Returns:
-        By view, the hashes of the touched keys.
+        By view, the hashes of the affected keys.
     """
     relations = {name: read_files(files) for name, files in known.files.items() if files}
     for name, relation in relations.items():
@@ -101,7 +101,7 @@ def warm(
             ).fetchall():
                 keys_of = window.keys[name]
                 (keys_of.left if waits else keys_of.refused).add(value)
-    touched: dict[str, set[int]] = {}
+    affected: dict[str, set[int]] = {}
     for view in VIEWS:
         edge = window.edge(view)
         for log in logs_of_view(view):
@@ -124,8 +124,8 @@ def warm(
                 rows = cursor.execute(
                     f"SELECT DISTINCT {hash_of(source.keys)} FROM {good} AND seq > {position}"
                 ).fetchall()
-                touched.setdefault(view.name, set()).update(row[0] for row in rows)
-    return touched
+                affected.setdefault(view.name, set()).update(row[0] for row in rows)
+    return affected
 
 
 def _warm_keys(

@@ -53,7 +53,7 @@ class RebuildReport:
 
 
 def write_manifest(source: TrainingSource, folder: Path, *, task: str, quick: bool) -> None:
-    """Write manifest.json and the entity frames of every retrieval into a folder.
+    """Write manifest.json and the entity dataframes of every retrieval into a folder.
 
     It holds for each retrieval the feature service, the number of rows and a digest per column;
     the digest of each service's definition and of the registry file; the published files with
@@ -96,7 +96,7 @@ def rebuild(config: BatchConfig, run_id: str, folder: Path) -> RebuildReport:
     """Retrieve an old run's data set anew from its manifest in `folder`, and compare.
 
     Raises:
-        CorruptFileError: the manifest or an entity frame is missing or cannot be read.
+        CorruptFileError: the manifest or an entity dataframe is missing or cannot be read.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

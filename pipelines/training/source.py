@@ -1,4 +1,4 @@
-"""Where a training set comes from: entity frames from the processed logs, features from Feast.
+"""Where a training set comes from: entity dataframes from the processed logs, features from Feast.
 
 Every retrieval is noted, so that it can be repeated and compared later.
 """

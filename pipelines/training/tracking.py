@@ -32,7 +32,7 @@ class TrackedRun:
     run_id: str
 
     def log_data(self, source: TrainingSource, task: Task, *, quick: bool) -> None:
-        """The manifest and the entity frames of what was retrieved."""
+        """The manifest and the entity dataframes of what was retrieved."""
         with tempfile.TemporaryDirectory() as folder:
             write_manifest(source, Path(folder) / DATASET, task=task.name, quick=quick)
             with self.store.client(writes=True) as client:
@@ -96,7 +96,7 @@ def tracked_run(config: BatchConfig, task: Task) -> Iterator[TrackedRun]:
 
 
 def fetch_manifest(config: BatchConfig, run_id: str, folder: Path) -> Path:
-    """Copy the data set's manifest and entity frames of a run into `folder`.
+    """Copy the data set's manifest and entity dataframes of a run into `folder`.
 
     Raises:
         UnknownNameError: there is no such run, or it has no manifest.

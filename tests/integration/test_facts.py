@@ -165,7 +165,7 @@ def run(folder: Path, seed: int, table: str, count: int, steps: int) -> list[str
                     return found
             if rng.random() < 0.5:
                 flows.stream()
-                flows.tidy()
+                flows.evict()
             if rng.random() < 0.2:
                 flows.restart()
         flows.stream()
@@ -202,7 +202,7 @@ def test_an_order_that_is_replaced_long_after_it_was_forgotten_is_no_new_one(
     flows.log([put(order(number, T)) for number in (1, 2, 3)])
     flows.log([put(order(9, T + 60 * DAY)), put(order(3, T), "D")])
     flows.stream()
-    flows.tidy()
+    flows.evict()
     flows.cycle()
     if restarted:
         flows.restart()
@@ -235,7 +235,7 @@ def test_an_order_that_an_update_mends_long_after_its_time_is_no_new_one_when_it
     """The stream leaves the old one to the batch flow, and what follows it too."""
     flows.log([put(order(3, T, quantity=0)), put(order(9, T + 60 * DAY))])
     flows.stream()
-    flows.tidy()
+    flows.evict()
     flows.log([put(order(3, T), "U")])
     if apart:
         flows.stream()
@@ -257,7 +257,7 @@ def test_an_order_that_was_deleted_and_forgotten_stays_so_when_a_row_of_it_is_le
     flows.log([put(order(9, T + 60 * DAY))])
     flows.stream()
     flows.cycle()
-    flows.tidy()
+    flows.evict()
     flows.log([comes(7)])
     flows.cycle()
     flows.stream()

@@ -351,7 +351,7 @@ def historical(shop: Shop, view: str, entities: Any) -> list[Row]:
 def test_historical_features_are_what_was_known_then(shop: Shop, view: str) -> None:
     """Point in time: the row of that very moment counts, one a microsecond later does not.
 
-    Rows come in the order of the entity frame, repeated ones repeated; its other columns stay.
+    Rows come in the order of the entity dataframe, repeated ones repeated; its other columns stay.
     """
     entities = moments(shop, view)
     found = historical(shop, view, entities)

@@ -99,7 +99,7 @@ def row(user: int | None, hours: float, x: int, created: float | None = None) ->
 
 
 def frame(*rows: tuple[Any, datetime]) -> pd.DataFrame:
-    """An entity frame of users and moments."""
+    """An entity dataframe of users and moments."""
     users = pd.array([user for user, _ in rows], dtype="Int64")
     return pd.DataFrame(
         {"user_id": users, "event_timestamp": pd.to_datetime([m for _, m in rows], utc=True)}
@@ -430,7 +430,7 @@ def test_a_history_larger_than_memory_spills(world: World, tmp_path: Path) -> No
             None,
             ["refused:x"],
             UsageError,
-            "^get_historical_features needs an entity frame: entity_df is None, and this store "
+            "^get_historical_features needs an entity dataframe: entity_df is None, and this store "
             r"does not read a stretch of time \(start_date, end_date\) without one$",
         ),
         (frame((1, at(0))).drop(columns="user_id"), ["refused:x"], UsageError, "lacks"),

@@ -40,7 +40,7 @@ def filled(clock: Clock, batch: BatchProcess) -> Iterator[StreamWorld]:
         world.stream()
         world.flow.save()
         world.cycle(update=True)
-        world.flow.hear()
+        world.flow.sync_with_batch()
         world.flow.watch._clock = lambda: world.seconds
         yield world
 
@@ -202,7 +202,7 @@ def test_a_live_streamer_notices_that_everything_is_gone(
         assert filled.flow.look()
         filled.stream()
         assert _features(online(filled)) == _features(before)
-        assert filled.flow.report()["owed"] == []
+        assert filled.flow.report()["pending_writes"] == []
     report = filled.flow.report()["online_check"]
     assert report["emptied"] == 2
     assert report["mended"] >= 2 * 60

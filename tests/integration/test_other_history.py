@@ -119,7 +119,7 @@ def test_after_a_rebuild_nothing_of_the_other_history_is_left(
             assert client.get(MARK) is None
             assert not list(client.scan_iter("*synchrochain", _type="hash"))
         running.save()
-        running.hear()
+        running.sync_with_batch()
         assert running.outdated
         assert world.state.positions("stream") == {}
         world.cycle(update=True)
@@ -221,7 +221,7 @@ def test_a_copy_is_noticed_though_the_stream_could_not_move_its_position(
 def test_a_rebuild_without_redis_empties_it_in_the_next_cycle(
     world: StreamWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rebuild itself succeeds; what is owed is noted until it is done."""
+    """The rebuild itself succeeds; what is pending is noted until it is done."""
     from stream_rows import order
 
     world.commit("orders", order(1))

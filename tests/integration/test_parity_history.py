@@ -1,8 +1,8 @@
 """Historical features: ours equal to stock's DuckDB store, as a table and as a frame.
 
-Stock returns the rows in any order: they are sorted back into the entity frame's before comparing.
-Ours must have that order by itself. Left to chance by stock, and so not generated: which of two
-rows with the same event and created timestamp counts.
+Stock returns the rows in any order: they are sorted back into the entity dataframe's before
+comparing. Ours must have that order by itself. Left to chance by stock, and so not generated: which
+of two rows with the same event and created timestamp counts.
 
 Where stock is wrong, a test of its own shows the difference:
 

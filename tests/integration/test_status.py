@@ -42,7 +42,7 @@ def note(pid: int, **changed: Any) -> str:
             "saved_at": "2024-04-01 12:00:00.000001",
             "streams": dict.fromkeys(DATABASE_NAMES, STREAM),
             "rows_written": {"user_intent": 4321},
-            "owed": [],
+            "pending_writes": [],
             "online_store": {"mode": "redis", "outages": 0, "last_error": None},
             "cache": {"mode": "redis", "size": 17, "hit_rate": 0.25, "outages": 0},
             "hot_rows": 98_765,
@@ -93,7 +93,7 @@ def test_a_running_streamer_is_shown_with_what_it_noted(
     assert f"running in process {os.getpid()} since 2024-04-01 10:00:00" in shown
     for part in ("1,234", "4,321 of user_intent", "17 values, hit rate 25.0 %", "98,765"):
         assert part in shown
-    assert "owed" not in shown
+    assert "pending_writes" not in shown
     json.dumps(found)
 
 
@@ -138,11 +138,11 @@ def test_looking_whether_a_lock_is_held_does_not_hold_it(tmp_path: Path) -> None
 
 
 def test_trouble_is_told(processor: BatchProcessor, capsys: pytest.CaptureFixture[str]) -> None:
-    """An outage, what is owed, a clock that stepped back, a stream that fails."""
+    """An outage, what is pending, a clock that stepped back, a stream that fails."""
     trouble = note(
         1,
         streams={"users": STREAM | {"errors": 2, "last_error": "users.db is locked"}},
-        owed=["user_intent"],
+        pending_writes=["user_intent"],
         online_store={"mode": "away", "outages": 3, "last_error": "no Redis at 127.0.0.1"},
         cache={"mode": "memory", "size": 1, "hit_rate": None, "outages": 3},
         clock_steps_back=1,
@@ -151,7 +151,7 @@ def test_trouble_is_told(processor: BatchProcessor, capsys: pytest.CaptureFixtur
     shown = said(processor, capsys)
     for part in (
         "users.db is locked",
-        "owed to the online store: user_intent",
+        "pending writes to the online store: user_intent",
         "away, outages: 3, the last one: no Redis at 127.0.0.1",
         "memory, outages: 3, 1 values",
         "stepped back 1 times",

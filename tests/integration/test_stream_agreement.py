@@ -62,7 +62,7 @@ def test_a_restart_loses_and_doubles_nothing(clock: Clock, batch: BatchProcess, 
             if rng.random() < 0.5:
                 world.cycle()
             if rng.random() < 0.5:
-                world.flow.tidy()
+                world.flow.evict()
             if rng.random() < 0.6:
                 world.restart(save=rng.random() < 0.5)
             world.stream()
@@ -133,7 +133,7 @@ def test_evictions_keep_what_comes_later_exact(
         for part in begun_once(cut(seed, 5)):
             done.append(part)
             world.stream(part)
-            world.flow.tidy()
+            world.flow.evict()
             left = {name: set(seqs) for name, seqs in world.left().items()}
             wrong = unequal(world, joined(done), since=edges(world))
             assert not {k: v for k, v in wrong.items() if k[1:] not in excused(done, left, k[0])}

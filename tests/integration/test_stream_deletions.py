@@ -26,7 +26,7 @@ def test_a_position_that_has_left_the_window_is_null_at_once(world: StreamWorld)
     world.commit("sessions", put(session("s2", T + 5 * DAY)))
     world.commit("orders", put(order(1, T + 5 * DAY)))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     world.cycle()
     world.restart(save=True)
     with world.flow.window.cursor() as cursor:
@@ -50,7 +50,7 @@ def test_a_deletion_of_what_never_was_is_left_to_the_batch_flow(world: StreamWor
     assert world.left()["users"] == deleted_user
     refused = world.cycle(update=True)
     assert (refused["inventory"], refused["users"]) == (1, 1)
-    world.flow.hear()
+    world.flow.sync_with_batch()
     assert not any(world.left().values())
     assert world.online("inventory_levels") == {}
 
@@ -60,7 +60,7 @@ def test_a_deletion_older_than_the_window_is_left_to_the_batch_flow(world: Strea
     world.commit("users", put(user(2)))
     world.commit("orders", put(order(1, T)), put(order(2, T + 5 * DAY, user_id=2)))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     late = world.commit("users", gone(user(1), T + DAY))
     world.stream()
     assert not is_null(world, "user_orders", 1)
@@ -74,7 +74,7 @@ def test_a_deletion_turns_no_clock_on(world: StreamWorld) -> None:
     world.commit("inventory", put(stock(T)))
     world.commit("inventory", gone(stock(T), T + 300 * DAY))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     world.commit("orders", put(order(1, T + HOUR)))
     world.commit("routes", put(route("r1", T + HOUR)))
     world.stream()

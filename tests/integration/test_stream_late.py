@@ -32,7 +32,7 @@ def test_an_event_older_than_the_window_is_left_to_the_batch_flow(world: StreamW
     world.commit("users", user(2))
     world.commit("orders", order(1, T))
     world.stream()
-    world.flow.tidy()  # which moves the edge
+    world.flow.evict()  # which moves the edge
     (late,) = world.commit("orders", order(2, T - 2 * DAY, user_id=2))
     world.stream()
     assert (2,) not in world.online("user_orders")
@@ -45,12 +45,12 @@ def test_what_was_late_is_not_named_for_ever(world: StreamWorld) -> None:
     world.commit("users", user(2))
     world.commit("orders", order(1, T))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     world.commit("orders", order(3, T - 2 * DAY, user_id=2))
     world.stream()
     assert world.left()["orders"]
     world.cycle(update=True)
-    world.flow.hear()
+    world.flow.sync_with_batch()
     assert world.left()["orders"] == []
 
 
@@ -58,7 +58,7 @@ def test_an_event_older_than_all_windows_is_not_even_kept(world: StreamWorld) ->
     """Whether it comes twice only the batch flow can tell."""
     world.commit("orders", order(1, T))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     (late,) = world.commit("orders", order(2, T - 40 * DAY))
     world.stream()
     assert world.counters("orders")["left_to_batch"] == 1
@@ -102,7 +102,7 @@ def test_a_session_that_resumes_after_its_clicks_were_forgotten(world: StreamWor
     world.commit("sessions", session("s2", T + 3 * DAY))
     world.commit("clickstream", click(3, T + 3 * DAY, session_id="s2"))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     (resumed,) = world.commit("clickstream", click(4, T + 3 * DAY))
     world.stream()
     assert count(world) == 2
@@ -121,7 +121,7 @@ def test_a_session_that_begins_within_the_window_is_computed(world: StreamWorld)
     world.commit("sessions", session("s2", T))
     world.commit("clickstream", click(1, T, session_id="s2"))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     world.commit("clickstream", click(2, T + SECOND, session_id="s2"))
     world.stream()
     assert count(world, "s2") == 2
@@ -134,7 +134,7 @@ def test_a_reused_session_is_not_computed_from_half_of_its_history(world: Stream
     world.commit("sessions", session("s2", T + 11 * DAY))
     world.commit("clickstream", click(3, T + 11 * DAY, session_id="s2"))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     world.commit("sessions", session("s1", T + 11 * DAY))
     world.commit("clickstream", click(4, T + 11 * DAY))
     world.stream()

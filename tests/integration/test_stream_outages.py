@@ -88,7 +88,7 @@ def test_what_is_committed_during_an_outage_is_online_after_it(
     assert report["online_store"]["outages"] == 1
     assert report["online_store"]["last_error"]
     assert report["cache"]["mode"] == "memory"
-    assert set(report["owed"]) >= {"session_events", "user_intent"}
+    assert set(report["pending_writes"]) >= {"session_events", "user_intent"}
     assert report["streams"]["users"]["position"] == before["users"]
     assert report["streams"]["users"]["absorbed"] > before["users"]
     assert len([r for r in caplog.messages if "is kept, for Redis is away" in r]) == 1
@@ -96,18 +96,18 @@ def test_what_is_committed_during_an_outage_is_online_after_it(
     world.stream()
     assert not unequal(world, joined([first, *parts]))
     report = world.flow.report()
-    assert (report["online_store"]["mode"], report["owed"]) == ("redis", [])
+    assert (report["online_store"]["mode"], report["pending_writes"]) == ("redis", [])
     for name, stream in report["streams"].items():
         assert stream["position"] == stream["absorbed"], name
 
 
 def test_the_very_write_that_finds_redis_dead_is_repeated(world: StreamWorld) -> None:
-    """Its keys are owed though nothing touches them again."""
+    """Its keys are pending though nothing touches them again."""
     furnish(world)
     world.kill_redis()
     world.commit("orders", order(1))
     world.stream()
-    assert world.flow.report()["owed"] == ["user_orders"]
+    assert world.flow.report()["pending_writes"] == ["user_orders"]
     world.start_redis()
     world.stream()
     assert world.online("user_orders")[(1,)]["orders_7d"] == 1
@@ -134,7 +134,7 @@ def test_the_first_server_may_be_missing(clock: Clock) -> None:
         world.stream(logs)
         report = world.flow.report()
         assert report["online_store"]["mode"] == "away"
-        assert report["owed"]
+        assert report["pending_writes"]
         assert report["streams"]["users"]["position"] == 0
 
 
@@ -149,7 +149,7 @@ def test_what_is_owed_at_the_start_is_not_passed(clock: Clock) -> None:
         world.cycle()
         at_home = world.config
         world.config = elsewhere(world)
-        assert world.flow.report()["owed"]
+        assert world.flow.report()["pending_writes"]
         assert world.counters("orders")["position"] == 0
         world.flow.save()
         world.end()

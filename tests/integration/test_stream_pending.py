@@ -55,7 +55,7 @@ REFUSALS: dict[str, tuple[Callable[[Any], None], Callable[[Any], None]]] = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_redis_refused_arrives_without_another_change(world: StreamWorld, name: str) -> None:
-    """All views that were touched are pending, the position stays; then all rows are there."""
+    """All views that were affected are pending, the position stays; then all rows are there."""
     refuse, allow = REFUSALS[name]
     before = {n: world.counters(n)["position"] for n in ("orders", "users", "inventory")}
     with world.redis() as client:
@@ -67,7 +67,7 @@ def test_what_redis_refused_arrives_without_another_change(world: StreamWorld, n
         world.try_again()
         world.stream()
         report = world.flow.report()
-        assert {"inventory_levels", "user_intent", "user_orders"} <= set(report["owed"])
+        assert {"inventory_levels", "user_intent", "user_orders"} <= set(report["pending_writes"])
         assert report["online_store"]["mode"] == "away"
         assert report["set_apart"] == {}
         for database, position in before.items():
@@ -81,7 +81,7 @@ def test_what_redis_refused_arrives_without_another_change(world: StreamWorld, n
     assert world.online("user_intent")[(1,)]["event_timestamp"] == T + HOUR
     assert world.online("inventory_levels")[("w1", "p1")]["demand_24h"] == 1
     report = world.flow.report()
-    assert (report["owed"], report["view_errors"]) == ([], {})
+    assert (report["pending_writes"], report["view_errors"]) == ([], {})
     for stream in report["streams"].values():
         assert stream["position"] == stream["absorbed"]
 
@@ -135,14 +135,14 @@ def test_an_error_of_one_view_leaves_the_others_alone(
     assert world.online("user_orders")[(1,)]["orders_7d"] == 1
     assert not world.online("inventory_levels")
     report = world.flow.report()
-    assert report["owed"] == ["inventory_levels"]
+    assert report["pending_writes"] == ["inventory_levels"]
     assert str(error) in report["view_errors"]["inventory_levels"]
     assert report["streams"]["inventory"]["position"] == position
     assert len([m for m in caplog.messages if "stay pending" in m]) == 1
     sink.healed = True
     world.stream()
     assert ("w1", "p1") in world.online("inventory_levels")
-    assert world.flow.report()["owed"] == []
+    assert world.flow.report()["pending_writes"] == []
     assert world.counters("orders")["position"] == world.counters("orders")["absorbed"]
 
 
@@ -169,7 +169,7 @@ def test_rows_that_cannot_be_written_hold_nobody_up(
     assert sink.calls < 60
     report = world.flow.report()
     assert report["set_apart"] == {"user_orders": 2}
-    assert (report["owed"], world.flow.is_behind) == ([], False)
+    assert (report["pending_writes"], world.flow.is_behind) == ([], False)
     assert report["streams"]["orders"]["position"] == position
     assert len([m for m in caplog.messages if "2 keys of user_orders cannot be written" in m]) == 1
     world.commit("orders", order(1001, user_id=3))
@@ -177,10 +177,10 @@ def test_rows_that_cannot_be_written_hold_nobody_up(
     world.run("orders")
     assert world.online("user_orders")[(3,)]["orders_7d"] == 2
     assert sink.calls < 5  # the bad ones are not tried with each change
-    world.flow.hear()  # now and then they are
+    world.flow.sync_with_batch()  # now and then they are
     assert world.flow.report()["set_apart"] == {"user_orders": 2}
     sink.healed = True
-    world.flow.hear()
+    world.flow.sync_with_batch()
     assert world.online("user_orders").keys() == {(n,) for n in range(2, 202)}
     assert world.flow.report()["set_apart"] == {}
     world.run("orders")
@@ -205,11 +205,11 @@ def test_the_batch_flow_ends_the_waiting_for_what_was_set_apart(clock: Clock, ba
         faulty(world, of_user(77), UsageError("no encoding"))
         commit_orders(world, range(76, 79))
         world.run("orders")
-        world.flow.hear()
+        world.flow.sync_with_batch()
         assert world.flow.report()["set_apart"] == {"user_orders": 1}
         world.cycle(update=True)
         assert (77,) in world.online("user_orders")
-        world.flow.hear()
+        world.flow.sync_with_batch()
         assert world.flow.report()["set_apart"] == {}
         world.run("orders")
         assert world.counters("orders")["position"] == world.counters("orders")["absorbed"]
@@ -222,7 +222,7 @@ def test_keys_are_not_set_apart_while_nothing_can_be_written(world: StreamWorld)
     sink.calls = 0
     world.run("orders")
     assert world.flow.report()["set_apart"] == {}
-    assert world.flow.report()["owed"] == ["user_orders"]
+    assert world.flow.report()["pending_writes"] == ["user_orders"]
     assert sink.calls < 50
     sink.healed = True
     world.stream()

@@ -55,7 +55,7 @@ def test_a_refused_row_does_not_stop_the_stream(
     assert [line for line in caplog.messages if reason in line]
     for _ in range(2):
         world.cycle()
-        world.flow.tidy()
+        world.flow.evict()
         world.restart(save=True)
         world.stream()
     assert quarantined(world, "clickstream") == bad
@@ -113,7 +113,7 @@ def test_a_reference_to_nothing_is_left_to_the_batch_flow(
     assert world.left()["users"] == [orphan]
     assert [r for r in caplog.messages if "product_id = unheard_of is not known in products" in r]
     world.cycle(update=True)
-    world.flow.hear()
+    world.flow.sync_with_batch()
     assert quarantined(world, "clickstream") == [orphan]
     assert world.left()["users"] == []
     assert count(world) is None
@@ -128,7 +128,7 @@ def test_any_number_of_changes_may_be_left_to_the_batch_flow(world: StreamWorld)
     world.commit("users", user(2))
     world.stream()
     world.cycle(update=True)
-    world.flow.hear()
+    world.flow.sync_with_batch()
     world.commit("orders", order(count + 1, T + SECOND, user_id=2))
     world.stream()
     assert world.online("user_orders")[(2,)]["orders_30d"] == count + 1
@@ -164,13 +164,13 @@ def test_what_the_batch_flow_accepts_comes_back(world: StreamWorld) -> None:
     assert count(world) == 1
     world.commit("products", product("p2"))
     world.stream()
-    assert world.flow.reconsider("users") == 0
+    assert world.flow.apply_batch("users") == 0
     assert not world.cycle()
-    assert world.flow.reconsider("users") == 1
-    assert world.flow.reconsider("users") == 0
+    assert world.flow.apply_batch("users") == 1
+    assert world.flow.apply_batch("users") == 0
     assert count(world) == 2
     world.cycle(update=True)
-    world.flow.hear()
+    world.flow.sync_with_batch()
     assert world.left()["users"] == []
     world.commit("clickstream", click(3, T + 2 * SECOND))
     world.stream()
@@ -225,7 +225,7 @@ def test_an_update_of_a_refused_order_is_its_insertion(world: StreamWorld, apart
     world.stream()
     assert orders(world) == 1
     world.cycle(update=True)
-    world.flow.hear()
+    world.flow.sync_with_batch()
     world.restart(save=True)
     world.commit("orders", order(2, T + SECOND))
     world.stream()
@@ -237,19 +237,19 @@ def test_a_row_that_waited_comes_when_the_batch_flow_lets_it_in(world: StreamWor
     world.commit("orders", order(1, user_id=2))
     world.stream()
     assert world.cycle() == {"orders": 1}
-    world.flow.hear()
+    world.flow.sync_with_batch()
     world.commit("orders", order(1, user_id=2, op="U", status="shipped"))
     world.commit("users", user(2))
     world.stream()
     assert (2,) not in world.online("user_orders")
     assert not world.cycle()
-    world.flow.hear()
+    world.flow.sync_with_batch()
     assert world.online("user_orders")[(2,)]["orders_7d"] == 1
     world.commit("orders", order(2, T + SECOND, user_id=2))
     world.stream()
     assert world.online("user_orders")[(2,)]["orders_7d"] == 2
     world.cycle(update=True)
-    world.flow.hear()
+    world.flow.sync_with_batch()
     world.commit("orders", order(1, T + 2 * SECOND, user_id=2))
     world.stream()
     assert world.online("user_orders")[(2,)]["orders_7d"] == 2
@@ -263,8 +263,8 @@ def test_a_row_that_was_taken_in_sooner_is_not_taken_in_twice(world: StreamWorld
     world.commit("users", user(2))
     world.stream()
     world.cycle()
-    world.flow.hear()
-    world.flow.hear()
+    world.flow.sync_with_batch()
+    world.flow.sync_with_batch()
     assert world.online("user_orders")[(2,)]["orders_7d"] == 1
 
 

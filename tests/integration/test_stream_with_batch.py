@@ -56,7 +56,7 @@ def test_both_flows_and_restarts_at_random_points(
                 elif deed == "cycle":
                     world.cycle(update=True)
                 elif deed == "tidy":
-                    world.flow.tidy()
+                    world.flow.evict()
                 else:
                     world.restart(save=deed == "restart")
             world.stream()
@@ -78,7 +78,7 @@ def test_what_is_too_late_for_the_stream_is_right_after_the_next_cycle(world: St
     world.commit("clickstream", click(2, now, **at))
     world.commit("sessions", session("s3", now, **at))
     world.stream()
-    world.flow.tidy()
+    world.flow.evict()
     world.commit("orders", order(2, now - 3 * DAY, user_id=2, **at))
     world.commit("clickstream", click(3, now, session_id="s2", **at))
     world.stream()
@@ -108,7 +108,7 @@ def test_a_stream_that_lags_behind_the_batch_flow(clock: Clock, batch: BatchProc
         assert world.online("user_orders")[(1,)]["orders_7d"] == 2
         world.flow.step("orders")
         world.flow.step("orders")
-        world.flow.tidy()  # the edge moves while the third order is yet to come
+        world.flow.evict()  # the edge moves while the third order is yet to come
         world.stream()
         world.cycle(update=True)
         assert world.online("user_orders")[(1,)]["orders_7d"] == 2

@@ -77,7 +77,7 @@ def test_what_changed_since_is_named(source: TrainingSource, tmp_path: Path) -> 
 
 
 def test_a_damaged_manifest_is_refused_in_one_line(source: TrainingSource, tmp_path: Path) -> None:
-    """Missing, truncated, or without its entity frames: which run, and what to do."""
+    """Missing, truncated, or without its entity dataframes: which run, and what to do."""
     with pytest.raises(CorruptFileError, match="run abc is missing or damaged"):
         rebuild(source.config, "abc", tmp_path)
     source.historical(moments(source, 5), SERVICE)

@@ -93,7 +93,7 @@ def test_long_rows_come_in_smaller_pieces(
 def test_a_key_that_changed_after_many_that_did_not_is_read(
     path: Path, reader: ChangeLogReader, size: int
 ) -> None:
-    """The first batch, in which no key changed, does not settle the type of old keys."""
+    """The first batch, in which no key changed, does not confirm the type of old keys."""
     with closing(sqlite3.connect(path)) as live, live:
         live.execute("UPDATE change_log SET old_key = '[\"old\"]' WHERE seq = 4")
     found = [k for batch in reader.batches(0, 5, size) for k in batch.column("old_key").to_pylist()]

@@ -117,7 +117,7 @@ def test_warming_yields_what_absorbing_yields(
     processor = BatchProcessor(batch, config, clock=lambda: datetime(2024, 4, 1))
     processor.run_cycle(update=False)
     other = open_window(FOREVER)
-    touched = warmed(processor.state, other)
+    affected = warmed(processor.state, other)
     for each in (window, other):
         with each.cursor() as cursor:
             each.evict(cursor)
@@ -127,7 +127,7 @@ def test_warming_yields_what_absorbing_yields(
     for view in VIEWS:
         assert window.edge(view) == other.edge(view)
         hashes = {row[0] for log in [s.log for s in view.sources] for row in ours[view.name, log]}
-        assert touched.get(view.name, set()) == hashes
+        assert affected.get(view.name, set()) == hashes
 
 
 @pytest.mark.parametrize("days", [0, 1, 9])

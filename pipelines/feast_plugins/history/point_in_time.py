@@ -136,7 +136,7 @@ def answer(columns: Sequence[str], views: Sequence[ViewRead]) -> str:
     """The entity rows in their order, each with its features.
 
     Args:
-        columns: names of the entity frame's columns.
+        columns: names of the entity dataframe's columns.
         views: as they were matched.
     """
     chosen = [f"{ENTITY_ROWS}.c{i} AS {identifier(name)}" for i, name in enumerate(columns)]

@@ -90,7 +90,7 @@ class _Steps(NamedTuple):
 class PointInTimeJob(RetrievalJob):
     """Runs one ASOF join per view in DuckDB, anew at each call.
 
-    The entity frame is as it was when the job was made; a SQL frame and the sources are read at
+    The entity dataframe is as it was when the job was made; a SQL frame and the sources are read at
     each run. Whatever does not fit into `memory_limit` is spilled to `temp_directory`. An interrupt
     (Ctrl-C) ends the query; the connection and its files are gone after each run.
     """
@@ -140,7 +140,7 @@ class PointInTimeJob(RetrievalJob):
 
     @property
     def metadata(self) -> RetrievalMetadata:
-        """Features, columns of the entity frame and its first and last moment (UTC)."""
+        """Features, columns of the entity dataframe and its first and last moment (UTC)."""
         return self._metadata
 
     def to_sql(self) -> str:
