@@ -58,7 +58,7 @@ class RunningLayer:
             StreamerRunningError: another streamer runs on this data directory.
             SynchroChainError: the streamer cannot start. Nothing is left running.
         """
-        processed = bool(self._batch.state.positions(BATCH_READER))
+        processed = bool(self._batch.state.offsets(BATCH_READER))
         try:
             self._child = _batch_flow(self._batch.data, self._batch.config)
             self._watching.start()

@@ -151,7 +151,7 @@ class BatchConfig(_Settings):
 
     @property
     def state_path(self) -> Path:
-        """Positions, cycles and published files."""
+        """Offsets, cycles and published files."""
         return self.data_dir / "pipeline_state.db"
 
     @property

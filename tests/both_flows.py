@@ -68,7 +68,7 @@ class BothFlows:
         self.streams = {
             name: Stream(name, self.data, self.window, at, at)
             for name in DATABASE_NAMES
-            for at in [known.positions.get(name, 0)]
+            for at in [known.offsets.get(name, 0)]
         }
 
     def close(self) -> None:

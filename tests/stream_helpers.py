@@ -81,7 +81,7 @@ class StreamWorld:
         return refused
 
     def restart(self, *, save: bool) -> None:
-        """End the flow, with its positions saved or not, and start another one."""
+        """End the flow, with its offsets saved or not, and start another one."""
         if save:
             self.flow.save()
         self.end()

@@ -91,7 +91,7 @@ class CycleReport:
     """What was hung onto the update step had to tell; `error`, one line, if it failed."""
     trimmed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    positions: dict[str, int] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
 
 
 class BatchProcessor:
@@ -191,7 +191,7 @@ class BatchProcessor:
         return summarize(self.state, self.config.offline_path, self._clock())
 
     def rebuild(self) -> None:
-        """Forget every position and published file, so that the next cycle starts from the
+        """Forget every offset and published file, so that the next cycle starts from the
         beginning of the change logs. Offline sources, processed logs and online rows are removed;
         a streamer that runs begins anew too. What is not ours and in the way is set aside.
 
@@ -243,11 +243,11 @@ class BatchProcessor:
                     with self._timed("extract", report):
                         self._look_at_logs(readers, report)
                         log_older_deletions_again(
-                            connection, self.data, self.state, self.state.positions(BATCH_READER)
+                            connection, self.data, self.state, self.state.offsets(BATCH_READER)
                         )
                         spans = plan(
                             readers,
-                            self.state.bound_positions(BATCH_READER),
+                            self.state.bound_offsets(BATCH_READER),
                             self.state.streamed_positions(),
                         )
                         processor.extract(readers, spans)
@@ -283,7 +283,7 @@ class BatchProcessor:
         )
 
     def _publish(self, report: CycleReport, produced: Produced, spans: dict[str, Span]) -> None:
-        before = self.state.bound_positions(BATCH_READER)
+        before = self.state.bound_offsets(BATCH_READER)
         moved = {
             name: span.end
             for name, span in spans.items()
@@ -297,7 +297,7 @@ class BatchProcessor:
                 produced.staged_files,
                 self._clock(),
                 reader=BATCH_READER,
-                positions=moved,
+                offsets=moved,
                 waiting=produced.waiting,
                 superseded=produced.superseded,
                 late=produced.late,
@@ -314,7 +314,7 @@ class BatchProcessor:
         report.resolved = {log: len(seqs) for log, seqs in produced.late.items()}
         report.feature_rows = dict(produced.rows)
         report.files = len(produced.staged_files)
-        report.positions = self.state.positions(BATCH_READER)
+        report.offsets = self.state.offsets(BATCH_READER)
         for log, count in report.resolved.items():
             logger.info(
                 "%d rows of %s left the quarantine: what they waited for is there", count, log

@@ -83,7 +83,7 @@ def _trim(
 ) -> int:
     note = f"trimmed {database}"  # what was passed once is not looked at again
     after = int(state.metadata(note) or 0)
-    done = state.slowest_position(database)
+    done = state.slowest_offset(database)
     logs = {log.table: log for log in logs_of(database) if log.lasts}
     lasting = ", ".join(f"'{table}'" for table in logs)
     removed = 0
@@ -94,7 +94,7 @@ def _trim(
             updates = _updates(live, after, upto, lasting)
         if upto <= after:
             return removed
-        kept = set(state.kept_positions(database))
+        kept = set(state.kept_offsets(database))
         for table, seqs in updates.items():
             kept |= _needed(connection, state, logs[table], seqs)
         removed += _remove(engine, after, upto, lasting, sorted(kept))

@@ -49,7 +49,7 @@ class Streamer:
         """The process and what it has started, as found when it had caught up last."""
 
     def lag(self) -> int:
-        """Changes committed and not yet dealt with, as far as the stored positions tell.
+        """Changes committed and not yet dealt with, as far as the stored offsets tell.
 
         Raises:
             SynchroChainError: the process has ended.
@@ -61,7 +61,7 @@ class Streamer:
                 f"the streamer ended with status {self._process.returncode}: "
                 + said[-1].strip(" │")
             )
-        done = self._state.positions(STREAM_READER)
+        done = self._state.offsets(STREAM_READER)
         return sum(last - done.get(name, 0) for name, last in last_changes(self._home).items())
 
     def catch_up(self, within: float) -> float | None:
@@ -149,7 +149,7 @@ def family(pid: int) -> list[psutil.Process]:
 def is_growing(lags: Sequence[tuple[float, int]], rate: float) -> bool:
     """Whether the lag of the second half grows by a twentieth of the rate or more.
 
-    Its first and second half are compared by their medians, since positions are stored now and
+    Its first and second half are compared by their medians, since offsets are stored now and
     then: a lag goes up and down by what comes in meanwhile.
     """
     late = [lag for lag in lags if lag[0] >= lags[-1][0] / 2]

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.change_log.logs import READING_ORDER, logs_of
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 
 DATABASES_AT_ONCE: Final = 2
@@ -25,7 +25,7 @@ class Span:
     """The changes of one database that a cycle deals with: `after < seq <= end.seq`."""
 
     after: int
-    end: Position
+    end: Offset
 
     @property
     def upto(self) -> int:
@@ -35,8 +35,8 @@ class Span:
 
 def plan(
     readers: Mapping[str, ChangeLogReader],
-    positions: Mapping[str, Position],
-    streamed: Mapping[str, Position] | None = None,
+    offsets: Mapping[str, Offset],
+    streamed: Mapping[str, Offset] | None = None,
 ) -> dict[str, Span]:
     """How far this cycle reads each database.
 
@@ -44,7 +44,7 @@ def plan(
     the others' bounds.
 
     Args:
-        positions: where the batch flow stands in each change log.
+        offsets: where the batch flow stands in each change log.
         streamed: where the streamer does, who may have read on in a log that is another one now.
 
     Raises:
@@ -53,8 +53,8 @@ def plan(
     spans = {}
     for name in READING_ORDER:
         readers[name].check()
-        after = positions.get(name, Position(0))
-        ahead = (streamed or {}).get(name, Position(0))
+        after = offsets.get(name, Offset(0))
+        ahead = (streamed or {}).get(name, Offset(0))
         known = [after, ahead] if ahead.seq > after.seq else [after]
         spans[name] = Span(after.seq, readers[name].end(*known))
     return spans

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipelines.change_log.positions import Position, end_of_log
+from pipelines.change_log.offsets import Offset, end_of_log
 from pipelines.errors import LiveDatabaseError
 from pipelines.live_databases import (
     METADATA,
@@ -113,7 +113,7 @@ class ChangeLogReader:
         with self._engine() as engine:
             return unknown_rows(engine)
 
-    def end(self, *readers: Position) -> Position:
+    def end(self, *readers: Offset) -> Offset:
         """Where the log ends, once it is known to be the one that the readers have read.
 
         Raises:

@@ -94,7 +94,7 @@ def features(
 
 
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show databases, positions and lag, offline views, the online store and the last cycles.
+    """Show databases, offsets and lag, offline views, the online store and the last cycles.
 
     Exits 1 if changes of a live database may be missing for good, it lacks what is needed or is
     gone, or a published file or Feast's registry is damaged.

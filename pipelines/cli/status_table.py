@@ -27,7 +27,7 @@ def print_status(status: dict[str, Any]) -> None:
 
 
 def _databases(found: dict[str, Any]) -> None:
-    figures = ("changes", "position", "lag", "stream_position", "stream_lag")
+    figures = ("changes", "offset", "lag", "stream_offset", "stream_lag")
     rows = [
         [name, *(d.get(figure) for figure in figures), _database_state(d)]
         for name, d in found.items()

@@ -1,4 +1,4 @@
-"""Publishing a cycle's files: all of them, with the positions that they stand for, or none."""
+"""Publishing a cycle's files: all of them, with the offsets that they stand for, or none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pipelines.change_log.logs import LOGS
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.features.views import VIEWS
 from pipelines.lake.files import (
     PARTIAL_PREFIX,
@@ -36,7 +36,7 @@ def publish(
     now: datetime,
     *,
     reader: str | None = None,
-    positions: Mapping[str, Position] | None = None,
+    offsets: Mapping[str, Offset] | None = None,
     waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
     superseded: Sequence[Path] = (),
     late: Mapping[str, Sequence[int]] | None = None,
@@ -53,7 +53,7 @@ def publish(
             cycle,
             now,
             reader=reader,
-            positions=positions,
+            offsets=offsets,
             waiting=waiting,
             superseded=superseded,
             identities=identities_of(staged_files),

@@ -6,7 +6,7 @@ a row whose event time lay ahead of its commit, until that time has come. After 
 is waited for no longer, and its line in the quarantine says so. The keys of all rejected rows are
 kept as long, for an update may mend one.
 
-They lie in `processed/rejected/<log>_<cycle>.parquet`, typed, and are published with the positions
+They lie in `processed/rejected/<log>_<cycle>.parquet`, typed, and are published with the offsets
 in one transaction: a crash loses none and doubles none. What an earlier version left in the
 quarantine alone is taken over from there.
 """

@@ -1,6 +1,6 @@
-"""data/pipeline_state.db: positions, cycles and published files, in one small SQLite file.
+"""data/pipeline_state.db: offsets, cycles and published files, in one small SQLite file.
 
-A file is *pending* from before its rename until the transaction that also moves the positions;
+A file is *pending* from before its rename until the transaction that also moves the offsets;
 then it is *live*, until a merged file *supersedes* it. What is pending when a cycle begins was
 left by a crash and is removed, so nothing is half published and nothing is published twice.
 """
@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.errors import DamagedStateError, PipelineStateError
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED, is_current, upgrade
 from pipelines.lake.state_rescue import ANEW, state_error
@@ -85,30 +85,30 @@ class PipelineState:
         """The state file."""
         return self._path
 
-    def positions(self, reader: str) -> dict[str, int]:
+    def offsets(self, reader: str) -> dict[str, int]:
         """The last `seq` that `reader` has dealt with, by database; absent means none."""
         rows = self._query("SELECT database, seq FROM offsets WHERE reader = ?", reader)
         return {row["database"]: row["seq"] for row in rows}
 
-    def bound_positions(self, reader: str) -> dict[str, Position]:
+    def bound_offsets(self, reader: str) -> dict[str, Offset]:
         """The same with what binds each to its change log."""
         rows = self._query("SELECT * FROM offsets WHERE reader = ?", reader)
-        return {r["database"]: Position(r["seq"], r["identity"], r["nonce"]) for r in rows}
+        return {r["database"]: Offset(r["seq"], r["identity"], r["nonce"]) for r in rows}
 
-    def streamed_positions(self) -> dict[str, Position]:
+    def streamed_positions(self) -> dict[str, Offset]:
         """The furthest change of each log that the streamer has read, as far as is known."""
-        written, seen = self.bound_positions(STREAM_READER), self.bound_positions(SEEN_READER)
+        written, seen = self.bound_offsets(STREAM_READER), self.bound_offsets(SEEN_READER)
         beyond = {n: at for n, at in seen.items() if n not in written or at.seq > written[n].seq}
         return written | beyond
 
-    def set_positions(
-        self, reader: str, positions: Mapping[str, Position], generation: str | None = None
+    def set_offsets(
+        self, reader: str, offsets: Mapping[str, Offset], generation: str | None = None
     ) -> bool:
         """Move a reader whose effects need no files.
 
         Args:
             generation: what `generation` was when the reader began. If everything was started over
-                since, its positions are of the past and stay as they are.
+                since, its offsets are of the past and stay as they are.
 
         Returns:
             Whether they were moved.
@@ -116,7 +116,7 @@ class PipelineState:
         with self._transaction() as connection:
             if generation is not None and (_note(connection, GENERATION) or "") != generation:
                 return False
-            _move(connection, reader, positions)
+            _move(connection, reader, offsets)
             return True
 
     @property
@@ -124,7 +124,7 @@ class PipelineState:
         """A text that is another one after everything was started over."""
         return self.metadata(GENERATION) or ""
 
-    def kept_positions(self, database: str) -> list[int]:
+    def kept_offsets(self, database: str) -> list[int]:
         """The changes of a database at which any reader stands: they tell its log from another."""
         rows = self._query("SELECT seq FROM offsets WHERE database = ?", database)
         return [row["seq"] for row in rows]
@@ -134,7 +134,7 @@ class PipelineState:
         with self._transaction() as connection:
             connection.execute("DELETE FROM metadata WHERE name = ?", (name,))
 
-    def slowest_position(self, database: str) -> int:
+    def slowest_offset(self, database: str) -> int:
         """The `seq` up to which every reader is done that `database` keeps its changes for.
 
         A streamer is none of them: it warms from the processed logs, so what the batch flow has
@@ -259,13 +259,13 @@ class PipelineState:
         now: datetime,
         *,
         reader: str | None = None,
-        positions: Mapping[str, Position] | None = None,
+        offsets: Mapping[str, Offset] | None = None,
         waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
         superseded: Sequence[Path] = (),
         identities: Mapping[Path, str] | None = None,
         late: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """Make a cycle's files live, move the positions and supersede old files: all or nothing.
+        """Make a cycle's files live, move the offsets and supersede old files: all or nothing.
 
         Args:
             identities: of those files that are known to be whole.
@@ -288,7 +288,7 @@ class PipelineState:
                 [(as_text(now), self._stored(path)) for path in superseded],
             )
             if reader is not None:
-                _move(connection, reader, positions or {})
+                _move(connection, reader, offsets or {})
             connection.executemany(
                 "INSERT INTO pending_materializations VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
@@ -305,7 +305,7 @@ class PipelineState:
         return int(rows[0]["cycle"])
 
     def late_changes(self, after: int) -> tuple[int, dict[str, list[int]]]:
-        """Rows accepted later than their position was passed, by the cycles after one.
+        """Rows accepted later than their offset was passed, by the cycles after one.
 
         Returns:
             The last cycle with such rows (`after` if there is none), and their `seq` by log.
@@ -477,12 +477,12 @@ class PipelineState:
                 connection.close()
 
 
-def _move(connection: sqlite3.Connection, reader: str, positions: Mapping[str, Position]) -> None:
+def _move(connection: sqlite3.Connection, reader: str, offsets: Mapping[str, Offset]) -> None:
     connection.executemany(
         "INSERT INTO offsets (reader, database, seq, identity, nonce) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET seq = excluded.seq, identity = excluded.identity, "
         "nonce = excluded.nonce",
-        [(reader, name, at.seq, at.identity, at.nonce) for name, at in positions.items()],
+        [(reader, name, at.seq, at.identity, at.nonce) for name, at in offsets.items()],
     )
 
 

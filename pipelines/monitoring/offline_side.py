@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipelines.change_log.extract import extract, plan
 from pipelines.change_log.logs import BY_NAME, LOGS
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import EVENT_TIMESTAMP, Source, View
@@ -135,8 +135,8 @@ def offline_side(
     name = f"audit-{os.getpid()}-{uuid.uuid4().hex}"
     with workspace(config.data_dir / STAGING / name) as connection:
         first(connection)
-        positions, files = _published(state)
-        spans = plan(readers, positions)  # what is committed from here on is too late
+        offsets, files = _published(state)
+        spans = plan(readers, offsets)  # what is committed from here on is too late
         published = [file for of_log in files.values() for file in of_log]
         check_contents(state, published, afresh=True)
         attach_history(connection, files)
@@ -147,13 +147,13 @@ def offline_side(
         yield OfflineSide(connection, {name: span.upto for name, span in spans.items()})
 
 
-def _published(state: PipelineState) -> tuple[dict[str, Position], dict[str, list[PublishedFile]]]:
-    """The batch positions and the log files that stand for them."""
+def _published(state: PipelineState) -> tuple[dict[str, Offset], dict[str, list[PublishedFile]]]:
+    """The batch offsets and the log files that stand for them."""
     while True:
-        positions = state.bound_positions(BATCH_READER)
+        offsets = state.bound_offsets(BATCH_READER)
         listed = state.files("log")
-        if state.bound_positions(BATCH_READER) == positions:  # else a cycle came in between
-            return positions, {log.name: [f for f in listed if f.name == log.name] for log in LOGS}
+        if state.bound_offsets(BATCH_READER) == offsets:  # else a cycle came in between
+            return offsets, {log.name: [f for f in listed if f.name == log.name] for log in LOGS}
 
 
 def _listed(names: tuple[str, ...]) -> str:

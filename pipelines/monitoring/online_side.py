@@ -28,7 +28,7 @@ _FIELDS: Final[Mapping[pa.DataType, str]] = {
 
 LeftToBatch = Callable[[], Mapping[str, Iterable[int]]]
 """Tells, by database, the changes that the stream reader passed but left to the batch flow. It
-records one before its position passes it, and keeps it until the batch flow has materialized it."""
+records one before its offset passes it, and keeps it until the batch flow has materialized it."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Contained:
 
 def contained(state: PipelineState, left_to_batch: LeftToBatch) -> dict[str, dict[str, Contained]]:
     """By view and database, what the readers have written online before this call."""
-    # The order matters: a view that does not wait after the position was read has been
+    # The order matters: a view that does not wait after the offset was read has been
     # materialized up to it, and what the stream reader left out was recorded before it went on.
-    batch = state.positions(BATCH_READER)
+    batch = state.offsets(BATCH_READER)
     waiting = state.pending_materializations()
-    stream = state.positions(STREAM)
+    stream = state.offsets(STREAM)
     left = {name: frozenset(seqs) for name, seqs in left_to_batch().items()}
     found: dict[str, dict[str, Contained]] = {}
     for view in VIEWS:

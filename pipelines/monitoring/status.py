@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.errors import (
@@ -29,13 +29,13 @@ from pipelines.places import check_file
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 STREAM: Final = "stream"
-"""The name of the streamer's note, of its positions and of its lock."""
+"""The name of the streamer's note, of its offsets and of its lock."""
 
 
 def collect_status(
     config: BatchConfig, data: DataConfig, *, now: Callable[[], datetime] = utc_now
 ) -> dict[str, Any]:
-    """Databases with positions and lag, streamer, offline views, online store, last cycles.
+    """Databases with offsets and lag, streamer, offline views, online store, last cycles.
 
     A part that cannot be read holds `error`, one line, instead of its figures; the others stand.
     A database that batch cycles refuse until somebody mends it holds `changes_missing` too: whether
@@ -57,24 +57,24 @@ def collect_status(
 
 def _database(state: PipelineState, data: DataConfig, name: str) -> dict[str, Any]:
     url = data.database_url(name)
-    position = state.bound_positions(BATCH_READER).get(name, Position(0))
-    streamed = state.bound_positions(STREAM).get(name)
+    offset = state.bound_offsets(BATCH_READER).get(name, Offset(0))
+    streamed = state.bound_offsets(STREAM).get(name)
     path = sqlite_path(url)
     if not path.exists() and not path.is_symlink():
-        if position.seq:
-            error = f"{path} is gone, though {position.seq:,} changes of it were read: restore it"
+        if offset.seq:
+            error = f"{path} is gone, though {offset.seq:,} changes of it were read: restore it"
             return {"where": str(path), "error": error, "changes_missing": True}
         return {"where": str(path), "error": "does not exist yet"}
 
     def read() -> dict[str, Any]:
         reader = ChangeLogReader(name, url, data.busy_timeout)
         reader.check()
-        last = reader.end(position).seq
+        last = reader.end(offset).seq
         return {
             "changes": last,
-            "position": position.seq,
-            "lag": last - position.seq,
-            "stream_position": streamed.seq if streamed else None,
+            "offset": offset.seq,
+            "lag": last - offset.seq,
+            "stream_offset": streamed.seq if streamed else None,
             "stream_lag": last - streamed.seq if streamed else None,
             "unknown_rows": {found.table: str(found) for found in reader.unknown_rows()},
         }

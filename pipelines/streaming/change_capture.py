@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.change_log.positions import Position, end_of_log, verify_row
+from pipelines.change_log.offsets import Offset, end_of_log, verify_row
 from pipelines.change_log.reader import SCHEMA, TEXTS, ChangeLogReader, decoded
 from pipelines.errors import ChangeLogGapError
 from pipelines.live_databases import (
@@ -66,7 +66,7 @@ class CommitWatch:
 
 
 class ChangeCapture:
-    """Reads a live database's change log from a position on, over one kept connection.
+    """Reads a live database's change log from an offset on, over one kept connection.
 
     A file that was replaced by another one is opened anew. Each time it is made sure that the log
     is the one that was read before, and after a change of the schema that the triggers are there.
@@ -78,7 +78,7 @@ class ChangeCapture:
     """
 
     def __init__(
-        self, name: str, config: DataConfig, trimmed: int = 0, read: Sequence[Position] = ()
+        self, name: str, config: DataConfig, trimmed: int = 0, read: Sequence[Offset] = ()
     ) -> None:
         url = config.database_url(name)
         self.name = name
@@ -104,7 +104,7 @@ class ChangeCapture:
         """
         self._reader.upgrade()
         self._reader.check()
-        end = self._reader.end(*self._positions(after))
+        end = self._reader.end(*self._offsets(after))
         self._identity = self._identity or end.identity
         return end.seq
 
@@ -112,16 +112,16 @@ class ChangeCapture:
         """What the change log does not know, a table each."""
         return self._reader.unknown_rows()
 
-    def position(self, seq: int) -> Position:
-        """A position that was read up to, bound to this log."""
-        return Position(seq, self._identity, self._nonces.get(seq))
+    def offset(self, seq: int) -> Offset:
+        """An offset that was read up to, bound to this log."""
+        return Offset(seq, self._identity, self._nonces.get(seq))
 
     def forget_but(self, seqs: Set[int]) -> None:
-        """Forget what binds positions, but for these."""
+        """Forget what binds offsets, but for these."""
         self._nonces = {seq: nonce for seq, nonce in self._nonces.items() if seq in seqs}
 
     def read(self, after: int, limit: int) -> pa.Table:
-        """The next changes after a position, in order: a table of `SCHEMA`.
+        """The next changes after an offset, in order: a table of `SCHEMA`.
 
         They are at most `limit`, or one more, which keeps both halves of a changed key together;
         fewer where they are long.
@@ -143,7 +143,7 @@ class ChangeCapture:
             if found and found[0][0] == after:  # the row that was read last
                 verify_row(where, after, self._nonces.get(after), found.pop(0)[-1])
             elif after:
-                end_of_log(connection, where, self._positions(after))
+                end_of_log(connection, where, self._offsets(after))
         split = len(found) > limit and found[limit][_OLD_KEY] is not None
         self.more = len(found) > limit
         del found[limit + split :]
@@ -169,9 +169,9 @@ class ChangeCapture:
             self._connection.close()
         self._connection = self._schema = None
 
-    def _positions(self, after: int) -> list[Position]:
+    def _offsets(self, after: int) -> list[Offset]:
         """Where readers stand, at `after` and beyond."""
-        return [self.position(seq) for seq in sorted({after, *self._nonces}) if seq >= after]
+        return [self.offset(seq) for seq in sorted({after, *self._nonces}) if seq >= after]
 
     def _refuse_holes(self, after: int, seqs: list[int]) -> None:
         """Numbers have no holes; but who starts anew takes what retention has left."""
@@ -200,7 +200,7 @@ class ChangeCapture:
             try:
                 with closing(connection.execute("PRAGMA query_only = ON")):
                     pass
-                end = end_of_log(connection, str(self._path), self._positions(after))
+                end = end_of_log(connection, str(self._path), self._offsets(after))
             except BaseException:
                 connection.close()
                 raise

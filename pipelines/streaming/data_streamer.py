@@ -39,7 +39,7 @@ class DataStreamer:
     """Follows the four live databases and keeps the cache and the online store up to the moment.
 
     A commit is noticed within milliseconds; the interval is only the longest wait. Streams run
-    side by side: one that fails says so, tries again, and does not stop the others. A position is
+    side by side: one that fails says so, tries again, and does not stop the others. An offset is
     moved after what it stands for was written, so a crash repeats a little and loses nothing.
 
     Args:
@@ -246,7 +246,7 @@ class DataStreamer:
                 watch.close()
 
     async def _keep(self, flow: StreamingFlow) -> None:
-        """Make positions durable, forget what is old, look at what the batch flow decided."""
+        """Make offsets durable, forget what is old, look at what the batch flow decided."""
         loop = asyncio.get_running_loop()
         next_eviction = loop.time() + EVICT_SECONDS
         next_hearing = loop.time() + self.config.processing_interval

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipelines.cache import RealtimeCache
 from pipelines.change_log.logs import BY_NAME
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import (
     LiveDatabaseError,
@@ -91,8 +91,8 @@ class StreamingFlow:
         self._started = clock()
         self._created = HybridClock(clock)
         self._created.go_on_from(self._state.metadata(CLOCK_KEY))
-        self._saved: dict[str, Position] = {}
-        self._seen: dict[str, Position] = {}
+        self._saved: dict[str, Offset] = {}
+        self._seen: dict[str, Offset] = {}
         self._left: dict[str, list[list[int]]] = {}
         self._reported = self._started - REPORT_EVERY
         self._saving = threading.Lock()
@@ -110,7 +110,7 @@ class StreamingFlow:
         self.window = HotWindow(timedelta(seconds=config.allowed_lateness))
         check_strangers(self._state, batch.processed_data_path)
         known = self._published()
-        done = self._state.positions(STREAM_READER)
+        done = self._state.offsets(STREAM_READER)
         self._begun = bool(done)
         with self.window.cursor() as cursor:
             self._missed = warm(self.window, cursor, known, done)
@@ -126,7 +126,7 @@ class StreamingFlow:
             for view in VIEWS
         }
         self.streams = {
-            name: self._opened(name, config, known.positions.get(name, 0), done)
+            name: self._opened(name, config, known.offsets.get(name, 0), done)
             for name in DATABASE_NAMES
         }
 
@@ -137,7 +137,7 @@ class StreamingFlow:
         self._missed = {}
 
     def step(self, name: str, *, final: bool = False) -> Step:
-        """Take in a stream's next micro-batch, write what it affected, then move the position.
+        """Take in a stream's next micro-batch, write what it affected, then move the offset.
 
         Args:
             final: see `Stream.take`.
@@ -157,7 +157,7 @@ class StreamingFlow:
         if rows:
             self._keep_latest(name, rows)
         if not any(self.views[view].owes for view in _views_of(name)):
-            stream.counters.position = max(stream.counters.position, stream.counters.absorbed)
+            stream.counters.offset = max(stream.counters.offset, stream.counters.absorbed)
         return Step(taken.changes)
 
     def look(self) -> bool:
@@ -215,7 +215,7 @@ class StreamingFlow:
         self._refresh({name for name, view in self.views.items() if view.set_apart})
 
     def save(self, *, final: bool = False) -> None:
-        """Make the positions durable, and every two seconds or at the end what the status shows.
+        """Make the offsets durable, and every two seconds or at the end what the status shows.
 
         Raises:
             PipelineStateError: the state cannot be written.
@@ -225,7 +225,7 @@ class StreamingFlow:
         with self._saving:
             written = {name: stream.written for name, stream in self.streams.items()}
             left = {name: stream.undecided.as_json() for name, stream in self.streams.items()}
-            # What is left to the batch flow is written down before the position passes it.
+            # What is left to the batch flow is written down before the offset passes it.
             now = self._clock()
             if left != self._left or final or abs(now - self._reported) >= REPORT_EVERY:
                 self._reported = now
@@ -237,7 +237,7 @@ class StreamingFlow:
                 moved = {}  # where a first start begins is not online before the batch flow says so
             self._save_seen({n: at for n, at in written.items() if n in moved or self._begun})
             if moved:
-                if not self._state.set_positions(STREAM_READER, moved, self._generation):
+                if not self._state.set_offsets(STREAM_READER, moved, self._generation):
                     self.outdated = True
                     return
                 self._saved.update(moved)
@@ -246,12 +246,12 @@ class StreamingFlow:
                 latest = self._created.latest.isoformat(timespec="microseconds")
                 self._created.go_on_from(self._state.raise_metadata(CLOCK_KEY, latest))
 
-    def _save_seen(self, written: Mapping[str, Position]) -> None:
-        """Bind what lies beyond the positions that are written to its change log: some of it may be
+    def _save_seen(self, written: Mapping[str, Offset]) -> None:
+        """Bind what lies beyond the offsets that are written to its change log: some of it may be
         online already, so that another history in its place has to be noticed."""
         seen = {n: s.seen for n, s in self.streams.items() if s.seen != written.get(n)}
         seen = {n: at for n, at in seen.items() if at != self._seen.get(n)}
-        if seen and self._state.set_positions(SEEN_READER, seen, self._generation):
+        if seen and self._state.set_offsets(SEEN_READER, seen, self._generation):
             self._seen |= seen
 
     def cycle_runs(self) -> bool:
@@ -304,21 +304,20 @@ class StreamingFlow:
         return min((at for at in lagging if at is not None), default=None)
 
     def _opened(
-        self, name: str, config: DataConfig, position: int, done: Mapping[str, int]
+        self, name: str, config: DataConfig, offset: int, done: Mapping[str, int]
     ) -> Stream:
         trimmed = int(self._state.metadata(f"trimmed {name}") or 0)
-        written = done.get(name, position)
+        written = done.get(name, offset)
         bound = [
-            self._state.bound_positions(reader).get(name)
-            for reader in (STREAM_READER, BATCH_READER)
+            self._state.bound_offsets(reader).get(name) for reader in (STREAM_READER, BATCH_READER)
         ]
-        read = [at for at in bound if at is not None and at.seq in (position, written)]
-        return Stream(name, config, self.window, position, written, trimmed, read)
+        read = [at for at in bound if at is not None and at.seq in (offset, written)]
+        return Stream(name, config, self.window, offset, written, trimmed, read)
 
     def _settled(self) -> dict[str, int]:
         """Up to which `seq` the batch flow's rows are online, by database; empty if not known."""
-        positions = self._state.positions(BATCH_READER)
-        return {} if self._state.pending_materializations() else positions
+        offsets = self._state.offsets(BATCH_READER)
+        return {} if self._state.pending_materializations() else offsets
 
     def _touch(self, affected: Mapping[str, set[int]]) -> None:
         for view, hashes in affected.items():
@@ -388,13 +387,11 @@ class StreamingFlow:
 def _check_logs(config: DataConfig, state: PipelineState) -> None:
     """Do not start on another history, nor where changes may be missing without a word; what else
     is wrong each stream says itself, and goes on trying."""
-    readers = [
-        state.bound_positions(reader) for reader in (BATCH_READER, STREAM_READER, SEEN_READER)
-    ]
+    readers = [state.bound_offsets(reader) for reader in (BATCH_READER, STREAM_READER, SEEN_READER)]
     for name in DATABASE_NAMES:
         log = ChangeLogReader(name, config.database_url(name), config.busy_timeout)
-        known = [positions[name] for positions in readers if name in positions]
-        furthest = max(known, key=lambda at: at.seq, default=Position(0))
+        known = [offsets[name] for offsets in readers if name in offsets]
+        furthest = max(known, key=lambda at: at.seq, default=Offset(0))
         try:
             log.upgrade()
             log.check()

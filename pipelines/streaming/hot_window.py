@@ -187,7 +187,7 @@ class WindowWriter:
                 if source is None:
                     beside, changed = self._beside(view, log, mine)
                     affected.setdefault(view.name, set()).update(beside)
-                    cold += changed  # of positions not in the window the rows are computed anew too
+                    cold += changed  # of offsets not in the window the rows are computed anew too
                 names = [hashed(view) if source else NO_HASH, *hot_columns(view, log)]
                 if source:
                     hashes = affected.setdefault(view.name, set())

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipelines.change_log.logs import BY_NAME
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.change_log.seq_ranges import SeqRanges
 from pipelines.change_log.time_stamps import parse_time_stamp
 from pipelines.errors import SynchroChainError
@@ -37,10 +37,10 @@ DATA_TYPES: Final = {
 
 @dataclass
 class StreamCounters:
-    """What a stream has done since it started; `position` is what is written, `absorbed` what is
+    """What a stream has done since it started; `offset` is what is written, `absorbed` what is
     in the hot window."""
 
-    position: int = 0
+    offset: int = 0
     absorbed: int = 0
     changes: int = 0
     micro_batches: int = 0
@@ -68,10 +68,10 @@ class Stream:
     Args:
         name: the live database.
         window: shared with the other streams.
-        position: up to which `seq` the window holds the database's changes.
+        offset: up to which `seq` the window holds the database's changes.
         written: up to which `seq` they are written online already.
         trimmed: up to which `seq` changes may be missing from the change log.
-        read: what binds `position` and `written` to the change log that was read.
+        read: what binds `offset` and `written` to the change log that was read.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Stream:
         name: str,
         config: DataConfig,
         window: HotWindow,
-        position: int,
+        offset: int,
         written: int,
         trimmed: int = 0,
-        read: Sequence[Position] = (),
+        read: Sequence[Offset] = (),
     ) -> None:
         self.name = name
-        self.counters = StreamCounters(position=written, absorbed=position)
+        self.counters = StreamCounters(offset=written, absorbed=offset)
         self.left: dict[str, list[int]] = {}
         """By log, the changes that the batch flow has to decide."""
         self.late: dict[str, list[int]] = {}
@@ -120,14 +120,14 @@ class Stream:
         return last
 
     @property
-    def seen(self) -> Position:
+    def seen(self) -> Offset:
         """Up to which change anything may be written, bound to its change log."""
-        return self._capture.position(self.counters.absorbed)
+        return self._capture.offset(self.counters.absorbed)
 
     @property
-    def written(self) -> Position:
+    def written(self) -> Offset:
         """Up to which change everything is written, bound to its change log."""
-        return self._capture.position(self.counters.position)
+        return self._capture.offset(self.counters.offset)
 
     def last(self) -> int:
         """The log's last `seq`."""
@@ -168,14 +168,12 @@ class Stream:
         affected, cold = self._absorb(verdicts, edges)
         self._intake.commit(verdicts)
         self.counters.absorbed = changes["seq"][-1].as_py()
-        self._capture.forget_but(
-            {self.counters.absorbed, self.counters.position, self._silent_until}
-        )
+        self._capture.forget_but({self.counters.absorbed, self.counters.offset, self._silent_until})
         self._count(changes.num_rows, verdicts, cold, silent)
         return Taken(changes.num_rows, {} if silent else affected)
 
     def _reconsider(self, known: Published) -> Taken:
-        decided = known.positions.get(self.name, 0)
+        decided = known.offsets.get(self.name, 0)
         edges = {view.name: self._window.edge(view) for view in VIEWS}
         taken, affected = 0, dict[str, set[int]]()
         for log in {**self.left, **self.late}:

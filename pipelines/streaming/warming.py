@@ -36,7 +36,7 @@ ROWS_AT_ONCE: Final = 1_000_000
 class Published:
     """The processed logs, and up to which `seq` they go, by database."""
 
-    positions: Mapping[str, int]
+    offsets: Mapping[str, int]
     files: Mapping[str, Sequence[PublishedFile]]
     rejected: Mapping[str, Sequence[PublishedFile]]
     """By log of facts, the rows that were rejected."""
@@ -45,12 +45,12 @@ class Published:
 
 
 def published(state: PipelineState) -> Published:
-    """What there is just now: positions and files of the same moment."""
+    """What there is just now: offsets and files of the same moment."""
     while True:
-        at = state.positions(BATCH_READER), state.last_late_cycle()
+        at = state.offsets(BATCH_READER), state.last_late_cycle()
         files = {log.name: state.files("log", log.name) for log in LOGS}
         rejected = {log.name: state.files(KIND, log.name) for log in LOGS if log.append_only}
-        if at == (state.positions(BATCH_READER), state.last_late_cycle()):
+        if at == (state.offsets(BATCH_READER), state.last_late_cycle()):
             return Published(at[0], files, rejected, at[1])
 
 
@@ -119,10 +119,10 @@ def warm(
                 window.whole[view.name].update(row[0] for row in hashes.fetchall())
                 if source.begun_by:
                     _find_older(window, cursor, view, source, good)
-            position = done.get(BY_NAME[log].database)
-            if source and position is not None:
+            offset = done.get(BY_NAME[log].database)
+            if source and offset is not None:
                 rows = cursor.execute(
-                    f"SELECT DISTINCT {hash_of(source.keys)} FROM {good} AND seq > {position}"
+                    f"SELECT DISTINCT {hash_of(source.keys)} FROM {good} AND seq > {offset}"
                 ).fetchall()
                 affected.setdefault(view.name, set()).update(row[0] for row in rows)
     return affected

@@ -27,7 +27,7 @@ from test_cli import synchrochain
 from test_feast_repository import delivered_once, moved
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.cli.audit_table import print_audit
 from pipelines.errors import RedisUnavailableError
 from pipelines.features.views import VIEWS, view_named
@@ -204,9 +204,9 @@ def unequal(report: AuditReport) -> dict[tuple[str, str], tuple[int, int, int]]:
     }
 
 
-def claim(shop: Shop, positions: dict[str, int]) -> None:
+def claim(shop: Shop, offsets: dict[str, int]) -> None:
     """Let the stream reader stand there, whatever it has written."""
-    shop.state.set_positions("stream", {name: Position(seq) for name, seq in positions.items()})
+    shop.state.set_offsets("stream", {name: Offset(seq) for name, seq in offsets.items()})
 
 
 def test_what_was_processed_is_served(shop: Shop) -> None:
@@ -244,7 +244,7 @@ def test_an_audit_leaves_nothing_behind(shop: Shop) -> None:
     before = listed()
     shop.append(orders=shop.order(1))
     shop.audit()
-    shop.cut(shop.state.positions("batch"))
+    shop.cut(shop.state.offsets("batch"))
     live = shop.processor.data.db_path
     assert {p: s for p, s in listed().items() if p.parent != live} == {
         p: s for p, s in before.items() if p.parent != live
@@ -436,7 +436,7 @@ def test_a_view_that_waits_says_nothing_about_the_others(shop: Shop) -> None:
 
 
 def test_a_reader_that_claims_too_much_is_found(shop: Shop) -> None:
-    """Its position says that it wrote what is not there."""
+    """Its offset says that it wrote what is not there."""
     session = shop.another("sessions", session_id="s99", op="I", user_id=1)
     click = shop.another("clickstream", session_id="s99", event_id=next(_ids), user_id=1)
     claim(shop, shop.append(sessions=session, clickstream=click, orders=shop.order(2)))
@@ -450,7 +450,7 @@ def test_a_reader_that_claims_too_much_is_found(shop: Shop) -> None:
 
 
 def test_a_reader_that_wrote_first_is_believed(shop: Shop) -> None:
-    """What it wrote counts as soon as its position says so, before any batch cycle."""
+    """What it wrote counts as soon as its offset says so, before any batch cycle."""
     at = utc_now() - timedelta(minutes=20)
     like = shop.logs["routes"][-1]
     changed = {**like, "op": "U", "updated_at": at, "committed_at": at, "congestion": 0.25}
@@ -482,7 +482,7 @@ def test_what_the_stream_left_to_the_batch_flow_is_unsettled(shop: Shop) -> None
 
 
 def test_what_the_streamer_has_noted_as_left_is_unsettled(shop: Shop) -> None:
-    """Without being told: its note is read, after its position, which it moves afterwards."""
+    """Without being told: its note is read, after its offset, which it moves afterwards."""
     last = shop.append(orders=shop.order(1))
     claim(shop, last)
     left = {"orders": [last["orders"]], "users": []}

@@ -151,7 +151,7 @@ def published(processor: BatchProcessor) -> list[Path]:
 def assert_nothing_happened(processor: BatchProcessor) -> None:
     assert files_on_disk(processor) == []
     assert published(processor) == []
-    assert processor.state.positions(BATCH_READER) == {}
+    assert processor.state.offsets(BATCH_READER) == {}
     assert not (processor.config.data_dir / "staging").exists() or not any(
         (processor.config.data_dir / "staging").iterdir()
     )
@@ -346,14 +346,14 @@ def test_no_row_can_stop_the_flow(
 def test_changes_of_unknown_tables_are_passed_over(
     processor: BatchProcessor, data: DataConfig, world: Logs
 ) -> None:
-    """A shop logs more than we read; the position moves on."""
+    """A shop logs more than we read; the offset moves on."""
     with closing(sqlite3.connect(database(data, "orders"))) as connection, connection:
         seq = connection.execute(
             "INSERT INTO change_log (table_name, op, key, row) VALUES ('coupons', 'I', '[]', '{')"
         ).lastrowid
     report = processor.run_cycle(update=False)
     assert report.quarantined == {}
-    assert report.positions["orders"] == seq
+    assert report.offsets["orders"] == seq
 
 
 def corrupt(data: DataConfig, rng: random.Random, share: float) -> int:
@@ -443,20 +443,20 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_log_file_stops_the_cycle(
     processor: BatchProcessor, data: DataConfig, world: Logs, log: str, how: str
 ) -> None:
-    """It is named, with what to do; nothing is published, no position moves. Once it is restored
+    """It is named, with what to do; nothing is published, no offset moves. Once it is restored
     the next cycle goes on."""
     processor.run_cycle(update=False)
     change(data, "orders", ORDER)
     file = processor.state.files("log", log)[0].path
     content, before = file.read_bytes(), published(processor)
-    positions = processor.state.positions(BATCH_READER)
+    offsets = processor.state.offsets(BATCH_READER)
     damage(file, how)
     with pytest.raises(CorruptFileError, match=file.name) as caught:
         processor.run_cycle(update=False)
     assert "--rebuild" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert published(processor) == before
-    assert processor.state.positions(BATCH_READER) == positions
+    assert processor.state.offsets(BATCH_READER) == offsets
     cycle = processor.state.last_cycles(1)[0]
     assert (cycle.status, cycle.error) == ("failed", str(caught.value))
     file.write_bytes(content)
@@ -583,14 +583,14 @@ def test_changes_that_vanished_unread_are_noticed(
 ) -> None:
     """Going on would leave a hole in the history that nobody sees."""
     processor.run_cycle(update=False)
-    positions = processor.state.positions(BATCH_READER)
+    offsets = processor.state.offsets(BATCH_READER)
     lost = change(data, "orders", ORDER)
     change(data, "orders", ORDER | {"id": 900_002})
     with closing(sqlite3.connect(database(data, "orders"))) as connection, connection:
         connection.execute("DELETE FROM change_log WHERE seq <= ?", (lost,))
     with pytest.raises(ChangeLogGapError, match=f"changes {lost} to {lost} are gone"):
         processor.run_cycle(update=False)
-    assert processor.state.positions(BATCH_READER) == positions
+    assert processor.state.offsets(BATCH_READER) == offsets
 
 
 def test_an_emptied_log_is_noticed(
@@ -598,13 +598,13 @@ def test_an_emptied_log_is_noticed(
 ) -> None:
     """Whoever empties the log also takes what was not read yet."""
     processor.run_cycle(update=False)
-    positions = processor.state.positions(BATCH_READER)
+    offsets = processor.state.offsets(BATCH_READER)
     change(data, "orders", ORDER)
     with closing(sqlite3.connect(database(data, "orders"))) as connection, connection:
         connection.execute("DELETE FROM change_log")
     with pytest.raises(ChangeLogGapError, match=r"changes \d+ to \d+ are gone"):
         processor.run_cycle(update=False)
-    assert processor.state.positions(BATCH_READER) == positions
+    assert processor.state.offsets(BATCH_READER) == offsets
 
 
 def test_a_log_that_was_emptied_once_it_was_read_goes_on(
@@ -624,14 +624,14 @@ def test_another_database_in_its_place_is_noticed(
 ) -> None:
     """A log that ends before the place where we stand is not the log that we read."""
     processor.run_cycle(update=False)
-    positions = processor.state.positions(BATCH_READER)
+    offsets = processor.state.offsets(BATCH_READER)
     for file in data.db_path.glob("orders.db*"):
         file.unlink()
     append_changes(data, {})
     change(data, "orders", ORDER)
     with pytest.raises(ChangeLogGapError, match="another database lies in its place"):
         processor.run_cycle(update=False)
-    assert processor.state.positions(BATCH_READER) == positions
+    assert processor.state.offsets(BATCH_READER) == offsets
 
 
 # A full disk, a killed cycle, two cycles at once
@@ -716,7 +716,7 @@ def test_a_killed_cycle_leaves_nothing_doubled(
     change(data, "orders", "{")
     cycle = processor.state.begin_cycle(clock())
     readers = {n: ChangeLogReader(n, data.database_url(n)) for n in DATABASE_NAMES}
-    spans = plan(readers, processor.state.bound_positions(BATCH_READER))
+    spans = plan(readers, processor.state.bound_offsets(BATCH_READER))
     with workspace(processor.config.data_dir / "staging" / "killed") as connection:
         work = DataProcessor(connection, processor.config, lambda _step, _rows: None)
         work.extract(readers, spans)

@@ -17,7 +17,7 @@ from live_logs import TABLES, append_changes, complete_log, offline_rows, parts_
 from random_log import Logs, Row
 
 from pipelines.batch import BatchConfig, BatchProcessor, CycleReport
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.errors import CorruptFileError, LiveDatabaseError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DataConfig
@@ -155,9 +155,7 @@ def test_a_change_log_is_trimmed_up_to_its_slowest_reader(
     logs = complete_log(3)
     append_changes(data, logs)
     first = processor.state.begin_cycle(clock())
-    processor.state.commit_pending(
-        first, clock(), reader="export", positions={"users": Position(50)}
-    )
+    processor.state.commit_pending(first, clock(), reader="export", offsets={"users": Offset(50)})
     before = changes_left(data, "users")
     processor.run_cycle(update=False)
     lasting = len(lasting_changes(logs["users"], "user_id", upto=50))
@@ -190,7 +188,7 @@ def test_a_streamer_that_was_stopped_for_good_holds_nothing_up(
     processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
     logs = complete_log(3)
     append_changes(data, logs)
-    processor.state.set_positions("stream", {"users": Position(50)})
+    processor.state.set_offsets("stream", {"users": Offset(50)})
     processor.run_cycle(update=False)
     # The users, the last change, and the one that says which log the streamer has read.
     assert changes_left(data, "users") == len(
@@ -216,7 +214,7 @@ def test_a_trimmed_log_still_rebuilds_what_it_holds(
     assert offline_rows(processor, "user_orders")
 
 
-def test_positions_survive_a_trimmed_log(tmp_path: Path, data: DataConfig, clock: Clock) -> None:
+def test_offsets_survive_a_trimmed_log(tmp_path: Path, data: DataConfig, clock: Clock) -> None:
     """An empty change log that was read to its end is no gap."""
     processor = BatchProcessor(BatchConfig(data_dir=tmp_path, retention_days=1), data, clock=clock)
     logs = complete_log(3)

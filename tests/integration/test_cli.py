@@ -222,7 +222,7 @@ def test_a_cycle_answers_with_one_document(processed: Processed) -> None:
     assert found["applied"]
     assert set(found["materialized"]) == set(found["feature_rows"])
     assert {"user_intent", "session_events", "inventory_levels"} <= set(found["feature_rows"])
-    assert set(found["positions"]) == set(DATABASE_NAMES)
+    assert set(found["offsets"]) == set(DATABASE_NAMES)
 
 
 def test_a_world_in_which_nobody_came_runs_too(empty: Path) -> None:

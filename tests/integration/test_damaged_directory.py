@@ -224,7 +224,7 @@ def test_a_rebuild_that_cannot_be_done_drops_nothing(
     assert published(shop) == before
     assert not list(shop.glob("*.damaged-*"))
     if state is None:
-        assert processor_of(shop).state.positions("batch")["orders"] > 0
+        assert processor_of(shop).state.offsets("batch")["orders"] > 0
         assert "orders.db" in synchrochain("status").err.splitlines()[-1]
 
 

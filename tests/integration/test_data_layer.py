@@ -226,7 +226,7 @@ def test_asking_for_the_latest_features_imports_no_feast(
 def test_stopping_ends_everything_and_twice_is_no_error(
     running: DataLayerOrchestrator, shop: Shop
 ) -> None:
-    """The child has ended, the lock is free and the positions are kept."""
+    """The child has ended, the lock is free and the offsets are kept."""
     before = utc_now()
     shop.click()
     latest(running, "sessions", before)
@@ -238,7 +238,7 @@ def test_stopping_ends_everything_and_twice_is_no_error(
     assert held_by(running.data.data_dir / "stream.lock") is None
     with shop.databases["users"].connect() as connection:
         last = connection.scalar(sa.text("SELECT max(seq) FROM change_log"))
-    assert running.batch.state.positions("stream")["users"] == last
+    assert running.batch.state.offsets("stream")["users"] == last
     assert (
         collect_status(running.batch.config, running.batch.data)["streamer"]["state"] == "stopped"
     )

@@ -21,7 +21,7 @@ from stream_rows import T, product, stock, user, warehouse
 
 from pipelines.batch import BatchProcessor
 from pipelines.change_log.logs import BY_NAME
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
 Row = dict[str, Any]
@@ -131,7 +131,7 @@ def test_history_says_so(
 def test_online_says_so(clock: Clock, batch: BatchProcess, case: Case) -> None:
     """After each change the streamer alone; then one that starts from what was published."""
     with stream_world(clock, batch, allowed_lateness=FOREVER) as world:
-        world.state.set_positions("stream", dict.fromkeys(DATABASE_NAMES, Position(0)))
+        world.state.set_offsets("stream", dict.fromkeys(DATABASE_NAMES, Offset(0)))
         begin(world)
         last = 0
         for entries in transactions_of(case):

@@ -24,7 +24,7 @@ from test_stream_with_batch import served
 
 from pipelines.batch import BatchProcessor
 from pipelines.batch.update import MARK
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.errors import OtherHistoryError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.clock import utc_now
@@ -96,7 +96,7 @@ def test_after_a_rebuild_nothing_of_the_other_history_is_left(
     clock: Clock, batch: BatchProcess, seed: int, tmp_path: Path
 ) -> None:
     """Both flows had read on; the shop writes past where they stood; the remedy is what they
-    name. A stream that runs knows that it is of the past, and moves no position any more."""
+    name. A stream that runs knows that it is of the past, and moves no offset any more."""
     common, first, second = histories(seed)
     with stream_world(clock, batch, allowed_lateness=FOREVER, batch_size=50) as world:
         world.append(common)
@@ -121,7 +121,7 @@ def test_after_a_rebuild_nothing_of_the_other_history_is_left(
         running.save()
         running.sync_with_batch()
         assert running.outdated
-        assert world.state.positions("stream") == {}
+        assert world.state.offsets("stream") == {}
         world.cycle(update=True)
         world.restart(save=False)
         world.stream()
@@ -179,7 +179,7 @@ def test_the_old_database_may_be_put_back(world: StreamWorld, tmp_path: Path) ->
     put_back(world, tmp_path / "right")
     world.commit("orders", order(3))
     world.run("orders")
-    assert world.counters("orders")["position"] == 2
+    assert world.counters("orders")["offset"] == 2
     assert world.online("user_orders")[(1,)]["orders_30d"] == 2
 
 
@@ -205,7 +205,7 @@ def test_a_copy_is_noticed_though_the_stream_could_not_move_its_position(
     if not update_waits:
         with world.redis() as client:
             client.execute_command("ACL", "SETUSER", "default", "+@all")
-    assert world.state.positions("stream").get("orders", 0) == 0
+    assert world.state.offsets("stream").get("orders", 0) == 0
     world.end()
     put_back(world, tmp_path / "copies")
     world.commit("orders", order(2, user_id=1), order(3))
@@ -215,7 +215,7 @@ def test_a_copy_is_noticed_though_the_stream_could_not_move_its_position(
     rebuild(world)
     world.cycle(update=True)
     assert world.flow
-    assert world.state.positions("stream seen").get("orders", 0) <= 2
+    assert world.state.offsets("stream seen").get("orders", 0) <= 2
 
 
 def test_a_rebuild_without_redis_empties_it_in_the_next_cycle(
@@ -236,13 +236,13 @@ def test_a_rebuild_without_redis_empties_it_in_the_next_cycle(
     assert world.state.metadata("stale online store") is None
 
 
-def test_positions_of_an_older_format_are_bound_at_the_next_cycle(world: StreamWorld) -> None:
+def test_offsets_of_an_older_format_are_bound_at_the_next_cycle(world: StreamWorld) -> None:
     """Though there is nothing new to read."""
     world.cycle()
-    bound = world.state.bound_positions("batch")
-    world.state.set_positions("batch", {n: Position(at.seq) for n, at in bound.items()})
+    bound = world.state.bound_offsets("batch")
+    world.state.set_offsets("batch", {n: Offset(at.seq) for n, at in bound.items()})
     world.cycle()
-    assert world.state.bound_positions("batch") == bound
+    assert world.state.bound_offsets("batch") == bound
     assert all(at.identity and at.nonce for at in bound.values())
 
 
@@ -272,7 +272,7 @@ def test_a_streamer_that_runs_goes_on_after_a_rebuild(
             async with streaming(world) as streamer:
                 world.commit("orders", order(1), order(2), order(3))
                 await until(lambda: orders_of(world) == 3)
-                await until(lambda: world.state.positions("stream").get("orders") == 3)
+                await until(lambda: world.state.offsets("stream").get("orders") == 3)
                 put_back(world, tmp_path / "copies")
                 world.commit("orders", *(order(n) for n in range(11, 16)))
                 await until(lambda: stream_of(streamer, "orders")["last_error"])

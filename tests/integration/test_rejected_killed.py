@@ -63,7 +63,7 @@ def state_of(path: Path) -> dict[str, Any]:
             for line in lines
         ),
         "rows": {v: offline_rows(processor_of(path), v) for v in ("user_orders", "session_events")},
-        "positions": state.positions("batch"),
+        "offsets": state.offsets("batch"),
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 from live_logs import append_changes, complete_log
 
 from pipelines.batch import BatchProcessor
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.cli.status_table import print_status
 from pipelines.errors import StreamerRunningError
 from pipelines.lake.process_lock import held_by, only_one
@@ -21,7 +21,7 @@ from pipelines.monitoring.status import collect_status
 from pipelines.settings import DATABASE_NAMES, DataConfig
 
 STREAM = {
-    "position": 70,
+    "offset": 70,
     "absorbed": 72,
     "changes": 1234,
     "micro_batches": 9,
@@ -175,10 +175,10 @@ def test_the_streamers_lag_stands_beside_that_of_the_batch_flow(
     """By database; nothing where it never read."""
     append_changes(data, complete_log(1))
     processor.run_cycle(update=False)
-    last = processor.state.positions("batch")
-    processor.state.set_positions("stream", {"users": Position(last["users"] - 10)})
+    last = processor.state.offsets("batch")
+    processor.state.set_offsets("stream", {"users": Offset(last["users"] - 10)})
     found = collect_status(processor.config, processor.data)["databases"]
     assert (found["users"]["lag"], found["users"]["stream_lag"]) == (0, 10)
-    assert found["users"]["stream_position"] == last["users"] - 10
+    assert found["users"]["stream_offset"] == last["users"] - 10
     assert (found["orders"]["lag"], found["orders"]["stream_lag"]) == (0, None)
     assert "streamed" in said(processor, capsys)

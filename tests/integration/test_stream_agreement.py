@@ -36,7 +36,7 @@ def test_after_each_part_the_reference_is_online(clock: Clock, seed: int, parts:
             assert not unequal(world, joined(done))
         for name in DATABASE_NAMES:
             counters = world.counters(name)
-            assert counters["position"] == counters["absorbed"] == counters["changes"]
+            assert counters["offset"] == counters["absorbed"] == counters["changes"]
             assert counters["refused"] == counters["left_to_batch"] == counters["errors"] == 0
 
 
@@ -51,7 +51,7 @@ def test_the_micro_batch_size_does_not_matter(clock: Clock, batch_size: int) -> 
 
 @pytest.mark.parametrize("seed", range(20, 26))
 def test_a_restart_loses_and_doubles_nothing(clock: Clock, batch: BatchProcess, seed: int) -> None:
-    """At random points, with positions saved before or not, batch cycles between or not."""
+    """At random points, with offsets saved before or not, batch cycles between or not."""
     rng = random.Random(seed)
     size = rng.choice([7, 1000])
     with stream_world(clock, batch, allowed_lateness=FOREVER, batch_size=size) as world:

@@ -140,7 +140,7 @@ def test_a_stream_that_fails_does_not_stop_the_others(
             await until(lambda: world.online("session_events").get(("s1",)))
             counters = stream_of(streamer, "orders")
             assert "changes 3 to 3 are gone" in counters["last_error"]
-            assert counters["position"] == 2
+            assert counters["offset"] == 2
             assert stream_of(streamer, "users")["last_error"] is None
 
     asyncio.run(run())
@@ -241,10 +241,10 @@ def test_a_cancelled_task_ends_cleanly(world: StreamWorld) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await running
         async with streaming(world) as second:
-            assert stream_of(second, "orders")["position"] == 1
+            assert stream_of(second, "orders")["offset"] == 1
 
     asyncio.run(run())
-    assert world.state.positions("stream")["orders"] == 1
+    assert world.state.offsets("stream")["orders"] == 1
 
 
 def test_who_asks_for_statistics_while_it_ends_gets_none(
@@ -296,10 +296,10 @@ def test_a_state_that_cannot_be_kept_is_told_once_and_kept_later(
             await until(lambda: orders_of(world) == 1)
             before = len(attempts)
             await until(lambda: len(attempts) > before + 5)
-            assert stream_of(streamer, "orders")["position"] == 1
-            assert world.state.positions("stream")["orders"] == 0
+            assert stream_of(streamer, "orders")["offset"] == 1
+            assert world.state.offsets("stream")["orders"] == 0
             state("DROP TRIGGER full")
-            await until(lambda: world.state.positions("stream")["orders"] == 1)
+            await until(lambda: world.state.offsets("stream")["orders"] == 1)
             await until(lambda: "kept again" in caplog.text)
 
     asyncio.run(run())

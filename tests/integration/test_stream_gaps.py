@@ -38,7 +38,7 @@ def test_a_gap_is_an_error_that_says_what_to_do(world: StreamWorld) -> None:
     world.run("users")
     assert world.online("session_events")[("s1",)]["event_count"] == 1
     assert world.online("user_orders")[(1,)]["orders_30d"] == 1
-    assert world.counters("orders")["position"] == 1
+    assert world.counters("orders")["offset"] == 1
 
 
 def test_a_gap_that_the_batch_flow_has_read_is_closed_by_a_restart(world: StreamWorld) -> None:

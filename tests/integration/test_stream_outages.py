@@ -73,10 +73,10 @@ def test_what_is_committed_during_an_outage_is_online_after_it(
     outage: Callable[[StreamWorld], Callable[[], None]],
     seed: int,
 ) -> None:
-    """The positions stand still, the views say what they owe; then all of it is written."""
+    """The offsets stand still, the views say what they owe; then all of it is written."""
     first, *parts = parts_of(delivered_once(complete_log(seed)), 4)
     world.stream(first)
-    before = {name: world.counters(name)["position"] for name in DATABASE_NAMES}
+    before = {name: world.counters(name)["offset"] for name in DATABASE_NAMES}
     end = outage(world)
     with caplog.at_level(logging.WARNING):
         for part in parts:
@@ -89,7 +89,7 @@ def test_what_is_committed_during_an_outage_is_online_after_it(
     assert report["online_store"]["last_error"]
     assert report["cache"]["mode"] == "memory"
     assert set(report["pending_writes"]) >= {"session_events", "user_intent"}
-    assert report["streams"]["users"]["position"] == before["users"]
+    assert report["streams"]["users"]["offset"] == before["users"]
     assert report["streams"]["users"]["absorbed"] > before["users"]
     assert len([r for r in caplog.messages if "is kept, for Redis is away" in r]) == 1
     end()
@@ -98,7 +98,7 @@ def test_what_is_committed_during_an_outage_is_online_after_it(
     report = world.flow.report()
     assert (report["online_store"]["mode"], report["pending_writes"]) == ("redis", [])
     for name, stream in report["streams"].items():
-        assert stream["position"] == stream["absorbed"], name
+        assert stream["offset"] == stream["absorbed"], name
 
 
 def test_the_very_write_that_finds_redis_dead_is_repeated(world: StreamWorld) -> None:
@@ -114,7 +114,7 @@ def test_the_very_write_that_finds_redis_dead_is_repeated(world: StreamWorld) ->
 
 
 def test_a_restart_during_an_outage_repeats_what_is_owed(world: StreamWorld) -> None:
-    """The position was saved, and what lies behind it is written by the next one."""
+    """The offset was saved, and what lies behind it is written by the next one."""
     first, second, third = parts_of(delivered_once(complete_log(3)), 3)
     world.stream(first)
     world.kill_redis()
@@ -135,7 +135,7 @@ def test_the_first_server_may_be_missing(clock: Clock) -> None:
         report = world.flow.report()
         assert report["online_store"]["mode"] == "away"
         assert report["pending_writes"]
-        assert report["streams"]["users"]["position"] == 0
+        assert report["streams"]["users"]["offset"] == 0
 
 
 def test_what_is_owed_at_the_start_is_not_passed(clock: Clock) -> None:
@@ -150,7 +150,7 @@ def test_what_is_owed_at_the_start_is_not_passed(clock: Clock) -> None:
         at_home = world.config
         world.config = elsewhere(world)
         assert world.flow.report()["pending_writes"]
-        assert world.counters("orders")["position"] == 0
+        assert world.counters("orders")["offset"] == 0
         world.flow.save()
         world.end()
         world.config = at_home

@@ -55,9 +55,9 @@ REFUSALS: dict[str, tuple[Callable[[Any], None], Callable[[Any], None]]] = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_what_redis_refused_arrives_without_another_change(world: StreamWorld, name: str) -> None:
-    """All views that were affected are pending, the position stays; then all rows are there."""
+    """All views that were affected are pending, the offset stays; then all rows are there."""
     refuse, allow = REFUSALS[name]
-    before = {n: world.counters(n)["position"] for n in ("orders", "users", "inventory")}
+    before = {n: world.counters(n)["offset"] for n in ("orders", "users", "inventory")}
     with world.redis() as client:
         refuse(client)
         world.commit("orders", order(1))
@@ -70,10 +70,10 @@ def test_what_redis_refused_arrives_without_another_change(world: StreamWorld, n
         assert {"inventory_levels", "user_intent", "user_orders"} <= set(report["pending_writes"])
         assert report["online_store"]["mode"] == "away"
         assert report["set_apart"] == {}
-        for database, position in before.items():
-            assert report["streams"][database]["position"] == position
+        for database, offset in before.items():
+            assert report["streams"][database]["offset"] == offset
         world.flow.save()
-        assert world.state.positions("stream").get("orders", 0) == before["orders"]
+        assert world.state.offsets("stream").get("orders", 0) == before["orders"]
         allow(client)
     world.try_again()
     world.stream()
@@ -83,7 +83,7 @@ def test_what_redis_refused_arrives_without_another_change(world: StreamWorld, n
     report = world.flow.report()
     assert (report["pending_writes"], report["view_errors"]) == ([], {})
     for stream in report["streams"].values():
-        assert stream["position"] == stream["absorbed"]
+        assert stream["offset"] == stream["absorbed"]
 
 
 class Faulty:
@@ -126,7 +126,7 @@ def test_an_error_of_one_view_leaves_the_others_alone(
 ) -> None:
     """It is said once, the view's rows are pending; later views are written at once."""
     sink = faulty(world, lambda view, _: view.name == "inventory_levels", error)
-    position = world.counters("inventory")["position"]
+    offset = world.counters("inventory")["offset"]
     world.commit("inventory", stock(T))
     world.commit("orders", order(1))
     with caplog.at_level(logging.ERROR):
@@ -137,13 +137,13 @@ def test_an_error_of_one_view_leaves_the_others_alone(
     report = world.flow.report()
     assert report["pending_writes"] == ["inventory_levels"]
     assert str(error) in report["view_errors"]["inventory_levels"]
-    assert report["streams"]["inventory"]["position"] == position
+    assert report["streams"]["inventory"]["offset"] == offset
     assert len([m for m in caplog.messages if "stay pending" in m]) == 1
     sink.healed = True
     world.stream()
     assert ("w1", "p1") in world.online("inventory_levels")
     assert world.flow.report()["pending_writes"] == []
-    assert world.counters("orders")["position"] == world.counters("orders")["absorbed"]
+    assert world.counters("orders")["offset"] == world.counters("orders")["absorbed"]
 
 
 def commit_orders(world: StreamWorld, users: range) -> None:
@@ -155,8 +155,8 @@ def commit_orders(world: StreamWorld, users: range) -> None:
 def test_rows_that_cannot_be_written_hold_nobody_up(
     world: StreamWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two of two hundred: the rest is written at once, with few tries; the position waits."""
-    position = world.counters("orders")["position"]
+    """Two of two hundred: the rest is written at once, with few tries; the offset waits."""
+    offset = world.counters("orders")["offset"]
     bad = (77, 140)
     sink = faulty(
         world, lambda *of: of_user(bad[0])(*of) or of_user(bad[1])(*of), UsageError("no encoding")
@@ -170,7 +170,7 @@ def test_rows_that_cannot_be_written_hold_nobody_up(
     report = world.flow.report()
     assert report["set_apart"] == {"user_orders": 2}
     assert (report["pending_writes"], world.flow.is_behind) == ([], False)
-    assert report["streams"]["orders"]["position"] == position
+    assert report["streams"]["orders"]["offset"] == offset
     assert len([m for m in caplog.messages if "2 keys of user_orders cannot be written" in m]) == 1
     world.commit("orders", order(1001, user_id=3))
     sink.calls = 0
@@ -184,11 +184,11 @@ def test_rows_that_cannot_be_written_hold_nobody_up(
     assert world.online("user_orders").keys() == {(n,) for n in range(2, 202)}
     assert world.flow.report()["set_apart"] == {}
     world.run("orders")
-    assert world.counters("orders")["position"] == world.counters("orders")["absorbed"]
+    assert world.counters("orders")["offset"] == world.counters("orders")["absorbed"]
 
 
 def test_a_restart_repeats_what_was_set_apart(world: StreamWorld) -> None:
-    """For the position that was saved lies before it."""
+    """For the offset that was saved lies before it."""
     faulty(world, of_user(77), UsageError("no encoding"))
     commit_orders(world, range(76, 79))
     world.run("orders")
@@ -199,7 +199,7 @@ def test_a_restart_repeats_what_was_set_apart(world: StreamWorld) -> None:
 
 
 def test_the_batch_flow_ends_the_waiting_for_what_was_set_apart(clock: Clock, batch: Any) -> None:
-    """Its rows are online then, and the position moves on."""
+    """Its rows are online then, and the offset moves on."""
     with stream_world(clock, batch, allowed_lateness=86_400) as world:
         furnish(world)
         faulty(world, of_user(77), UsageError("no encoding"))
@@ -212,7 +212,7 @@ def test_the_batch_flow_ends_the_waiting_for_what_was_set_apart(clock: Clock, ba
         world.flow.sync_with_batch()
         assert world.flow.report()["set_apart"] == {}
         world.run("orders")
-        assert world.counters("orders")["position"] == world.counters("orders")["absorbed"]
+        assert world.counters("orders")["offset"] == world.counters("orders")["absorbed"]
 
 
 def test_keys_are_not_set_apart_while_nothing_can_be_written(world: StreamWorld) -> None:
@@ -244,5 +244,5 @@ def test_the_caches_errors_are_the_caches(
     assert world.online("user_orders")[(1,)]["orders_7d"] == 2
     report = world.flow.report()
     assert "the cache is broken" in report["cache"]["last_error"]
-    assert report["streams"]["orders"]["position"] == report["streams"]["orders"]["absorbed"]
+    assert report["streams"]["orders"]["offset"] == report["streams"]["orders"]["absorbed"]
     assert len([m for m in caplog.messages if "the cache lacks rows" in m]) == 1

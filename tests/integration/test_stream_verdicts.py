@@ -95,7 +95,7 @@ def test_a_broken_entry_of_the_change_log_does_not_stop_the_stream(
     world.commit("clickstream", click(2))
     world.stream()
     refused = world.cycle().get("clickstream", 0)
-    assert world.counters("users")["position"] == bad + 1
+    assert world.counters("users")["offset"] == bad + 1
     assert world.counters("users")["refused"] == refused
     wanted = {"refused": 1, "unheard_of": 1, "accepted": 2}
     kind = "refused" if refused else "unheard_of" if "table_name" in statement else "accepted"

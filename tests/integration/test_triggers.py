@@ -235,7 +235,7 @@ def test_a_stream_notices_when_triggers_go_and_goes_on_when_they_are_back(
     engine.dispose()
     world.commit("orders", order(2))
     world.run("orders")
-    assert world.counters("orders")["position"] == 2
+    assert world.counters("orders")["offset"] == 2
 
 
 def test_a_stream_says_what_is_unknown_once(

@@ -21,7 +21,7 @@ from pipelines.monitoring.status import collect_status
 from pipelines.registry.store import CHAMPION, ModelRegistry
 from pipelines.settings import DataConfig
 
-POSITIONS = {"orders": 25, "users": 790, "inventory": 27, "supply_chain": 1282}
+OFFSETS = {"orders": 25, "users": 790, "inventory": 27, "supply_chain": 1282}
 STREAMED = {"orders": 25, "users": 790, "inventory": 27, "supply_chain": 1303}
 LATER = NOW + timedelta(minutes=1)
 
@@ -48,8 +48,8 @@ def test_an_old_directory_is_what_it_was_and_the_next_cycle_goes_on(old: Path) -
     """Offsets, files, marks, the champion; then offline and online say what a processing of the
     same live databases from scratch says."""
     processor = processor_of(old)
-    assert processor.state.positions("batch") == POSITIONS
-    assert processor.state.positions("stream") == STREAMED
+    assert processor.state.offsets("batch") == OFFSETS
+    assert processor.state.offsets("stream") == STREAMED
     assert sum(file.rows for file in processor.state.files("log", "clickstream")) == 493
     status = collect_status(processor.config, processor.data)
     assert status["quarantined"] == {"orders": 2}

@@ -16,7 +16,7 @@ from killing import files_on_disk, kill_at_random
 from live_logs import offline_rows
 from old_directory import restore_redis, unpack
 from stream_helpers import StreamWorld
-from test_upgrade import LATER, POSITIONS, STREAMED, processor_of
+from test_upgrade import LATER, OFFSETS, STREAMED, processor_of
 
 from pipelines.batch import BatchConfig
 from pipelines.cache import RealtimeCache
@@ -38,8 +38,8 @@ def state_of(path: Path) -> dict[str, Any]:
             for log in {file.name for file in processor.state.files("log")}
         ),
         "quarantined": sum(file.rows for file in processor.state.files("quarantine")),
-        "positions": dict(processor.state.positions("batch")),
-        "streamed": processor.state.positions("stream"),
+        "offsets": dict(processor.state.offsets("batch")),
+        "streamed": processor.state.offsets("stream"),
     }
 
 
@@ -57,7 +57,7 @@ def test_an_upgrade_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path) ->
     killed = kill_at_random("test_upgrade_killed:cycle", folders[0], folders[1:])
     expected = state_of(folders[0])
     assert expected["streamed"] == STREAMED or expected["streamed"].keys() == STREAMED.keys()
-    assert expected["positions"].keys() == POSITIONS.keys()
+    assert expected["offsets"].keys() == OFFSETS.keys()
     for at, folder in zip(killed, folders[1:], strict=True):
         cycle(folder)
         assert state_of(folder) == expected, at
@@ -82,7 +82,7 @@ def streamed(path: Path) -> dict[str, Any]:
     online = {view: world.online(view) for view in VIEWS_BY_NAME}
     for row in (row for rows in online.values() for row in rows.values()):
         del row["created_timestamp"]
-    return {"online": online, "positions": world.state.bound_positions("stream")}
+    return {"online": online, "offsets": world.state.bound_offsets("stream")}
 
 
 @pytest.fixture
@@ -104,10 +104,10 @@ def test_an_upgrade_of_the_stream_killed_anywhere_loses_nothing(directories: lis
     """The next stream ends where one that nobody killed does."""
     killed = kill_at_random("test_upgrade_killed:stream", directories[0], directories[1:])
     expected = streamed(directories[0])
-    assert all(at.identity for at in expected["positions"].values())
+    assert all(at.identity for at in expected["offsets"].values())
     for at, folder in zip(killed, directories[1:], strict=True):
         stream(folder)
         found = streamed(folder)
-        for name, position in found["positions"].items():  # each log has its own identity
-            assert position.seq == expected["positions"][name].seq, at
+        for name, offset in found["offsets"].items():  # each log has its own identity
+            assert offset.seq == expected["offsets"][name].seq, at
         assert found["online"] == expected["online"], at

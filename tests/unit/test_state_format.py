@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.change_log.positions import Position
+from pipelines.change_log.offsets import Offset
 from pipelines.errors import NewerFormatError, PipelineStateError
 from pipelines.lake.state import PipelineState
 from pipelines.lake.state_migrations import FORMAT, STEPS
@@ -50,7 +50,7 @@ def unnumbered(path: Path) -> Path:
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in STEPS[0]:
             connection.execute(statement)
-        connection.execute("INSERT INTO positions VALUES ('batch', 'orders', 7)")
+        connection.execute("INSERT INTO offsets VALUES ('batch', 'orders', 7)")
         connection.execute("INSERT INTO notes VALUES ('trimmed orders', '3')")
     return path
 
@@ -87,7 +87,7 @@ def test_a_file_without_a_number_is_upgraded_with_all_it_holds(tmp_path: Path) -
     PipelineState(tmp_path / "new.db")
     assert version(path) == FORMAT
     assert schema(path) == schema(tmp_path / "new.db")
-    assert state.positions("batch") == {"orders": 7}
+    assert state.offsets("batch") == {"orders": 7}
     assert state.metadata("trimmed orders") == "3"
 
 
@@ -115,7 +115,7 @@ def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> N
         PipelineState(path)
     assert "\n" not in str(refused.value)
     with pytest.raises(NewerFormatError):
-        state.set_positions("batch", {"orders": Position(1)})
+        state.set_offsets("batch", {"orders": Offset(1)})
     assert version(path) == FORMAT + 1
 
 
@@ -123,7 +123,7 @@ def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> N
     ("table", "numbered"),
     [
         *((name, True) for name in ("offsets", "files", "metadata")),
-        *((name, False) for name in ("positions", "files", "notes")),
+        *((name, False) for name in ("offsets", "files", "notes")),
     ],
 )
 def test_a_renamed_table_is_not_an_empty_one(tmp_path: Path, table: str, numbered: bool) -> None:
@@ -136,7 +136,7 @@ def test_a_renamed_table_is_not_an_empty_one(tmp_path: Path, table: str, numbere
 
     def read() -> None:
         state = PipelineState(path)
-        state.positions("batch")
+        state.offsets("batch")
         state.files("log")
         state.metadata("x")
 
@@ -151,13 +151,13 @@ def test_a_state_taken_from_a_running_process_is_not_made_anew(
     """It would go on with no offsets at all."""
     path = tmp_path / "state.db"
     state = PipelineState(path)
-    state.set_positions("stream", {"orders": Position(5)})
+    state.set_offsets("stream", {"orders": Offset(5)})
     for file in tmp_path.iterdir():
         file.unlink()
     if not removed:
         path.touch()
     with pytest.raises(PipelineStateError):
-        state.set_positions("stream", {"orders": Position(6)})
+        state.set_offsets("stream", {"orders": Offset(6)})
     assert path.exists() != removed
 
 
@@ -170,7 +170,7 @@ def test_an_upgrade_killed_at_any_statement_is_whole_or_has_not_begun(tmp_path: 
     assert ended[-1] == "0"
     assert {version(path) for path in paths} == {0, FORMAT}
     for path in paths:
-        assert PipelineState(path).positions("batch") == {"orders": 7}
+        assert PipelineState(path).offsets("batch") == {"orders": 7}
         assert version(path) == FORMAT
 
 
@@ -180,12 +180,10 @@ def test_many_open_an_old_file_at_the_same_time(tmp_path: Path) -> None:
         path = unnumbered(tmp_path / f"{attempt}.db")
 
         def use(number: int, path: Path = path) -> None:
-            PipelineState(path).set_positions(f"reader {number}", {"orders": Position(number)})
+            PipelineState(path).set_offsets(f"reader {number}", {"orders": Offset(number)})
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(use, range(8)))
         state = PipelineState(path)
-        assert [state.positions(f"reader {n}") for n in range(8)] == [
-            {"orders": n} for n in range(8)
-        ]
-        assert state.positions("batch") == {"orders": 7}
+        assert [state.offsets(f"reader {n}") for n in range(8)] == [{"orders": n} for n in range(8)]
+        assert state.offsets("batch") == {"orders": 7}

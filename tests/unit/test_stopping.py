@@ -265,7 +265,7 @@ def test_an_interruption_that_a_library_renames_is_one(error: Exception) -> None
 
 def test_an_error_of_ours_is_said_also_while_ending() -> None:
     """What could not be saved at the end is not lost in silence."""
-    unsaved = SynchroChainError("the position was not saved")
+    unsaved = SynchroChainError("the offset was not saved")
     unsaved.__context__ = KeyboardInterrupt()
     with pytest.raises(SynchroChainError), interruptible():
         raise unsaved

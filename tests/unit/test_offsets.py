@@ -1,4 +1,4 @@
-"""A position is of one change log: another history is recognised, however long it is."""
+"""An offset is of one change log: another history is recognised, however long it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipelines.change_log.positions import Position, verify_row
+from pipelines.change_log.offsets import Offset, verify_row
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import ChangeLogGapError, OtherHistoryError
 from pipelines.live_databases import create_schema, open_engine, supply_chain_db
@@ -77,7 +77,7 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.shop = Shop(self.folder)
-        self.position = Position(0)
+        self.offset = Offset(0)
         self.read: list[int] = []
         self.copies: list[tuple[Path, list[int], int]] = []
         self.removed = 0
@@ -95,12 +95,12 @@ class Histories(RuleBasedStateMachine):
     def read_on(self) -> None:
         # Who starts anew takes what is left.
         if self.ours and (not self.read or self.removed <= len(self.read)):
-            self.position = self.shop.reader.end(self.position)
+            self.offset = self.shop.reader.end(self.offset)
             self.read = list(self.shop.rows)
-            assert self.position.seq == len(self.read)
+            assert self.offset.seq == len(self.read)
         else:
             with pytest.raises(ChangeLogGapError):
-                self.shop.reader.end(self.position)
+                self.shop.reader.end(self.offset)
 
     @rule(upto=st.integers(0, 100))
     def remove(self, upto: int) -> None:
@@ -122,13 +122,13 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def start_over(self) -> None:
-        self.position, self.read = Position(0), []
+        self.offset, self.read = Offset(0), []
 
     @invariant()
     def another_history_is_recognised(self) -> None:
         if not self.ours:
             with pytest.raises(OtherHistoryError):
-                self.shop.reader.end(self.position)
+                self.shop.reader.end(self.offset)
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -145,21 +145,21 @@ def test_an_older_copy_is_another_history(shop: Shop, later: int, over: bool) ->
     shop.write(3)
     copy = shop.copy()
     shop.write(5)
-    position = shop.reader.end()
+    offset = shop.reader.end()
     shop.put_back(copy, over=over)
     shop.write(later)
     with pytest.raises(OtherHistoryError, match=r"older copy.*`synchrochain batch --rebuild`"):
-        shop.reader.end(position)
+        shop.reader.end(offset)
 
 
 def test_a_copy_of_what_was_read_is_the_same_history(shop: Shop) -> None:
     """As when a database is moved to another machine; it goes on there."""
     shop.write(3)
-    position = shop.reader.end()
+    offset = shop.reader.end()
     copy = shop.copy()
     shop.put_back(copy, over=False)
     shop.write(2)
-    assert shop.reader.end(position).seq == 5
+    assert shop.reader.end(offset).seq == 5
 
 
 def test_another_log_is_another_history(shop: Shop, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_another_log_is_another_history(shop: Shop, tmp_path: Path) -> None:
 def test_a_position_of_an_older_format_is_taken_as_it_stands(shop: Shop) -> None:
     """It has but a number; the next one is bound."""
     shop.write(3)
-    end = shop.reader.end(Position(2))
+    end = shop.reader.end(Offset(2))
     assert end.seq == 3
     assert end.identity
     assert end.nonce

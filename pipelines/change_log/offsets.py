@@ -1,7 +1,7 @@
-"""A reader's position in a change log, bound to that log and no other.
+"""A reader's offset in a change log, bound to that log and no other.
 
 Numbers alone do not tell one log from another: an older copy of a database that is put back counts
-on from where it stood. So a position is kept with the identity of the log and the nonce of the row
+on from where it stood. So an offset is kept with the identity of the log and the nonce of the row
 that it stands at. A log that has another row there is another history, however long it is.
 """
 
@@ -15,11 +15,11 @@ from pipelines.errors import ChangeLogGapError, OtherHistoryError
 
 
 @dataclass(frozen=True)
-class Position:
+class Offset:
     """The last change that a reader has dealt with; 0: none.
 
-    `identity` is the log's, `nonce` the row's. Both are None for a position of an older format,
-    `nonce` also where the row is one of format 1: such a position is taken as it stands.
+    `identity` is the log's, `nonce` the row's. Both are None for an offset of an older format,
+    `nonce` also where the row is one of format 1: such an offset is taken as it stands.
     """
 
     seq: int
@@ -27,7 +27,7 @@ class Position:
     nonce: str | None = None
 
 
-def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Position]) -> Position:
+def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Offset]) -> Offset:
     """Where the log ends, once it is known to be the one that the readers have read.
 
     Args:
@@ -36,7 +36,7 @@ def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Pos
 
     Raises:
         OtherHistoryError: the log has not what a reader has read.
-        ChangeLogGapError: the change after a reader's position is gone.
+        ChangeLogGapError: the change after a reader's offset is gone.
     """
     last, last_nonce, identity, removed, removed_nonce = _ends(connection)
     for reader in readers:
@@ -54,7 +54,7 @@ def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Pos
         known = reader.nonce is None or (found is not None and found[0] == reader.nonce)
         if not known:
             raise _other(where, f"has another change {reader.seq} than was read before")
-    return Position(last, identity, last_nonce)
+    return Offset(last, identity, last_nonce)
 
 
 def verify_row(where: str, seq: int, expected: str | None, found: str | None) -> None:
