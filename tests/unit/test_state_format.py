@@ -50,7 +50,7 @@ def unnumbered(path: Path) -> Path:
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in STEPS[0]:
             connection.execute(statement)
-        connection.execute("INSERT INTO offsets VALUES ('batch', 'orders', 7)")
+        connection.execute("INSERT INTO positions VALUES ('batch', 'orders', 7)")
         connection.execute("INSERT INTO notes VALUES ('trimmed orders', '3')")
     return path
 
