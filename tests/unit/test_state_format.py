@@ -123,7 +123,7 @@ def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> N
     ("table", "numbered"),
     [
         *((name, True) for name in ("offsets", "files", "metadata")),
-        *((name, False) for name in ("offsets", "files", "notes")),
+        *((name, False) for name in ("positions", "files", "notes")),
     ],
 )
 def test_a_renamed_table_is_not_an_empty_one(tmp_path: Path, table: str, numbered: bool) -> None:
