@@ -1,4 +1,4 @@
-"""Running the feature functions on DuckDB."""
+"""Runs the feature functions on DuckDB."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FeatureEngineer:
     def query(self, view: str, *, newest: bool = False) -> str:
         """SQL whose columns are those of the view's schema, without the created timestamp.
 
-        With `newest` it yields the newest row of each key alone.
+        With `newest` it yields only the newest row of each key.
 
         Raises:
             UnknownNameError: there is no such view.
@@ -50,5 +50,5 @@ class FeatureEngineer:
         return f"SELECT {columns} FROM ({feature_sql(view, newest=newest)})"
 
     def compute(self, view: str, *, newest: bool = False) -> pa.Table:
-        """The view over everything the connection's relations hold, unordered."""
+        """The view over all rows of the connection's relations, unordered."""
         return self._connection.sql(self.query(view, newest=newest)).to_arrow_table()

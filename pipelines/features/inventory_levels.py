@@ -1,4 +1,4 @@
-"""inventory_levels: one row per warehouse, product and moment at which the stock row changed."""
+"""inventory_levels: one row per warehouse, product and time at which the stock row changed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LOW_STOCK: Final = 50
 def inventory_levels(
     inventory: ir.Table, orders: ir.Table, warehouses: ir.Table, *, newest: bool = False
 ) -> ir.Table:
-    """How much of a product a warehouse can still sell, and how long that lasts.
+    """Stock of a product in a warehouse, and how many days of demand it covers.
 
     Args:
         inventory, orders, warehouses: the change logs of the tables of those names.
-        newest: the newest row of each warehouse and product alone.
+        newest: only the newest row of each warehouse and product.
 
     Returns:
         warehouse_id, product_id, event_timestamp and the view's features; units of the product.
@@ -35,7 +35,7 @@ def inventory_levels(
         KEYS,
         "event_timestamp",
         [Sliding(placed, "order_timestamp", DAY, {"demand_24h": placed.quantity})],
-        moments=changes,
+        times=changes,
         newest=newest,
     )
     regions = _latest_regions(warehouses)
@@ -60,7 +60,7 @@ def inventory_levels(
 
 
 def _latest_regions(warehouses: ir.Table) -> ir.Table:
-    """The region of each warehouse that is there."""
+    """The latest region of each warehouse; null where it was deleted."""
     region = ibis.ifelse(warehouses["op"] == "D", ibis.null("string"), warehouses.region)
     last = ibis.struct({"region": region}).argmax(warehouses.seq)
     return (

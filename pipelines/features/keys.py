@@ -1,4 +1,4 @@
-"""Entity keys and numbers that somebody typed."""
+"""Parsing of entity keys and numbers from text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+
 
 
 def whole_number(text: str) -> int:
-    """The number that a text is, written as it would be printed.
+    """Parse an integer in its canonical form only.
 
-    Python itself also takes `4_2`, `+42`, ` 42` and the digits of every script: other texts would
-    name the same key.
+    `int` also accepts `4_2`, `+42`, ` 42` and non-ASCII digits: several texts would name one key.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a whole number.
     """
     if not _WHOLE_NUMBER.fullmatch(text):
         raise ValueError(f"{text!r} is not a whole number")
@@ -24,10 +23,10 @@ def whole_number(text: str) -> int:
 
 
 def key_number(text: str) -> int:
-    """A whole number that a key can be: of 64 bits.
+    """Parse an entity key: a signed 64-bit integer.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a whole number, or too large.
     """
     number = whole_number(text)
     if not -(2**63) <= number < 2**63:
@@ -36,10 +35,10 @@ def key_number(text: str) -> int:
 
 
 def decimal_number(text: str) -> float:
-    """The number that a text is, written as JSON writes one.
+    """Parse a number in JSON's notation.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a number.
     """
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{text!r} is not a number")

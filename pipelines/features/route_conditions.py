@@ -1,4 +1,4 @@
-"""route_conditions: one row per route and moment of a change of the route or of a delivery."""
+"""route_conditions: one row per route and time of a route change or a delivery."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HIGH_RISK: Final = 0.5
 
 
 def route_conditions(routes: ir.Table, shipments: ir.Table, *, newest: bool = False) -> ir.Table:
-    """How a route has been doing: its published state and what its deliveries showed.
+    """A route's published state and how late its recent deliveries were.
 
     Args:
         routes, shipments: the change logs of the tables of those names.
-        newest: each route's newest row alone.
+        newest: only each route's newest row.
 
     Returns:
         route_id, event_timestamp and the view's features. A delivery before the first known state
@@ -41,13 +41,13 @@ def route_conditions(routes: ir.Table, shipments: ir.Table, *, newest: bool = Fa
         delivered.event_timestamp.delta(delivered.promised_at, unit="microsecond"), 0
     )
     one = ibis.literal(1)
-    moments = states.select("route_id", "event_timestamp").union(
+    instants = states.select("route_id", "event_timestamp").union(
         delivered.select("route_id", "event_timestamp"), distinct=not newest
     )
     if newest:
-        moments = moments.group_by("route_id").agg(event_timestamp=moments.event_timestamp.max())
+        instants = instants.group_by("route_id").agg(event_timestamp=instants.event_timestamp.max())
     counted = totals_at(
-        moments,
+        instants,
         KEYS,
         "event_timestamp",
         [
@@ -97,9 +97,9 @@ def route_conditions(routes: ir.Table, shipments: ir.Table, *, newest: bool = Fa
 
 
 def _with_state(counted: ir.Table, states: ir.Table, *, newest: bool) -> ir.Table:
-    """Each instant with the last state so far, which is the `version`th; none without one.
+    """Join each instant with the route's last state so far (number `version`); drop those without.
 
-    Of a deleted route, the instant of the deletion alone, which is `deleted`.
+    Of a deleted route only the instant of the deletion stays, marked `deleted`.
     """
     since = states.mutate(since=states.event_timestamp, deleted=states["op"] == "D")
     if newest:
@@ -114,9 +114,9 @@ def _with_state(counted: ir.Table, states: ir.Table, *, newest: bool) -> ir.Tabl
 
 
 def _deliveries(shipments: ir.Table) -> ir.Table:
-    """One row per delivered shipment, as last reported before its id was free for another one.
+    """One row per delivered shipment: its last report before the id was deleted and so reusable.
 
-    Where only the id was changed, the reports under the new one count.
+    After a change of the id, the reports under the new id count.
     """
     ends = shipments["op"].isin(["D", MOVED])
     reported = shipments.filter(shipments.delivered_at.notnull() | ends)

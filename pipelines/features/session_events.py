@@ -1,4 +1,4 @@
-"""session_events: one row per session and moment of a clickstream event; its last 32 events."""
+"""session_events: one row per session and event time; the last 32 events up to then."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _LISTS: Final = {
 
 
 def session_events(clickstream: ir.Table, sessions: ir.Table, *, newest: bool = False) -> ir.Table:
-    """The sequence a session has produced so far, oldest event first.
+    """The last events of each session, oldest first.
 
-    A list per row by a window function costs several times as much as slices of a list per
-    session. A session may be long, so it is cut into blocks of 32 events; a block knows the block
-    before it too, hence the last 32 of each of its events.
+    Slicing one list per session is several times cheaper than a window function that builds a
+    list per row. Sessions may be long, so they are cut into blocks of 32 events; each block also
+    holds the block before it, hence the last 32 events of each of its own.
 
     Args:
         clickstream: the change log of `clickstream`; a null product_id becomes "".
-        sessions: the change log of `user_sessions`, of which the deletions matter.
-        newest: each session's newest row alone.
+        sessions: the change log of `user_sessions`, for its deletions.
+        newest: only each session's newest row.
 
     Returns:
         session_id, event_timestamp and the view's features; `gaps` are seconds. All features are
@@ -72,7 +72,7 @@ def _newest(clicks: ir.Table) -> ir.Table:
         }
     )
     sessions = clicks.group_by("session_id").agg(events=event.collect(), event_count=clicks.count())
-    # Times, then ids: sorting whole events sorts them by these. One more, for the first gap.
+    # Structs sort by their first fields: time, then id. One event more, for the first gap.
     count = sessions.event_count
     sorted_ = sessions.mutate(events=sessions.events.sort()[ibis.greatest(count - LENGTH - 1, 0) :])
     first = ibis.ifelse(count > LENGTH, 1, 0)
@@ -96,7 +96,7 @@ def _newest(clicks: ir.Table) -> ir.Table:
 
 
 def _numbered(clicks: ir.Table) -> ir.Table:
-    """Each event with its place in the session, from 1, and whether its moment ends with it."""
+    """Each event with its `place` in the session, from 1; `is_last`: the last at its event time."""
     in_order = ibis.window(
         group_by="session_id", order_by=[clicks.event_timestamp, clicks.event_id]
     )
@@ -125,14 +125,14 @@ def _block(place: ir.Value) -> ir.Value:
 
 
 def _blocks(events: ir.Table) -> ir.Table:
-    """Per block, lists of its events and those of the block before; `first` is its own first."""
+    """Per block, lists of its events and the previous block's; `first` is its own first event."""
     followed = events.filter(events.block < events.last_block)
     known = events.union(followed.mutate(block=followed.block + 1))
     event = ibis.struct(
         {name: known[name] for name in ("place", "event_timestamp", "is_last", *_LISTS.values())}
     )
     grouped = known.group_by("session_id", "block").agg(events=event.collect())
-    # Places differ, so sorting whole events sorts them by place.
+    # Structs sort by their first field, the place, which is unique.
     in_order = grouped.mutate(events=grouped.events.sort())
     return in_order.mutate(
         first=ibis.ifelse(in_order.block == 0, 1, LENGTH + 1),

@@ -14,8 +14,8 @@ without one; `sessions_1d` and `sessions_7d` no longer count the deleted one |
 | `users` row | user_intent, user_orders | null |
 | order, clickstream event, shipment | all | as they were: facts are not undone |
 
-What follows gives rows as ever: a key that is inserted again starts from its new row, and windows
-go on counting facts from before the deletion.
+Later changes give rows as usual: a key that is inserted again starts from its new row, and windows
+still count facts from before the deletion.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ _GONE: Final = "gone_at"
 
 
 def deletions(log: ir.Table, keys: Sequence[str], at: str) -> ir.Table:
-    """`keys` and `event_timestamp` of the deletions in a change log, whose column `at` has it."""
+    """`keys` and `event_timestamp` of the deletions in a change log.
+
+    Args:
+        log: a change log with `op`.
+        keys: the columns of the entity key.
+        at: the column that holds the event time.
+    """
     gone = log.filter(log["op"] == "D")
     return gone.select(*keys, **{AT: gone[at]})
 
@@ -44,7 +50,7 @@ def unless(deleted: ir.Value, value: ir.Value) -> ir.Value:
 def with_tombstones(
     rows: ir.Table, gone: ir.Table, keys: Sequence[str], *, newest: bool = False
 ) -> ir.Table:
-    """Add rows of nulls at the times at which things were deleted; there they replace others.
+    """Add a row of nulls at each deletion; it replaces a row at the same event time.
 
     Args:
         rows: `keys`, `event_timestamp` and features.

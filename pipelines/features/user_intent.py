@@ -1,4 +1,4 @@
-"""user_intent: one row per user and moment at which one of the user's sessions changed."""
+"""user_intent: one row per user and time at which one of the user's sessions changed."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _OF_SESSION: Final = (
 def user_intent(
     sessions: ir.Table, clickstream: ir.Table, users: ir.Table, *, newest: bool = False
 ) -> ir.Table:
-    """What a user's latest activity says about the user's intent.
+    """A user's latest activity: the current session, and counts over the last days.
 
     Args:
         sessions: the change log of `user_sessions`.
         clickstream: the change log of `clickstream`.
-        users: the change log of `users`, of which the deletions matter.
-        newest: each user's newest row alone.
+        users: the change log of `users`, for its deletions.
+        newest: only each user's newest row.
 
     Returns:
         user_id, event_timestamp (the session's last activity, or its deletion) and the view's
         features. After a deletion "this session" is the newest one that is there and changed within
         7 days; all features are null where the user was deleted.
     """
-    # The lists are counted first, for sorting and joining rows that carry them is dear.
+    # Count lists first: sorting and joining rows that contain lists is expensive.
     changes = sessions.select(
         "user_id",
         "session_id",
@@ -84,7 +84,7 @@ def user_intent(
                 },
             ),
         ],
-        moments=changes,
+        times=changes,
         newest=newest,
     )
     rows = counted.select(
@@ -105,7 +105,7 @@ def user_intent(
 
 
 def _session_at_each_change(changes: ir.Table) -> ir.Table:
-    """Per user and moment, what is known of "this session": the one that changed last."""
+    """The features of "this session", the one that changed last, per user and event time."""
     last = last_per_instant(changes, KEYS, "event_timestamp", "seq")
     left = _left_after_deletions(changes)
     known = last.left_join(left, ["user_id", "event_timestamp"])
@@ -118,9 +118,9 @@ def _session_at_each_change(changes: ir.Table) -> ir.Table:
 
 
 def _left_after_deletions(changes: ir.Table) -> ir.Table:
-    """Per user and moment of a deletion, the `session` that changed last among those left."""
+    """Per user and time of a deletion, the remaining `session` that changed last."""
     gone = deletions(changes, KEYS, "event_timestamp").distinct()
-    near = changes.semi_join(gone, "user_id")  # nobody's changes, most of the time
+    near = changes.semi_join(gone, "user_id")  # usually empty
     of_session = ibis.window(
         group_by=["user_id", "session_id"], order_by=[near.event_timestamp, near.seq]
     )
@@ -147,7 +147,7 @@ def _left_after_deletions(changes: ir.Table) -> ir.Table:
 
 
 def _newest_session(changes: ir.Table) -> ir.Table:
-    """The same at each user's newest moment alone."""
+    """As `_session_at_each_change`, only at each user's newest event time."""
     order = ibis.struct({"at": changes.event_timestamp, "seq": changes.seq})
     state = ibis.struct(
         {name: changes[name] for name in ("op", "event_timestamp", "seq", *_OF_SESSION)}

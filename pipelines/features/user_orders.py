@@ -1,4 +1,4 @@
-"""user_orders: one row per user and moment at which the user ordered."""
+"""user_orders: one row per user and time of an order."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _COUNT_WEIGHT: Final = 2**40
 
 
 def user_orders(orders: ir.Table, users: ir.Table, *, newest: bool = False) -> ir.Table:
-    """What a user has ordered up to now. The lines of one basket share a moment and a row.
+    """What a user has ordered so far. The lines of one basket share an event time and a row.
 
     Args:
         orders: the change log of `orders`; a row counts as it was placed.
-        users: the change log of `users`, of which the deletions matter.
-        newest: each user's newest row alone.
+        users: the change log of `users`, for its deletions.
+        newest: only each user's newest row.
 
     Returns:
         user_id, event_timestamp and the view's features; money in the shop's currency. All
@@ -56,8 +56,8 @@ def user_orders(orders: ir.Table, users: ir.Table, *, newest: bool = False) -> i
         newest=newest,
     )
     known = _with_last_places(counted, lines, newest=newest)
-    moment = known.event_timestamp
-    day = moment.day_of_week.index().cast("int64")
+    time = known.event_timestamp
+    day = time.day_of_week.index().cast("int64")
     rows = known.select(
         "user_id",
         "event_timestamp",
@@ -70,7 +70,7 @@ def user_orders(orders: ir.Table, users: ir.Table, *, newest: bool = False) -> i
             sum((known[_count(m)] for m in FAST_METHODS), ibis.literal(0)), known.orders_30d
         ),
         preferred_shipping_method=_preferred(known),
-        hour_of_day=moment.hour().cast("int64"),
+        hour_of_day=time.hour().cast("int64"),
         day_of_week=day,
         is_weekend=day >= 5,
         days_since_previous_order=known.microseconds_since / float(DAY),
@@ -87,14 +87,14 @@ def _last(method: str) -> str:
 
 
 def _instants(lines: ir.Table, *, newest: bool) -> ir.Table:
-    """The moments of a user's orders: the value ordered and the time since the moment before."""
+    """Per user and order time, the value ordered and the microseconds since the previous order."""
     instants = lines.group_by(["user_id", "event_timestamp"]).agg(order_cents=lines.cents.sum())
     if newest:
-        last = instants.group_by("user_id").agg(last_moment=instants.event_timestamp.max())
+        last = instants.group_by("user_id").agg(last_time=instants.event_timestamp.max())
         known = instants.inner_join(last, "user_id")
-        is_last = known.event_timestamp == known.last_moment
+        is_last = known.event_timestamp == known.last_time
         instants = known.group_by("user_id").agg(
-            event_timestamp=known.last_moment.max(),
+            event_timestamp=known.last_time.max(),
             order_cents=known.order_cents.sum(where=is_last),
             previous=known.event_timestamp.max(where=~is_last),
         )
@@ -106,7 +106,7 @@ def _instants(lines: ir.Table, *, newest: bool) -> ir.Table:
 
 
 def _with_last_places(counted: ir.Table, lines: ir.Table, *, newest: bool) -> ir.Table:
-    """Add, per method, the place in the user's sequence of its last order so far."""
+    """Add, per shipping method, the place of its last order so far in the user's sequence."""
     at = ["user_id"] if newest else ["user_id", "event_timestamp"]
     per_instant = lines.group_by(at).agg(
         **{

@@ -1,4 +1,4 @@
-"""The feature views: which logs feed each, how far back it looks, and what comes out."""
+"""The feature views: their source logs, windows and schemas."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Source:
     `keys` are the log's columns that hold the view's entity keys, in the view's order; `time` is
     the event time of a row. `lookback` is how many microseconds before a row its windows reach;
     None means the key's whole history. With `newest_before`, the newest row of the key before the
-    windows is needed too. `only` (SQL) narrows the rows that matter. `identity` names the thing a
-    row reports on where several rows may report on the same one. `begun_by` is the log whose
-    insertion of the key comes before all of the key's rows. `member` names what is only counted
-    apart, so that of several rows of a key with the same one, the newest decides the newest result.
-    Rows for which `unnoticed` (SQL) holds change no feature by themselves, only what later ones of
-    the same identity mean.
+    windows is needed too. `only` (SQL) filters the rows. `identity` is the column that identifies
+    what a row reports on, where several rows may report on the same thing. `begun_by` is the log
+    whose insertion of the key comes before all of the key's rows. `member` is the column of which
+    only distinct values are counted: of a key's rows with the same member, only the newest matters
+    for the newest result. Rows for which `unnoticed` (SQL) holds change no feature themselves, only
+    the meaning of later rows of the same identity.
     """
 
     log: str
@@ -193,14 +193,14 @@ VIEWS_BY_NAME: Final[Mapping[str, View]] = {view.name: view for view in VIEWS}
 LONGEST_WINDOW: Final = timedelta(
     microseconds=max(source.lookback or 0 for view in VIEWS for source in view.sources)
 )
-"""How far before a feature row its windows reach at most."""
+"""The longest window of any feature."""
 
 
 def view_named(name: str) -> View:
     """The view of that name.
 
     Raises:
-        UnknownNameError: there is none.
+        UnknownNameError: there is no such view.
     """
     if name not in VIEWS_BY_NAME:
         raise UnknownNameError(
@@ -213,7 +213,7 @@ def view_named(name: str) -> View:
 def feature_sql(name: str, *, newest: bool = False) -> str:
     """The view's expression compiled for DuckDB once; it reads relations named after the logs.
 
-    With `newest` it yields the newest row of each key alone, which takes less.
+    With `newest` it yields only the newest row of each key, which is cheaper.
     """
     return str(ibis.to_sql(_expression(name, newest=newest), dialect="duckdb"))
 

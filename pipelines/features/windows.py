@@ -1,13 +1,13 @@
-"""Counting in sliding windows, exactly.
+"""Exact counts and sums in sliding windows.
 
 A window is (t − width, t] in event time. Amounts are whole numbers (counts, cents, microseconds):
-sums are exact in any order, so the batch and the real-time flow cannot differ by rounding.
+sums are exact in any order, so the batch and the streaming flow cannot differ by rounding.
 
-Everything here has two plans with equal results. For every instant of a key, in one sort: an
-amount that enters a key's windows at `at` leaves them at `at + width`, so its total over the
-window at t is the running total of all enterings and leavings up to and including t. For the
-newest instant of each key alone, which is all that serving needs: a grouped sum of what lies in
-the window, without any sort; for a few keys it takes a fifth of the time.
+There are two plans with equal results. For every event time of a key, in one sort: an amount that
+enters a key's windows at `at` leaves them at `at + width`, so its total over the window at t is
+the running total of all entries and exits up to and including t. For the newest event time of each
+key only, which is all that serving needs: a grouped sum of what lies in the window, without a
+sort; for a few keys it takes a fifth of the time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import ibis.expr.types as ir
 
 HOUR: Final = 3_600_000_000
 DAY: Final = 24 * HOUR
-"""Widths of windows, in microseconds: the resolution of every time stamp of ours."""
+"""Widths of windows, in microseconds: the resolution of all our timestamps."""
 
 AT: Final = "at"
 _NEWEST: Final = "newest_at"
@@ -30,9 +30,9 @@ _NEWEST: Final = "newest_at"
 
 @dataclass(frozen=True)
 class Sliding:
-    """`amounts` (whole numbers) of the rows whose time `at` lies within `width` microseconds.
+    """Sums of `amounts` (whole numbers) over the rows whose time `at` lies in the window.
 
-    Without a width, of all rows up to now.
+    `width` is in microseconds; None counts all rows up to the instant.
     """
 
     table: ir.Table
@@ -41,13 +41,13 @@ class Sliding:
     amounts: Mapping[str, ir.Value]
 
     def moves(self, keys: Sequence[str]) -> list[ir.Table]:
-        """Enterings at `at` and leavings `width` microseconds later."""
+        """Entries at `at`, and exits `width` microseconds later."""
         entered = self.table[self.at]
-        enterings = _moves(self.table, keys, entered, self.amounts)
+        entries = _moves(self.table, keys, entered, self.amounts)
         if self.width is None:
-            return [enterings]
+            return [entries]
         left = _later(entered, self.width)
-        return [enterings, _moves(self.table, keys, entered, self.amounts, leaves=left)]
+        return [entries, _moves(self.table, keys, entered, self.amounts, leaves=left)]
 
     def at_newest(self, instants: ir.Table, keys: Sequence[str]) -> ir.Table:
         """The totals at one instant per key."""
@@ -63,9 +63,9 @@ class Sliding:
 class SlidingDistinct:
     """How many distinct values of `member` occur within each width.
 
-    `order` is the column that orders occurrences of one member at the same time; `widths` are
-    microseconds, by the name of the resulting amount. From its deletion (`op` D) on a member does
-    not count, until it occurs again.
+    `order` is the column that breaks ties between occurrences of one member at the same time;
+    `widths` maps the name of each resulting count to microseconds. A deleted member (`op` D) does
+    not count until it occurs again.
     """
 
     table: ir.Table
@@ -116,31 +116,34 @@ def totals_at(
     keys: Sequence[str],
     at: str,
     parts: Sequence[Sliding | SlidingDistinct],
-    moments: ir.Table | None = None,
+    times: ir.Table | None = None,
     *,
     newest: bool = False,
 ) -> ir.Table:
     """The totals of all `parts` at each instant.
 
     Args:
-        instants: one row per `keys` and time; the column `at` holds the time.
-        moments: rows, repeated or not, at all the instants' times and no others, if they are
-            cheaper to come by than `instants`.
+        instants: one row per `keys` and time.
+        keys: the columns of the entity key.
+        at: the column of `instants` that holds the event time.
+        parts: what to count or sum.
+        times: rows with the same keys and times as `instants`, duplicates allowed, if they are
+            cheaper to compute.
         newest: `instants` holds one row per key, its newest.
 
     Returns:
         `instants` with one int64 column per amount, its other columns kept.
     """
     if not newest:
-        asked_for = instants if moments is None else moments
+        asked_for = instants if times is None else times
         moves = [table for part in parts for table in part.moves(keys)]
         return instants.inner_join(
             _running_totals(asked_for.select(*keys, at).distinct(), keys, at, moves), [*keys, at]
         )
-    moment = instants.select(*keys, **{_NEWEST: instants[at]})
+    newest_instants = instants.select(*keys, **{_NEWEST: instants[at]})
     found = instants
     for part in parts:
-        totals = part.at_newest(moment, keys)
+        totals = part.at_newest(newest_instants, keys)
         names = [name for name in totals.columns if name not in keys]
         joined = found.left_join(totals, list(keys))
         found = joined.select(*found.columns, **{n: joined[n].fill_null(0) for n in names})
@@ -150,7 +153,15 @@ def totals_at(
 def last_per_instant(
     table: ir.Table, keys: Sequence[str], at: str, order: str, *, newest: bool = False
 ) -> ir.Table:
-    """One row per `keys` and time: the one with the largest `order`; the newest alone if asked."""
+    """One row per `keys` and time: the one with the largest `order`.
+
+    Args:
+        table: rows with `keys`, `at` and `order`.
+        keys: the columns of the entity key.
+        at: the column that holds the event time.
+        order: the column that breaks ties.
+        newest: only the newest row per `keys`.
+    """
     if not newest:
         same = ibis.window(group_by=[*keys, at], order_by=table[order].desc())
         return (
@@ -166,8 +177,8 @@ def ratio(numerator: ir.Value, denominator: ir.Value) -> ir.Value:
     return numerator.cast("float64") / denominator.cast("float64").nullif(0.0)
 
 
-def _later(moment: ir.Value, microseconds: int) -> ir.Value:
-    return moment + ibis.interval(microseconds=microseconds)
+def _later(time: ir.Value, microseconds: int) -> ir.Value:
+    return time + ibis.interval(microseconds=microseconds)
 
 
 def _moves(
@@ -177,10 +188,10 @@ def _moves(
     amounts: Mapping[str, ir.Value],
     leaves: ir.Value | None = None,
 ) -> ir.Table:
-    """The enterings of `amounts` at the time `at`, or their leavings at the time `leaves`.
+    """The entries of `amounts` at the time `at`, or their exits at the time `leaves`.
 
     Returns:
-        A table of `keys`, `at` and one int64 column per amount, negative for leavings.
+        A table of `keys`, `at` and one int64 column per amount, negative for exits.
     """
     sign = 1 if leaves is None else -1
     when = at if leaves is None else leaves
@@ -191,7 +202,7 @@ def _moves(
 def _running_totals(
     asked_for: ir.Table, keys: Sequence[str], at: str, moves: Sequence[ir.Table]
 ) -> ir.Table:
-    """`keys`, `at` and the running totals of all moves at each of these times, which differ.
+    """`keys`, `at` and the running totals of all moves at each of the (distinct) times.
 
     An amount absent from one of `moves` counts as zero there.
     """
@@ -218,6 +229,6 @@ def _running_totals(
 
 
 def _up_to(rows: ir.Table, instants: ir.Table, keys: Sequence[str]) -> ir.Table:
-    """Rows no later than their key's instant, which `newest_at` holds."""
+    """Rows no later than their key's instant (`newest_at`)."""
     known = rows.inner_join(instants, list(keys))
     return known.filter(known[AT] <= known[_NEWEST])
