@@ -73,7 +73,7 @@ class ArrowComputeEngine(LocalComputeEngine):
                 builder = LocalFeatureBuilder(registry, task, PandasBackend())
                 rows = self._rows(connection, task, builder.get_column_info(view))
                 types = rows.types(connection)
-                if not rows.times_are_moments(types):
+                if not rows.times_are_timestamps(types):
                     return super()._materialize_one(registry, task, **kwargs)
                 self._copy(connection, task, rows, types, builder)
         except duckdb.Error as error:

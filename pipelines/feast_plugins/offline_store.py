@@ -60,9 +60,9 @@ class ParquetOfflineStoreConfig(DuckDBOfflineStoreConfig):
             it spills to files. By default 80 % of the machine's.
         temp_directory: where these files go; by default the system's temporary directory.
         values_computed_later: whether an entity row may get a value that was computed (by its
-            created timestamp) after the row's moment, as in stock Feast. By default it may not, so
-            that no training set knows what nobody knew. A history that was computed at once, later
-            than everything in it, can only be used with `true`.
+            created timestamp) after the row's event time, as in stock Feast. By default it may not,
+            so that no training set leaks from the future. A history that was computed at once,
+            after all of its event times, can only be used with `true`.
     """
 
     type: Literal["pipelines.feast_plugins.offline_store.ParquetOfflineStore"] = (
@@ -97,14 +97,19 @@ class ParquetOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """The newest features of each entity row as of its time stamp, in the frame's order.
 
-        Of a view's rows of an entity's keys, not later than the moment and not older than the time
-        to live, the one with the newest event time counts; among equals the newest created one.
+        Of a view's rows of an entity's keys, not later than the event time and not older than the
+        time to live, the one with the newest event time counts, among equals the newest created.
         With the cut-off, only rows that were created by then count at all.
 
         Args:
+            config: Feast's repository configuration.
+            feature_views: the views to join.
+            feature_refs: references `view:feature`.
             entity_df: join keys, event times (`event_timestamp`, or the only column of times) and
                 any further columns, in whatever `entity_frame` takes; or a SQL query that DuckDB
                 runs whenever the job is.
+            registry, project: Feast's.
+            full_feature_names: whether names in the answer start with their view's name.
             filter_by_created_timestamp: cut off, even with `values_computed_later`.
             stretch: `start_date` and `end_date` of a request without a frame, which is refused.
 
@@ -142,7 +147,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
             views = partial(
                 _read_views, config, feature_views, feature_refs, frame, full_feature_names
             )
-            views(connection)  # so that what cannot be read is said at once
+            views(connection)  # fail now rather than on the first run
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         for view in on_demand:
             for name in view.get_request_data_schema():
@@ -155,7 +160,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         )
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """Nothing: Feast's own check takes a glob for a file's name and warns."""
+        """Skipped: Feast's check mistakes a glob for a file name and warns."""
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -168,7 +173,17 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each key whose event time lies between the dates, both included."""
+        """The newest row of each key whose event time lies between the dates, both included.
+
+        Args:
+            config: Feast's repository configuration.
+            data_source: the file source to read.
+            join_key_columns: the columns of the entity key.
+            feature_name_columns: the columns to return beside keys and times.
+            timestamp_field: the column of the event time.
+            created_timestamp_column: the column that breaks ties; None without one.
+            start_date, end_date: UTC where naive.
+        """
         return pull_latest_from_table_or_query_ibis(
             config=config,
             data_source=data_source,
@@ -192,7 +207,13 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row whose event time lies between the dates, both included."""
+        """Every row whose event time lies between the dates, both included.
+
+        Args:
+            config, data_source, join_key_columns, feature_name_columns, timestamp_field,
+            created_timestamp_column: as for `pull_latest_from_table_or_query`.
+            start_date, end_date: UTC where naive; None for no limit.
+        """
         return pull_all_from_table_or_query_ibis(
             config=config,
             data_source=data_source,

@@ -181,8 +181,8 @@ class OnlineCheck:
         return found
 
     def _mend(self, view: View, rows: pa.Table, found: Found) -> None:
-        verdicts = self._writer.check(view.name, rows, view.keys, repair=True)
-        found.wrong.update(_WORDS[verdict] for _, verdict in verdicts)
+        results = self._writer.check(view.name, rows, view.keys, repair=True)
+        found.wrong.update(_WORDS[result] for _, result in results)
 
 
 class _Part:

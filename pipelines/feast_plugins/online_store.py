@@ -101,16 +101,17 @@ class SharedRedisOnlineStore(RedisOnlineStore):
       not there NOT_FOUND;
     - damage of any kind is null too: of a row with a broken event time NOT_FOUND, of a single value
       NULL_VALUE; the next writer replaces such a row;
-    - when Redis is away, a read answers from what this process saw last: the response's
-      `read_mode` says so, and `errors_instead_of_stale_values()` asks for an error instead.
+    - when Redis is unavailable, a read answers with the last known values of this process: the
+      response's `read_mode` says so; `errors_instead_of_stale_values()` asks for an error.
 
     Raises:
-        RedisUnavailableError: the server does not answer a write, or a read that wants errors.
-        RedisRefusedError: the server refuses, for instance for want of memory.
+        RedisUnavailableError: the server does not answer a write, or a read that asks for
+            errors.
+        RedisRefusedError: the server refuses, for instance because it is out of memory.
     """
 
     now: Callable[[], datetime] = staticmethod(aware_now)
-    """The present moment, which times to live count from."""
+    """The current time, from which times to live are counted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +129,15 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         data: Sequence[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows, each unless the store holds a newer one of the same entity."""
+        """Write rows, each unless the store holds a newer one of the same entity.
+
+        Args:
+            config: Feast's repository configuration.
+            table: the feature view that the rows belong to.
+            data: per row, the entity key, the values by feature, the event time and the created
+                timestamp (None: created at its event time).
+            progress: called with the number of rows after each round trip.
+        """
         view = _versioned_fv_name(table, config)
         fields = {feature.name: _mmh3(f"{view}:{feature.name}") for feature in table.features}
         rows = iter(data)
@@ -159,7 +168,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         data: list[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """The same; it runs in this thread, since a batch takes milliseconds."""
+        """As `online_write_batch`; it runs in this thread, since a batch takes milliseconds."""
         self.online_write_batch(config, table, data, progress)
 
     def get_online_features(
@@ -174,13 +183,22 @@ class SharedRedisOnlineStore(RedisOnlineStore):
     ) -> OnlineResponse:
         """Feast's answer; its attribute `read_mode` (`ReadMode`) says where it comes from.
 
+        Args:
+            config: Feast's repository configuration.
+            features: references `view:feature`, or a feature service.
+            entity_rows: the join keys, in any form that `entities.entity_rows` takes.
+            registry: Feast's registry.
+            project: the Feast project.
+            full_feature_names: whether names in the answer start with their view's name.
+            include_feature_view_version_metadata: whether the answer names the views' versions.
+
         Raises:
-            UsageError: the rows are nothing that `entity_rows` takes.
+            UsageError: `entity_rows` has a form that is not supported.
         """
         entity_rows = rows_of_entities(entity_rows)
         plan = self._plan(config, features, registry, project, full_feature_names)
         request = None if plan is None else read_request(plan, entity_rows)
-        if plan is None or request is None:  # unusual, or wrong: Feast does it, or says why not
+        if plan is None or request is None:  # unusual or invalid: Feast answers or raises
             response = super().get_online_features(
                 config,
                 features,
@@ -210,7 +228,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         return answer
 
     async def get_online_features_async(self, *args: Any, **kwargs: Any) -> OnlineResponse:
-        """The same answer; a read from Redis takes less than handing it to another task."""
+        """As `get_online_features`; a read from Redis is cheaper than a switch of tasks."""
         return self.get_online_features(*args, **kwargs)
 
     def online_read(
@@ -220,7 +238,14 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[ReadRow]:
-        """Rows by entity; (None, None) for one that is not there or has expired."""
+        """The event time and values of each entity; (None, None) where missing or expired.
+
+        Args:
+            config: Feast's repository configuration.
+            table: the feature view to read.
+            entity_keys: one per row of the answer.
+            requested_features: names of features; None for all.
+        """
         oldest = self._oldest(table)
         return [
             (None, None)
@@ -236,7 +261,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         return self.online_read(*args, **kwargs)
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Remove a view's values, ours beside Feast's included."""
+        """Remove a view's values: Feast's fields and our created timestamps."""
         super().delete_table(config, table)
         field = created_field(_versioned_fv_name(table, config))
         client = self._get_client(config.online_store)
@@ -247,7 +272,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
 
     @property
     def read_mode(self) -> ReadMode:
-        """Where reads come from just now: Redis, or what was seen last and how long ago."""
+        """Where reads come from now: Redis, or last known values and their age."""
         return self.stale_fallback.mode
 
     def _read_features_per_fv(
@@ -291,9 +316,9 @@ class SharedRedisOnlineStore(RedisOnlineStore):
                 self.damage.found(1, f"rows of {feature_view} whose event time is none")
             return None, None
         stamp = event_time(times.stamps[0])
-        moment = _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
+        time = _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
         found = {name: value_message(cell) for name, cell in cells.items()}
-        return moment, {n: Value() if value is None else value for n, value in found.items()}
+        return time, {n: Value() if value is None else value for n, value in found.items()}
 
     def _read_hash_fields(
         self, config: RepoConfig, commands: list[tuple[bytes, list[str | bytes]]]
@@ -318,7 +343,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         return [reply for (reply,) in found]
 
     def _whole(self, blocks: Sequence[Block], replies: list[Reply]) -> list[Reply]:
-        """The replies, with nothing in each field where something else than a hash is stored."""
+        """The replies, with empty fields where a key holds no hash."""
         if all(replies):
             return replies
         self.damage.found(sum(not reply for reply in replies), "keys that hold no hash")
@@ -392,7 +417,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
 
 
 def _expire(vectors: Sequence[Any], oldest: datetime | None) -> None:
-    """Clear what is older than `oldest` in one view's feature vectors."""
+    """Clear the values older than `oldest` in one view's feature vectors."""
     if not vectors or oldest is None:
         return
     limit = oldest.timestamp()

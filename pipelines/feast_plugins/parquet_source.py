@@ -33,7 +33,7 @@ def is_parquet(source: DataSource | None) -> bool:
 
 
 def connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory, in UTC; what does not fit into memory goes to files and is removed after.
+    """DuckDB in memory, in UTC; what does not fit into memory is spilled to temporary files.
 
     `memory_limit` ("2GB") and `temp_directory` come from the repository's `offline_store`; by
     default they are DuckDB's share of the machine and a folder of the system's temporary one.
@@ -43,7 +43,7 @@ def connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
     if limit is not None:
         options["memory_limit"] = limit
     directory = getattr(config.offline_store, "temp_directory", None) or tempfile.gettempdir()
-    # DuckDB makes the folder when it first needs it and takes it away with the connection.
+    # DuckDB creates the folder when it spills and removes it with the connection.
     options["temp_directory"] = str(Path(directory, f"duckdb-{os.getpid()}-{uuid.uuid4().hex}"))
     connection = duckdb.connect(config=options)
     connection.execute("SET TimeZone = 'UTC'")
@@ -51,10 +51,14 @@ def connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
 
 
 def relation(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_path: Path) -> str:
-    """What to write behind FROM for a source's rows, in the types that its files have.
+    """The SQL relation (for a FROM clause) of a source's rows, in the types of its files.
 
-    A relative path is meant relative to the feature repository. A view of ours that has no files
-    yet is empty.
+    A view of ours that has no files yet is empty.
+
+    Args:
+        connection: gets an empty relation registered where one is needed.
+        source: a Parquet source (see `is_parquet`).
+        repo_path: the feature repository, to which a relative path is relative.
 
     Raises:
         CorruptFileError: a published file of ours is not what was published.
@@ -68,15 +72,15 @@ def relation(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_pat
         name = f"empty_{uuid.uuid4().hex}"
         connection.register(name, VIEWS_BY_NAME[source.name].schema.empty_table())
         return name
-    # A folder called `name=value` is a column to DuckDB, also where the data directory lies.
+    # DuckDB reads a folder called `name=value` as a column, also above the data directory.
     hive = ", hive_partitioning = false" if source.name in VIEWS_BY_NAME else ""
     return f"read_parquet({literal(path)}{hive})"
 
 
 def pattern_of(source: FileSource, repo_path: Path) -> str:
-    """What DuckDB reads a source by: its path is a pattern, the folder of the repository is not.
+    """A source's glob for DuckDB: its path is a pattern, the repository's folder is not.
 
-    A path that names a file as it stands means that file.
+    A path that names an existing file means that file.
     """
     whole = Path(repo_path, source.path)  # an absolute path stays what it is
     if whole.is_file():
@@ -88,18 +92,18 @@ def pattern_of(source: FileSource, repo_path: Path) -> str:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a source whose places can be noted and found again.
+    """The rows of a source, each with a place by which it can be found again.
 
     Attributes:
-        sql: what to write behind FROM; always the same files, whatever is published meanwhile.
-        files: how many; None for a table in memory.
+        sql: the SQL relation; always the same files, whatever is published meanwhile.
+        files: the number of files; None for a table in memory.
     """
 
     sql: str
     files: int | None
 
     def place(self, alias: str) -> str:
-        """A number that tells the rows apart."""
+        """SQL for a number that identifies a row."""
         if self.files is None:
             return f"{alias}.rowid"
         if self.files == 1:
@@ -110,10 +114,15 @@ class Rows:
 def placed_rows(connection: duckdb.DuckDBPyConnection, source: FileSource, repo_path: Path) -> Rows:
     """A source's rows with their places, as `relation` finds them.
 
+    Args:
+        connection: gets a temporary table for a source without files.
+        source: a Parquet source (see `is_parquet`).
+        repo_path: the feature repository, to which a relative path is relative.
+
     Raises:
         CorruptFileError: a published file of ours is not what was published.
         duckdb.IOException: there are no files, unless the view is one of ours.
-        UsageError: the source has a column with one of the names that places need.
+        UsageError: the source has a column with a name that places need.
     """
     files: Sequence[Path | str] | None = published_files(source)
     if files is None:

@@ -1,6 +1,6 @@
 """The files behind a source of ours: those that the batch flow has published, verified.
 
-Any other source is its owner's, is read as it lies there, and is none of this module's business.
+Any other source is its owner's and is read as it is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def published_files(source: FileSource) -> list[Path] | None:
     """The files of a view that the batch flow publishes, as its state lists them.
 
     Returns:
-        Maybe none yet; None for a source that is not ours.
+        The files, maybe none yet; None for a source that is not ours.
 
     Raises:
         CorruptFileError: a file is missing, altered or does not belong there.
         UsageError: the registry was applied when the data directory lay elsewhere.
-        PipelineStateError: files are there, and nothing that tells which of them count.
+        PipelineStateError: there are files, but no state that lists them.
     """
     if source.name not in VIEWS_BY_NAME:
         return None

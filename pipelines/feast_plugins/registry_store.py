@@ -19,7 +19,7 @@ from pipelines.places import check_file
 from pipelines.settings import BatchConfig
 
 TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
-# Without it MLflow puts a new experiment's artifacts into ./mlruns of whoever came first.
+# Without it MLflow puts a new experiment's artifacts into ./mlruns of the first process.
 ARTIFACTS_VARIABLE: Final = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 
 
@@ -27,8 +27,8 @@ class DataDirRegistryStore(FileRegistryStore):
     """Feast's registry file, found through SynchroChain's settings instead of the YAML file.
 
     `feature_store.yaml` can neither give a default to an environment variable nor point MLflow at
-    a path that holds from any working directory. Every process that opens the feature store makes
-    one of these first, so this is where both are settled.
+    a path that is valid from any working directory. Every process that opens the feature store
+    makes one of these first, so both are set here.
     """
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path) -> None:

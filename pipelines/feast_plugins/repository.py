@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 TTLS: Final = "times_to_live"
-"""In the state: seconds by view, as `feast apply` was told."""
+"""Metadata of the state: seconds by view, as of the last `feast apply`."""
 CHECKED: Final = "online_check"
-"""In the state: what the last comparison of the online store found."""
+"""Metadata of the state: the result of the last comparison of the online store."""
 
 
 def open_store(config: BatchConfig) -> FeatureStore:

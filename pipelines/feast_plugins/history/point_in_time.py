@@ -1,4 +1,4 @@
-"""Point-in-time joins in DuckDB: SQL that finds, for each entity row, the rows known at its moment.
+"""Point-in-time joins in DuckDB: SQL that finds, for each entity row, the rows known at its time.
 
 Two main statements. The first joins nothing but keys and times, one ASOF join per view, and keeps
 the places of the rows found; the last fetches the features from there. So the sorts behind the ASOF
@@ -55,12 +55,13 @@ def microseconds(expression: str, kind: str) -> str:
 
 
 def entity_rows(source: str, kinds: Sequence[str], event: int) -> str:
-    """The table of entity rows: columns c0, c1, … as they come, and the moment `t`.
+    """The table of entity rows: columns c0, c1, … in their order, and the event time
+    `t` in microseconds.
 
     Args:
         source: what to write behind FROM, with as many columns as `kinds`.
         kinds: DuckDB's types of the columns.
-        event: which of them holds the moment.
+        event: the index of the event time column.
     """
     columns = [f"c{i}" for i in range(len(kinds))]
     names = ", ".join(columns)
@@ -69,10 +70,10 @@ def entity_rows(source: str, kinds: Sequence[str], event: int) -> str:
         f"{column}::VARCHAR AS {column}" if kind == ONLY_NULLS else column
         for column, kind in zip(columns, kinds, strict=True)
     )
-    moment = microseconds(f"c{event}", kinds[event])
+    time = microseconds(f"c{event}", kinds[event])
     return (
         f"CREATE TEMP TABLE {ENTITY_ROWS} AS "
-        f"SELECT {', '.join(stored)}, {moment} AS t FROM {source} AS given({names})"
+        f"SELECT {', '.join(stored)}, {time} AS t FROM {source} AS given({names})"
     )
 
 
@@ -81,14 +82,14 @@ def match(views: Sequence[ViewRead], span: tuple[int, int] | None, cut_off: bool
 
     Args:
         views: in the order of the answer.
-        span: the first and last moment of the entity rows in microseconds; None without any.
+        span: the first and last event time of the entity rows in microseconds; None without any.
         cut_off: whether a row counts only from its created timestamp on. Then, of the rows known at
-            a moment, the one with the newest (event time, created timestamp) is taken.
+            a time, the one with the newest (event time, created timestamp) is taken.
     """
     chosen, joins = [f"{ENTITY_ROWS}.rowid AS entity"], []
     for i, view in enumerate(views):
         known = cut_off and view.created is not None
-        valid = f"{ENTITY_ROWS}.t IS NOT NULL"  # an ASOF join takes null for the latest moment
+        valid = f"{ENTITY_ROWS}.t IS NOT NULL"  # an ASOF join takes null for the latest time
         if view.ttl:
             valid = f"{ENTITY_ROWS}.t - v{i}.at <= {view.ttl // _MICROSECOND}"
         found = f"CASE WHEN {valid} THEN v{i}.place END"
@@ -153,7 +154,7 @@ def answer(columns: Sequence[str], views: Sequence[ViewRead]) -> str:
 
 
 def _right(view: ViewRead, span: tuple[int, int] | None, known: bool) -> str:
-    """Keys, times and places of the rows that any entity row could want."""
+    """Keys, times and places of the rows that any entity row could match."""
     at = microseconds(f"s.{identifier(view.event)}", view.types[view.event])
     keys = [f"k{j}" for j in range(len(view.keys))]
     chosen = [f"s.{identifier(k)} AS {n}" for n, (_, k) in zip(keys, view.keys, strict=True)]
@@ -168,8 +169,8 @@ def _right(view: ViewRead, span: tuple[int, int] | None, known: bool) -> str:
     query = f"SELECT {', '.join(chosen)} FROM {source} WHERE {_within(view, span)}"
     if not known:
         return query
-    # A row is never wanted once a newer one was known before it; this leaves, in the order in
-    # which they became known, ever newer rows, and of those that became known at once the newest.
+    # Drop rows that a newer row, known no later, supersedes: what is left grows newer in the
+    # order in which it became known.
     by = f"PARTITION BY {', '.join(keys)} " if keys else ""
     packed = f'"at"::HUGEINT * {_STRIDE} + coalesce(created, {_NO_CREATED})'
     newest = f"max({packed}) OVER ({by}ORDER BY known RANGE UNBOUNDED PRECEDING)"
@@ -180,7 +181,7 @@ def _right(view: ViewRead, span: tuple[int, int] | None, known: bool) -> str:
 
 
 def _within(view: ViewRead, span: tuple[int, int] | None) -> str:
-    """Rows between the oldest that can be valid and the last moment; files keep such bounds."""
+    """Rows between the oldest that can be valid and the last event time (skips row groups)."""
     if span is None:
         return "FALSE"
     column, kind = f"s.{identifier(view.event)}", view.types[view.event]
@@ -189,6 +190,6 @@ def _within(view: ViewRead, span: tuple[int, int] | None) -> str:
         bounds.append((">=", oldest))
     if kind not in (_ZONED, "TIMESTAMP"):
         column = microseconds(column, kind)
-        return " AND ".join(f"{column} {sign} {moment}" for sign, moment in bounds)
+        return " AND ".join(f"{column} {sign} {us}" for sign, us in bounds)
     zone = "::TIMESTAMPTZ" if kind == _ZONED else ""
     return " AND ".join(f"{column} {sign} make_timestamp({us}){zone}" for sign, us in bounds)

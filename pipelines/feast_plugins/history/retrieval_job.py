@@ -48,7 +48,7 @@ class EntityFrame:
     Attributes:
         rows: the table, or the SQL text.
         columns, kinds: names and DuckDB's types of its columns.
-        event: which of them holds the moment.
+        event: the index of the event time column.
     """
 
     rows: pa.Table | str
@@ -66,10 +66,10 @@ class EntityFrame:
         """Store the rows in their order.
 
         Returns:
-            The first and the last moment, in microseconds; None without any.
+            The first and last event time, in microseconds since 1970; None without any.
         """
         if isinstance(self.rows, pa.Table):
-            # Without their names: DuckDB's do not tell upper from lower case.
+            # Numbered, since DuckDB's column names are case-insensitive.
             numbered = self.rows.rename_columns([f"c{i}" for i in range(len(self.columns))])
             connection.register(_GIVEN, numbered)
         connection.execute("SET preserve_insertion_order = true")
@@ -130,7 +130,7 @@ class PointInTimeJob(RetrievalJob):
         frame = self._frame
         with connect(self._config) as connection:
             span = frame.store(connection)
-        first, last = (None, None) if span is None else map(_moment, span)
+        first, last = (None, None) if span is None else map(_time, span)
         return RetrievalMetadata(
             features=self._feature_refs,
             keys=[c for i, c in enumerate(frame.columns) if i != frame.event],
@@ -140,7 +140,7 @@ class PointInTimeJob(RetrievalJob):
 
     @property
     def metadata(self) -> RetrievalMetadata:
-        """Features, columns of the entity dataframe and its first and last moment (UTC)."""
+        """Features, columns of the entity dataframe and its first and last event time (UTC)."""
         return self._metadata
 
     def to_sql(self) -> str:
@@ -185,11 +185,16 @@ class PointInTimeJob(RetrievalJob):
     ) -> None:
         """Write the answer to a storage; to Parquet files it streams, unless on demand.
 
-        A file appears whole. A folder gets one file; with `allow_overwrite` it replaces those that
-        lie there.
+        A file appears whole. A folder gets one file; with `allow_overwrite` it replaces the
+        existing ones.
+
+        Args:
+            storage: where to write to.
+            allow_overwrite: whether existing files may be replaced.
+            timeout: not used; part of Feast's signature.
 
         Raises:
-            SavedDatasetLocationAlreadyExists: something is there, and it may not be overwritten.
+            SavedDatasetLocationAlreadyExists: the location exists and may not be overwritten.
         """
         target = storage.to_data_source()
         if (
@@ -292,5 +297,5 @@ def _reported() -> Iterator[None]:
         raise
 
 
-def _moment(microseconds: int) -> datetime:
+def _time(microseconds: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)

@@ -63,7 +63,13 @@ class ReadConnections:
 
 
 def pack(head: bytes, keys: Sequence[bytes], tail: bytes) -> bytes:
-    """A command per key: `head`, the key with its length, `tail`, as in Redis' protocol."""
+    """A command per key, encoded in Redis' protocol: `head`, the key with its length, `tail`.
+
+    Args:
+        head: the bytes before the key, arguments with their lengths.
+        keys: the keys, without their lengths.
+        tail: the bytes after the key.
+    """
     if len({*map(len, keys)}) == 1:
         start = b"%b$%d\r\n" % (head, len(keys[0]))
         return b"%b%b%b" % (start, (tail + start).join(keys), tail)
@@ -71,7 +77,7 @@ def pack(head: bytes, keys: Sequence[bytes], tail: bytes) -> bytes:
 
 
 def hmget(fields: Sequence[bytes]) -> tuple[bytes, bytes]:
-    """What stands before and behind the key of an HMGET of these fields."""
+    """The bytes before and after the key of an HMGET of these fields."""
     head = b"*%d\r\n%b" % (len(fields) + 2, argument(b"HMGET"))
     return head, b"\r\n" + b"".join(map(argument, fields))
 
@@ -85,7 +91,7 @@ def _exchange(connection: Any, packed: bytes, replies: int) -> list[Reply]:
         try:
             for _ in range(replies - len(found)):
                 add(read(disable_decoding=True))
-        except ResponseError as error:  # the rest is read too, so that it is nobody else's
+        except ResponseError as error:  # read the rest, lest the next request gets it
             if not is_wrong_type(error):
                 raise
             add([])

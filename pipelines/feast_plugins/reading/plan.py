@@ -112,9 +112,9 @@ class ReadPlan:
 
 
 class Plans:
-    """Plans by the shape of a request, as long as the registry they come from is current.
+    """Caches plans by the shape of a request, while the registry they come from is current.
 
-    Current is what Feast calls so: the same copy of the registry, younger than its time to live.
+    Current as in Feast: the same copy of the registry, younger than its time to live.
 
     Args:
         clock: seconds since 1970.
@@ -127,14 +127,20 @@ class Plans:
     def get(
         self, registry: Any, shape: Any, make: Callable[[], ReadPlan | None]
     ) -> ReadPlan | None:
-        """The plan of a shape, made where there is none or the registry has changed."""
+        """The plan of a shape; made if there is none yet or the registry has changed.
+
+        Args:
+            registry: Feast's registry.
+            shape: a hashable key of what is asked for.
+            make: called to make a plan.
+        """
         created = getattr(registry, "cached_registry_proto_created", None)
         known, until, made = self._made
         if created is not None and created is known and self._clock() <= until and shape in made:
             return made[shape]
         plan = make()  # reads the registry again if that is too old
         if created is None or registry.cached_registry_proto_created is not created:
-            return plan  # made from one or the other
+            return plan  # the registry changed meanwhile: do not cache
         if created is not known or self._clock() > until:
             ttl = registry.cached_registry_proto_ttl.total_seconds()
             until = created.timestamp() + ttl if ttl > 0 else math.inf

@@ -74,7 +74,12 @@ def feature_values(declared: ValueType, column: pa.Array) -> pa.BinaryArray:
 def redis_keys(
     declared: Mapping[str, ValueType], columns: Mapping[str, pa.Array], project: str
 ) -> pa.BinaryArray:
-    """The Redis key of each row, from its join keys by name (version 3 of Feast's entity keys).
+    """The Redis key of each row (version 3 of Feast's entity keys).
+
+    Args:
+        declared: the type of each join key, by name.
+        columns: the join keys' columns, by name.
+        project: the Feast project; its name ends every key.
 
     Raises:
         UsageError: a null in a key, or a value that does not fit the declared type.
@@ -93,7 +98,7 @@ def redis_keys(
 
 
 def _kind(declared: ValueType, kind: pa.DataType) -> pa.DataType | None:
-    """What to cast a column to; None if that is for Feast to do."""
+    """The type to cast a column to; None if Feast has to convert it."""
     if declared is ValueType.UNIX_TIMESTAMP:
         return kind if pa.types.is_timestamp(kind) else None
     if declared in _SCALARS:

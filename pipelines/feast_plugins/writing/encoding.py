@@ -111,7 +111,7 @@ def values(column: pa.Array | pa.ChunkedArray) -> pa.BinaryArray:
     if kind == pa.bool_():
         return _booleans().take(array.cast(pa.int8()).fill_null(2))
     if pa.types.is_timestamp(kind):
-        return _varints(_moments(array, "s").astype(np.int64), _UNIX_TIMESTAMP)
+        return _varints(_timestamps(array, "s").astype(np.int64), _UNIX_TIMESTAMP)
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and kind.value_type in _LISTS:
         return _lists(array, _LISTS[kind.value_type])
     raise UsageError(
@@ -127,7 +127,7 @@ def event_times(events: pa.Array | pa.ChunkedArray) -> pa.BinaryArray:
     Raises:
         UsageError: not a column of time stamps, or a null in it.
     """
-    seconds, rest = np.divmod(_event_moments(events).astype(np.int64), 1_000_000)
+    seconds, rest = np.divmod(_event_microseconds(events).astype(np.int64), 1_000_000)
     nanos = rest * 1_000
     return joined(
         _varints(seconds, _SECONDS, absent=seconds == 0),  # protobuf leaves out what is zero
@@ -146,9 +146,9 @@ def times(
         UsageError: not columns of time stamps, or a null among the event times.
     """
     serialized = event_times(events)
-    known = _moments(_array(created), "us")
-    moments = np.where(np.isnat(known), _event_moments(events), known).astype(np.int64)
-    return serialized, joined(serialized, _decimals(moments))
+    known = _timestamps(_array(created), "us")
+    microseconds = np.where(np.isnat(known), _event_microseconds(events), known).astype(np.int64)
+    return serialized, joined(serialized, _decimals(microseconds))
 
 
 @cache
@@ -277,14 +277,14 @@ def _tagged(tag: bytes, rows: int, width: int) -> NDArray[np.uint8]:
     return cells
 
 
-def _event_moments(events: Any) -> NDArray[np.datetime64]:
+def _event_microseconds(events: Any) -> NDArray[np.datetime64]:
     array = _array(events)
     if array.null_count:
         raise UsageError(f"the event time is null in {array.null_count} rows: drop them")
-    return _moments(array, "us")
+    return _timestamps(array, "us")
 
 
-def _moments(array: Any, unit: str) -> NDArray[np.datetime64]:
+def _timestamps(array: Any, unit: str) -> NDArray[np.datetime64]:
     if not pa.types.is_timestamp(array.type):
         raise UsageError(f"a time is of type {array.type}: cast it to timestamp[us]")
     return _numpy(array).astype(f"datetime64[{unit}]")

@@ -120,12 +120,12 @@ return {written, repaired}
 )
 
 MISSING, DAMAGED, OLDER, DIFFERENT = 1, 2, 3, 4
-"""What `CHECK_ROWS` finds: no row, one that no writer of ours leaves, an older one than should be
-there, and one of the same times with another value."""
+"""Results of `CHECK_ROWS`: no row; a row that none of our writers leaves; an older row than
+expected; a row with the same times and another value."""
 
-# Rows that should be there, or newer ones. KEYS and ARGV as above, but for a first argument: 1 to
-# write each row that is not. Rows without features are compared by their times alone. Returns of
-# each row found wrong its number, from 1, and the verdict. A row newer than it should be is left
+# Check that the rows, or newer ones, are stored. KEYS and ARGV as above, but for a first argument:
+# 1 to write each row that is not. Rows without features are compared by their times only. Returns
+# the number, from 1, and the result of each row found wrong. A newer row than expected is left
 # alone if its created timestamp belongs to it.
 CHECK_ROWS: Final = (
     _HOLDS_NEWER
@@ -186,6 +186,11 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 def time_fields(view: str, event_time: datetime, created: datetime | None) -> list[Any]:
     """The first arguments of the script: both times with their fields.
 
+    Args:
+        view: the view's name, with its version where it has one.
+        event_time: UTC where naive.
+        created: the created timestamp, UTC where naive; None where there is none.
+
     Without a created timestamp, as from a push, the row counts as created at its event time.
     """
     event = serialized(event_time)
@@ -199,13 +204,13 @@ def created_field(view: str) -> str:
     return f"_created:{view}"
 
 
-def serialized(moment: datetime) -> bytes:
+def serialized(time: datetime) -> bytes:
     """A time as Feast stores it."""
     stamp = Timestamp()
-    stamp.FromDatetime(_aware(moment))
+    stamp.FromDatetime(_aware(time))
     return bytes(stamp.SerializeToString())
 
 
-def _aware(moment: datetime) -> datetime:
-    """Without a time zone it is UTC, as everywhere in Feast, whose import takes seconds."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _aware(time: datetime) -> datetime:
+    """Naive times are UTC, as in Feast (not imported here: that takes seconds)."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

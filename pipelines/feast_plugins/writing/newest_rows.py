@@ -1,4 +1,4 @@
-"""The newest row of each key in a stretch of event time, as a query that DuckDB can spill.
+"""The newest row of each key in a range of event time, as a query that DuckDB can spill.
 
 Among `arg_max` over a struct, `arg_max` of the row number with a join back, and a window, the
 window was fastest (one row per key) or nearly so (five), it alone streams its result, and it alone
@@ -19,18 +19,18 @@ from pipelines.feast_plugins.parquet_source import identifier, literal
 from pipelines.stopping import interruptible
 
 _ZONED = "TIMESTAMP WITH TIME ZONE"
-_MOMENTS = frozenset({_ZONED, "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
+_TIMESTAMPS = frozenset({_ZONED, "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
 
 
 @dataclass(frozen=True)
 class NewestRows:
-    """Which rows of a source are wanted.
+    """Selects the newest row of each key between two event times, both included.
 
-    Both ends of the stretch are included. Of rows of one key the one with the latest event time
-    is the newest, among equals the one with the latest created timestamp; a null comes last.
+    Of rows of one key the one with the latest event time is the newest, among equals the one with
+    the latest created timestamp; a null comes last.
 
     Attributes:
-        source: what to write behind FROM.
+        source: a SQL relation, for a FROM clause.
         columns: the name in the result by the column in the source.
         keys, event, created: columns in the source; `created` may be missing.
         start, end: with a time zone, or without one in UTC.
@@ -60,14 +60,20 @@ class NewestRows:
             )
         return {name: found[name.lower()] for name in self.columns}
 
-    def times_are_moments(self, types: Mapping[str, str]) -> bool:
-        """Whether the time columns hold time stamps, and not for instance texts."""
-        return all(types[name] in _MOMENTS for name in (self.event, self.created) if name)
+    def times_are_timestamps(self, types: Mapping[str, str]) -> bool:
+        """Whether the time columns are timestamps, not for instance text."""
+        return all(types[name] in _TIMESTAMPS for name in (self.event, self.created) if name)
 
     def batches(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str], rows: int
     ) -> Iterator[pa.RecordBatch]:
-        """The result in batches of at most so many rows; the next is computed when asked for."""
+        """The result in batches; each is computed when it is asked for.
+
+        Args:
+            connection: any DuckDB connection that can read the source.
+            types: as from `types`.
+            rows: the most rows per batch.
+        """
         columns = ", ".join(
             f"{identifier(column)} AS {identifier(name)}" for column, name in self.columns.items()
         )
@@ -82,7 +88,7 @@ class NewestRows:
     def approximate_keys(
         self, connection: duckdb.DuckDBPyConnection, types: Mapping[str, str]
     ) -> int:
-        """How many rows the result has, give or take some in a hundred; two columns are read."""
+        """How many rows the result has, to within a few percent; reads two columns only."""
         key = f"({self._key()})" if len(self.keys) > 1 else self._key()
         query = (
             f"SELECT approx_count_distinct({key}) FROM {self.source} WHERE {self._condition(types)}"
@@ -94,12 +100,12 @@ class NewestRows:
         return ", ".join(map(identifier, self.keys))
 
     def _condition(self, types: Mapping[str, str]) -> str:
-        zoned = types[self.event] == _ZONED  # compared as it is, row groups can be passed over
+        zoned = types[self.event] == _ZONED  # without a cast DuckDB can skip row groups
         event = identifier(self.event) if zoned else f"CAST({identifier(self.event)} AS TIMESTAMP)"
         kind = "TIMESTAMPTZ" if zoned else "TIMESTAMP"
         return (
-            f"{event} >= {kind} {_moment(self.start, zoned)} "
-            f"AND {event} <= {kind} {_moment(self.end, zoned)}"
+            f"{event} >= {kind} {_time(self.start, zoned)} "
+            f"AND {event} <= {kind} {_time(self.end, zoned)}"
         )
 
 
@@ -108,7 +114,7 @@ def _run(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyCo
         return connection.execute(query)
 
 
-def _moment(moment: datetime, zoned: bool) -> str:
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _time(time: datetime, zoned: bool) -> str:
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
     text = aware.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
     return literal(text + "+00" if zoned else text)

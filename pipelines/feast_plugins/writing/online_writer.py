@@ -29,9 +29,9 @@ from pipelines.feast_plugins.writing.newer_wins import (
 from pipelines.feast_plugins.writing.resp import Commands, argument, arguments, exchange
 
 ROWS_PER_CHUNK: Final = 8_192
-ROWS_PER_SCRIPT: Final = 50  # a third of a millisecond, in which the server serves nobody else
+ROWS_PER_SCRIPT: Final = 50  # takes a third of a millisecond, during which the server is blocked
 ARGUMENTS_PER_SCRIPT: Final = 10_000
-SCRIPT_LOADS: Final = 3  # each after the server has lost the script during one and the same chunk
+SCRIPT_LOADS: Final = 3  # per chunk; the server may lose scripts at any time
 
 _EVENT: Final = "event_timestamp"
 _CREATED: Final = "created_timestamp"
@@ -53,7 +53,7 @@ class EncodedRows:
         return max(1, min(ROWS_PER_SCRIPT, ARGUMENTS_PER_SCRIPT // len(self.fields)))
 
     def commands(self, script: str = PUT_ROWS_UNLESS_OLDER, *options: bytes) -> Commands:
-        """Calls of a script of `newer_wins` for several rows, with arguments before all others."""
+        """Calls of a script of `newer_wins`, several rows each; `options` come before the rows."""
         rows, width, each = len(self.keys), len(self.fields), self.rows_per_call
         starts = range(0, rows, each)
         bounds = np.array([*starts, rows])
@@ -91,7 +91,7 @@ class OnlineWriter:
         self.damaged = 0
 
     def write(self, rows: Mapping[str, pa.Table], keys: Mapping[str, Sequence[str]]) -> int:
-        """Write rows of several views; how many of them replaced what was stored.
+        """Write rows of several views; returns how many of them replaced what was stored.
 
         Args:
             rows: by view, a table of the view's keys, `event_timestamp` and `created_timestamp`
@@ -101,7 +101,7 @@ class OnlineWriter:
         Raises:
             UsageError: a column is missing or of a type without an encoding, or a null where
                 there must be none.
-            redis.RedisError: as it comes.
+            redis.RedisError: as raised by the client.
 
         After any of them some rows may be written. Writing all of them again is safe: it changes
         nothing where the rows, or newer ones, are stored already.
@@ -117,10 +117,10 @@ class OnlineWriter:
         )
 
     def put(self, commands: Commands) -> int:
-        """Run `EncodedRows.commands`, again if the server did not know the script; rows replaced.
+        """Run `EncodedRows.commands`, loading the script where needed; returns the rows replaced.
 
         Raises:
-            redis.RedisError: as it comes.
+            redis.RedisError: as raised by the client.
         """
         replies = self._run(PUT_ROWS_UNLESS_OLDER, commands)
         self.damaged += sum([damaged for _, damaged in replies])
@@ -129,10 +129,12 @@ class OnlineWriter:
     def check(
         self, view: str, rows: pa.Table, keys: Sequence[str], *, repair: bool
     ) -> list[tuple[int, int]]:
-        """Which rows are not stored as they should be, or newer: their number and the verdict.
+        """Rows that are stored neither as given nor newer: index and result of `CHECK_ROWS`.
 
         Args:
+            view: the view's name.
             rows: as for `write`; without features, only their times are compared.
+            keys: the columns that are join keys.
             repair: whether to write them, whatever is stored, in the same atomic step.
 
         Raises:
@@ -147,8 +149,7 @@ class OnlineWriter:
             ):
                 numbers = iter(reply)
                 found += [
-                    (first + row - 1, verdict)
-                    for row, verdict in zip(numbers, numbers, strict=True)
+                    (first + row - 1, result) for row, result in zip(numbers, numbers, strict=True)
                 ]
                 first += each
         return found
@@ -184,18 +185,22 @@ class OnlineWriter:
 
 
 def time_columns(view: str, events: Any, created: Any) -> dict[bytes, pa.BinaryArray]:
-    """The first fields of `EncodedRows`, from event times and created timestamps (null: the
-    former).
+    """The first two fields of `EncodedRows`.
+
+    Args:
+        view: the view's name.
+        events: event times, timestamp[us], UTC.
+        created: created timestamps, alike; null means the event time.
 
     Raises:
-        UsageError: not columns of time stamps, or a null among the event times.
+        UsageError: not columns of timestamps, or a null among the event times.
     """
     names = (f"_ts:{view}".encode(), created_field(view).encode())
     return dict(zip(names, times(events, created), strict=True))
 
 
 def _head(script: str, rows: int, before: int, width: int) -> bytes:
-    """Of a call of the script: all before its keys."""
+    """All of a script call before its keys."""
     arguments = (b"EVALSHA", _sha(script), b"%d" % rows)
     number = len(arguments) + rows + before + rows * width
     return b"*%d\r\n" % number + b"".join(map(argument, arguments))
