@@ -1,4 +1,4 @@
-"""The present moment. Whoever asks for it asks here, so that there is one clock to set."""
+"""The current time. All code takes it from here, so that there is one clock to set."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from functools import partial
 Source = Callable[[], datetime]
 
 source: Source = partial(datetime.now, UTC)
-"""Tells the present moment, aware; read at each call. The test suite sets another one."""
+"""Returns the current time, timezone-aware; looked up at each call. Tests replace it."""
 
 
 def utc_now() -> datetime:
-    """The present moment, UTC and naive, as every time stamp of ours."""
+    """The current time, UTC and naive, as all our timestamps."""
     return source().replace(tzinfo=None)
 
 
 def aware_now() -> datetime:
-    """The present moment, UTC and aware, as Feast's time stamps."""
+    """The current time, UTC and timezone-aware, as Feast's timestamps."""
     return source()
 
 
 def unix_now() -> float:
-    """The present moment in seconds since 1970."""
+    """The current time in seconds since 1970."""
     return source().timestamp()

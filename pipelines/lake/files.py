@@ -26,7 +26,7 @@ from pipelines.lake.verification import (
     FILE_FORMAT,
     FORMAT_KEY,
     identity_of,
-    settled,
+    is_stable,
     sha256_of,
 )
 
@@ -44,7 +44,7 @@ class StagedFile:
     file: PublishedFile
     partial: Path
     identity: str
-    """What it looked like when its checksum was taken."""
+    """Its identity when its checksum was computed."""
 
 
 def partial_path(target: Path) -> Path:
@@ -62,11 +62,19 @@ def write_parquet(
 ) -> StagedFile | None:
     """Stream record batches into a file staged for `target`.
 
+    Args:
+        target: the path under which the file will be published.
+        kind: one of `state.KINDS`.
+        name: the log or view.
+        schema: the file's schema, to which batches are cast.
+        batches: the rows.
+        time_column: the column whose range is recorded (UTC, naive); None for none.
+
     Returns:
         The staged file, or None if there were no rows (then no file is left behind).
 
     Raises:
-        StorageFullError: the disk has no room; what was written of the file is removed.
+        StorageFullError: the disk is full; the partial file is removed.
     """
     partial = partial_path(target)
     rows = 0
@@ -107,19 +115,26 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         if part.nbytes > BYTES_AT_ONCE and part.num_rows > 1:
             half = part.num_rows // 2
             parts += [part.slice(half), part.slice(0, half)]
-        else:  # the offsets of a slice are those of the whole, too large for short ones
+        else:  # a slice keeps the whole's list offsets, too large for 32 bits
             yield part if part is batch else part.take(pa.array(range(part.num_rows)))
 
 
 def _texts(schema: pa.Schema) -> list[str]:
-    """The paths of the columns that hold text: a dictionary makes numbers larger and slower."""
+    """The paths of the text columns: a dictionary makes numbers larger and slower."""
     return [f.name for f in schema if f.type == pa.string()] + [
         f"{f.name}.list.element" for f in schema if f.type == pa.list_(pa.string())
     ]
 
 
 def write_lines(target: Path, kind: str, name: str, lines: Sequence[str]) -> StagedFile:
-    """Write text lines into a file staged for `target`."""
+    """Write text lines into a file staged for `target`.
+
+    Args:
+        target: the path under which the file will be published.
+        kind: one of `state.KINDS`.
+        name: the log or view.
+        lines: without their newlines.
+    """
     partial = partial_path(target)
     with _removing_on_failure(partial):
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -142,13 +157,13 @@ def move_into_place(staged_files: Sequence[StagedFile]) -> None:
 
 
 def identities_of(staged_files: Sequence[StagedFile]) -> dict[Path, str]:
-    """What the files in place look like, of those that nothing has changed but their names."""
+    """The identities of the files in place, as far as only their names have changed."""
     found = {staged.file.path: identity_of(staged.file.path) for staged in staged_files}
     renamed = slice(0, 3)  # a file gets a new status change time with its name
     return {
         staged.file.path: identity
         for staged, identity in zip(staged_files, found.values(), strict=True)
-        if identity.split()[renamed] == staged.identity.split()[renamed] and settled(identity)
+        if identity.split()[renamed] == staged.identity.split()[renamed] and is_stable(identity)
     }
 
 

@@ -11,17 +11,17 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 CLOCK_KEY: Final = "created"
-"""The note of the pipeline's state with the latest created timestamp of either flow, ISO 8601."""
+"""Key in the state's metadata: the latest created timestamp of either flow, ISO 8601."""
 
 _TICK: Final = timedelta(microseconds=1)
 _JITTER: Final = timedelta(seconds=1)
 
 
 class HybridClock:
-    """Hands out created timestamps: the present moment, but always later than the one before.
+    """A hybrid clock: created timestamps are the current time, but always later than the previous.
 
-    A correction has the event time of the row it corrects and wins by its created timestamp, so
-    that must not depend on a clock that was set back.
+    A correction has the event time of the row that it corrects and wins by its created timestamp,
+    so that must keep growing when the machine's clock is set back.
     """
 
     def __init__(self, now: Callable[[], datetime], latest: datetime | None = None) -> None:
@@ -49,17 +49,15 @@ class HybridClock:
             self.latest = latest + _TICK
             return self.latest
 
-    def of_the_past(self, moment: datetime, after: datetime | None) -> datetime:
-        """A created timestamp for who knows only what was committed until a moment, later than
-        `after`.
+    def of_the_past(self, time: datetime, after: datetime | None) -> datetime:
+        """A created timestamp for rows computed from commits up to `time` only; later than `after`.
 
-        It does not push on the others: who knows more by then is to win.
+        It does not advance the clock: rows computed from more commits must win.
         """
-        return moment if after is None or moment > after else after + _TICK
+        return time if after is None or time > after else after + _TICK
 
     def go_on_from(self, text: str | None) -> None:
-        """Take note of a created timestamp that another process has handed out, as the note has
-        it."""
+        """Advance past a created timestamp of another process, as the state's metadata has it."""
         if text is None:
             return
         given = datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""One process at a time: a lock file, and beside it the process id of who holds it."""
+"""One process at a time: a lock file, and beside it a file with the holder's process id."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipelines.places import check_file, check_folder
 
 @contextmanager
 def only_one(path: Path, taken: Callable[[int | None], Exception]) -> Iterator[None]:
-    """Hold the lock while inside; it is free again when the process ends, however it ends.
+    """Hold the lock inside the context; it is released however the process ends.
 
     Args:
-        path: the lock file; its folder is made if it is not there.
-        taken: makes the exception that is raised if somebody else holds it, from the holder's
-            process id, None if that is not known.
+        path: the lock file; its folder is created where missing.
+        taken: makes the exception to raise if the lock is held, from the holder's process id (None
+            if unknown).
     """
     check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,9 +40,9 @@ def only_one(path: Path, taken: Callable[[int | None], Exception]) -> Iterator[N
 
 
 def held_by(path: Path) -> int | None:
-    """The process id of who holds the lock, None if nobody does."""
+    """The process id of the lock's holder; None if it is free."""
     pid = _pid_in(path.with_suffix(".pid"))
-    # Looking takes the lock for a moment, so only where somebody may hold it.
+    # The check takes the lock briefly, so skip it where no holder is alive.
     if pid is None or not psutil.pid_exists(pid):
         return None
     try:

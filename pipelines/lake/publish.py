@@ -1,4 +1,4 @@
-"""Publishing a cycle's files: all of them, with the offsets that they stand for, or none."""
+"""Publishing a cycle's files: all of them, with the offsets that they cover, or none."""
 
 from __future__ import annotations
 
@@ -41,10 +41,21 @@ def publish(
     superseded: Sequence[Path] = (),
     late: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Rename the staged files into place and commit what they stand for.
+    """Rename the staged files into place and commit them together with their offsets.
 
-    The commit in the state file is the moment at which they count. If anything fails before it,
-    the files are removed again; if the process dies, `remove_leftovers` does so later.
+    Readers see the files from the commit in the state file on. If anything fails before it, the
+    files are removed again; if the process dies, `remove_leftovers` does so later.
+
+    Args:
+        state: the pipeline's state.
+        cycle: the number of the cycle.
+        staged_files: the files to publish.
+        now: UTC, naive.
+        reader: whose offsets move; None if none do.
+        offsets: the reader's new offset by database.
+        waiting: per view, the oldest and newest event time still to be materialized.
+        superseded: published files that the staged ones replace.
+        late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
     """
     try:
         state.add_pending(cycle, [staged.file for staged in staged_files], now)
@@ -66,8 +77,8 @@ def publish(
 
 
 def remove_leftovers(state: PipelineState, config: BatchConfig) -> int:
-    """Remove what a killed cycle left: files never committed, half-written ones, and lines for
-    people of which there are newer ones.
+    """Remove what a killed cycle left: files never committed, half-written ones, and
+    superseded quarantine files.
 
     Returns:
         How many files were removed.
@@ -88,11 +99,11 @@ def remove_leftovers(state: PipelineState, config: BatchConfig) -> int:
 
 
 def remove_everything(state: PipelineState, config: BatchConfig) -> None:
-    """Remove all that was published and put every reader back to the beginning of its change log.
+    """Remove all published files and reset every reader to the beginning of its change log.
 
-    Also what a state that is gone had published: files in our folders with names such as ours. What
-    else readers would take for one of them is set aside. If the process dies, the next cycle goes
-    on with it.
+    This includes files that a lost state had published: those in our folders with names like ours.
+    Other files that readers would take for published ones are set aside. If the process dies, the
+    next cycle goes on with it.
     """
     paths = state.forget_everything(uuid.uuid4().hex)
     aside = [removed(path, config) for path in (*paths, *_unknown(config))]
@@ -105,7 +116,7 @@ def remove_everything(state: PipelineState, config: BatchConfig) -> None:
 
 
 def _unknown(config: BatchConfig) -> Iterator[Path]:
-    """Files that look as if the batch flow had published them."""
+    """Files named like those that the batch flow publishes."""
     logs = "|".join(re.escape(log.name) for log in LOGS)
     span = r"\d{12,}-\d{12,}(_m?\d{8,})?|kept_\d{8,}"
     yield from _named(config.processed_data_path, rf"({logs})_({span})\.parquet")

@@ -1,14 +1,13 @@
-"""Rejected changes, kept for what may still come of them.
+"""Rejected changes, kept so that they can be accepted later.
 
-A row that was rejected only because its parent is unknown waits for it: each cycle looks which of
-the waiting rows refer to a key that it has brought, and lets them through the checks again. So does
-a row whose event time lay ahead of its commit, until that time has come. After the retention a row
-is waited for no longer, and its line in the quarantine says so. The keys of all rejected rows are
-kept as long, for an update may mend one.
+A row that was rejected only because its parent is unknown waits for it: each cycle validates again
+those waiting rows that refer to a key which it has read. A row whose event time lay ahead of its
+commit waits until that time. After the retention a row is given up, and its line in the quarantine
+says so. The keys of all rejected rows are kept as long, since an update may correct one.
 
 They lie in `processed/rejected/<log>_<cycle>.parquet`, typed, and are published with the offsets
-in one transaction: a crash loses none and doubles none. What an earlier version left in the
-quarantine alone is taken over from there.
+in one transaction: a crash neither loses nor duplicates any. Rows that an earlier version kept only
+in the quarantine are imported from there.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pipelines.paths import read_lines
 
 KIND: Final = "rejected"
 KEPT_NOTE: Final = "rejected rows are kept"
-"""Noted once what an earlier version had left in the quarantine alone was taken over."""
+"""Key in the state's metadata: set once the quarantine of an earlier version was imported."""
 FOLDER: Final = "rejected"
 KEPT_COLUMNS: Final[Mapping[str, str]] = {
     "row": "VARCHAR",
@@ -38,39 +37,39 @@ KEPT_COLUMNS: Final[Mapping[str, str]] = {
     "cycle": "BIGINT",
     "waits": "BOOLEAN",
 }
-"""What is kept of a rejected change beside the log's own columns; `cycle` rejected it."""
+"""Columns kept of a rejected change beside the log's own; `cycle` rejected it."""
 RENAMED: Final = "renamed"
-"""The changes of one log that changed a key, those that are rejected among them: `seq`, the key's
-columns, and the old key's, `old_<column>`."""
+"""The table of one log's key changes, rejected ones included: `seq`, the key's columns, and the old
+key's, `old_<column>`."""
 GIVEN_UP: Final = "; given up"
 OVER: Final = "the row was deleted, or has another key"
 ONLY_EARLY: Final = (
     r"\w+ = [^;]* lies in the future: it was committed at [-0-9:. ]+"
     r"(; \w+ = [^;]* lies in the future: it was committed at [-0-9:. ]+)*"
 )
-"""The reason of a row whose only fault is its clock."""
+"""The reason of a row whose only fault is a time in the future."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """What earlier cycles have rejected, and until when it is waited for."""
+    """The rows that earlier cycles have rejected, and how long they wait."""
 
     now: datetime = datetime.max
     retention: timedelta = timedelta.max
     files: Mapping[str, Sequence[PublishedFile]] = field(default_factory=dict)
     """By log, the kept rows."""
     quarantine: Mapping[str, Sequence[PublishedFile]] = field(default_factory=dict)
-    """By table, the lines that people read."""
+    """By table, the quarantine files for operators."""
     taken_over: bool = False
-    """Whether the rows of those lines are kept, as far as they may still matter."""
+    """Whether the rows of those files were imported."""
 
     @property
     def oldest(self) -> datetime:
-        """The commit time before which nothing is waited for."""
+        """The commit time before which rows are given up."""
         return datetime.min if self.retention == timedelta.max else self.now - self.retention
 
     def is_new_to(self, log: Log) -> bool:
-        """Whether there are only quarantine files, as an earlier version made them."""
+        """Whether the log has only quarantine files, as an earlier version wrote them."""
         lines = self.quarantine.get(log.table, ())
         none = not self.taken_over and not self.files.get(log.name)
         return none and any(file.path.exists() for file in lines)
@@ -118,9 +117,13 @@ def ready(log: Log, rejected: Rejected) -> str:
 def rest(
     connection: duckdb.DuckDBPyConnection, log: Log, cycle: int, rejected: Rejected, whole: bool
 ) -> str:
-    """A query for what is to be kept of a log in a new file.
+    """A query for the rejected rows of a log to keep in a new file.
 
     Args:
+        connection: the cycle's workspace.
+        log: the log.
+        cycle: the number of the cycle.
+        rejected: what earlier cycles rejected.
         whole: whether the new file replaces the earlier ones; else it stands beside them.
     """
     kept = ", ".join(f'"{name}"' for name in KEPT_COLUMNS)
@@ -144,7 +147,7 @@ def rest(
 
 
 def passed(connection: duckdb.DuckDBPyConnection, log: Log) -> list[tuple[int, int]]:
-    """Cycle and `seq` of the rows that have passed now; they are kept as `passed_<log>`."""
+    """Cycle and `seq` of the rows accepted now; also stored as `passed_<log>`."""
     connection.execute(
         f"CREATE OR REPLACE TABLE passed_{log.name} AS SELECT cycle, seq FROM rejected_{log.name} "
         f"SEMI JOIN ready USING (seq) ANTI JOIN bad_{log.name} USING (seq)"
@@ -155,10 +158,15 @@ def passed(connection: duckdb.DuckDBPyConnection, log: Log) -> list[tuple[int, i
 def given_up(
     connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected
 ) -> list[tuple[int, int, str]]:
-    """Cycle and `seq` of the rows that are waited for no longer, and why.
+    """Cycle and `seq` of the rows that stop waiting, and why; also stored as `given_up_<log>`.
 
-    They are kept as `given_up_<log>`. A row that may change is gone with its deletion. A fact that
-    is deleted did happen; but when it is accepted under another key, the old one is done with.
+    A deletion ends the wait of a mutable row. A fact that is deleted still happened; only its
+    acceptance under another key ends the wait under the old one.
+
+    Args:
+        connection: the cycle's workspace.
+        log: the log.
+        rejected: what earlier cycles rejected.
     """
     same = _same_key(log)
     connection.execute(
@@ -174,7 +182,7 @@ def given_up(
 
 
 def end_waiting(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
-    """Make `ended`, the keys that are done with; a row that was just refused does not wait then."""
+    """Make `ended`, the keys that stop waiting; rows rejected just now under them do not wait."""
     connection.execute(f"CREATE OR REPLACE TEMP TABLE ended AS {_ended(connection, log)}")
     if count(connection, "ended"):
         connection.execute(
@@ -189,7 +197,7 @@ def _same_key(log: Log) -> str:
 
 
 def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
-    """A query for keys and the stretches of `seq` in which their rows are done with."""
+    """A query for keys and the ranges of `seq` in which their rows stop waiting."""
     key = ", ".join(f'"{name}"' for name in log.key)
     gone = f"SELECT {key}, seq AS last, 0 AS since FROM typed WHERE op = 'D'"
     if not count(connection, f"raw_{log.name}"):
@@ -198,8 +206,8 @@ def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
         return gone
     if not count(connection, RENAMED):
         return f"{gone} AND FALSE"
-    # Only in the life that went on under another key: what was deleted before did happen. A change
-    # of the key that was rejected itself leads on to where the row was before.
+    # Only the rows since the key's last deletion, which went on under another key: a fact deleted
+    # before still happened. A rejected change of the key leads back to the row's earlier key.
     old = ", ".join(f'"old_{name}"' for name in log.key)
     of_old = ", ".join(f'e."old_{name}" AS "{name}"' for name in log.key)
     names = f"(SELECT {key} FROM {RENAMED} UNION SELECT {old} FROM {RENAMED})"

@@ -1,4 +1,4 @@
-"""What is in the way of a published file and not ours to remove is moved to a folder of its own."""
+"""Moves foreign files that are in the way of published ones to a folder of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SET_ASIDE: Final = "set_aside"
 
 
 def check_places(config: BatchConfig) -> None:
-    """Make sure that the batch flow's folders are folders, and Feast's registry is a file.
+    """Check that the batch flow's folders are folders, and Feast's registry is a file.
 
     Raises:
         UnusablePathError: one is not, or this user may not read it.
@@ -40,7 +40,7 @@ def check_places(config: BatchConfig) -> None:
 
 
 def set_aside(path: Path, config: BatchConfig) -> Path:
-    """Move something out of the way; where it lies now."""
+    """Move something out of the way; returns its new path."""
     home = config.data_dir / SET_ASIDE
     home.mkdir(parents=True, exist_ok=True)
     names = (f"{path.name}.{number}" if number else path.name for number in count())
@@ -50,10 +50,10 @@ def set_aside(path: Path, config: BatchConfig) -> Path:
 
 
 def removed(path: Path, config: BatchConfig) -> Path | None:
-    """Remove a file that may be gone already. A folder in its place is somebody's and is kept.
+    """Remove a file, if it exists; set a folder in its place aside.
 
     Returns:
-        Where that folder lies now; None for anything else.
+        The folder's new path; None for anything else.
     """
     if path.is_dir() and not path.is_symlink():
         return set_aside(path, config)

@@ -27,18 +27,18 @@ from pipelines.places import check_folder, check_sqlite_file
 BATCH_READER: Final = "batch"
 STREAM_READER: Final = "stream"
 SEEN_READER: Final = "stream seen"
-"""How far the streamer has read where it has not written everything yet."""
+"""The streamer's read offsets, ahead of its written ones."""
 GENERATION: Final = "generation"
 STALE_ONLINE: Final = "stale online store"
-"""Noted until the rows of an earlier generation are removed from the online store."""
+"""Set until the rows of an earlier generation are removed from the online store."""
 KINDS: Final = ("log", "view", "quarantine", "rejected")
-"""Processed logs, offline sources, refused rows for people, and those that wait for a parent."""
+"""Processed logs, offline sources, rejected rows for operators, and those that may be accepted."""
 STATUSES: Final = ("pending", "live", "superseded")
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file and what it held when it was published.
+    """A file and its content when it was published.
 
     Times are UTC and naive: commit times for a log, event times for a view.
     """
@@ -53,10 +53,10 @@ class PublishedFile:
     min_time: datetime | None = None
     max_time: datetime | None = None
     compacted: bool = False
-    """Holds only the newest row per key of an expired stretch of time."""
+    """Holds only the newest row per key of an expired range of time."""
     format: int = 1
     identity: str | None = field(default=None, compare=False)
-    """What it looked like when it was last known to be whole; see `verification`."""
+    """Its identity when it was last verified; see `verification`."""
 
 
 class PipelineState:
@@ -104,41 +104,43 @@ class PipelineState:
     def set_offsets(
         self, reader: str, offsets: Mapping[str, Offset], generation: str | None = None
     ) -> bool:
-        """Move a reader whose effects need no files.
+        """Move the offsets of a reader that publishes no files.
 
         Args:
-            generation: what `generation` was when the reader began. If everything was started over
-                since, its offsets are of the past and stay as they are.
+            reader: the reader's name.
+            offsets: its new offset by database.
+            generation: the `generation` when the reader began. After a rebuild since, its offsets
+                are outdated and are not stored.
 
         Returns:
-            Whether they were moved.
+            Whether they were stored.
         """
         with self._transaction() as connection:
-            if generation is not None and (_note(connection, GENERATION) or "") != generation:
+            if generation is not None and (_metadata(connection, GENERATION) or "") != generation:
                 return False
             _move(connection, reader, offsets)
             return True
 
     @property
     def generation(self) -> str:
-        """A text that is another one after everything was started over."""
+        """An id that changes with every rebuild."""
         return self.metadata(GENERATION) or ""
 
     def kept_offsets(self, database: str) -> list[int]:
-        """The changes of a database at which any reader stands: they tell its log from another."""
+        """Every reader's offset in a database: those changes identify its log."""
         rows = self._query("SELECT seq FROM offsets WHERE database = ?", database)
         return [row["seq"] for row in rows]
 
     def forget_metadata(self, name: str) -> None:
-        """Drop a remembered value."""
+        """Drop an entry of the metadata."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM metadata WHERE name = ?", (name,))
 
     def slowest_offset(self, database: str) -> int:
-        """The `seq` up to which every reader is done that `database` keeps its changes for.
+        """The `seq` up to which all readers are done; retention may remove changes up to it.
 
-        A streamer is none of them: it warms from the processed logs, so what the batch flow has
-        read is kept for it there, and one that was stopped for good holds nothing up.
+        The streamer does not count: it warms from the processed logs, where the batch flow keeps
+        what it has read. So a streamer that was stopped for good holds nothing up.
         """
         rows = self._query(
             "SELECT min(seq) AS seq FROM offsets WHERE database = ? AND reader NOT IN (?, ?)",
@@ -171,7 +173,15 @@ class PipelineState:
         step: str | None = None,
         error: str | None = None,
     ) -> None:
-        """Record how a cycle ended: with an `error` at a `step`, or well."""
+        """Record how a cycle ended.
+
+        Args:
+            cycle: the number of the cycle.
+            now: UTC, naive.
+            report: what the cycle did, as JSON.
+            step: the step that failed.
+            error: why it failed; None if the cycle succeeded.
+        """
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE cycles SET status = ?, finished_at = ?, step = ?, error = ?, report = ? "
@@ -215,7 +225,13 @@ class PipelineState:
     def files(
         self, kind: str, name: str | None = None, status: str = "live"
     ) -> list[PublishedFile]:
-        """Files of a kind (and name), oldest event time first."""
+        """Files of a kind (and name), oldest event time first.
+
+        Args:
+            kind: one of `KINDS`.
+            name: the log or view; None for all.
+            status: one of `STATUSES`.
+        """
         rows = self._query(
             "SELECT * FROM files WHERE status = ? AND kind = ? AND (? IS NULL OR name = ?) "
             "ORDER BY coalesce(min_time, ''), path",
@@ -228,7 +244,13 @@ class PipelineState:
             return [self._file(row) for row in rows]
 
     def add_pending(self, cycle: int, files: Sequence[PublishedFile], now: datetime) -> None:
-        """Write down which files are about to appear."""
+        """Record files before they are renamed into place.
+
+        Args:
+            cycle: the number of the cycle.
+            files: the files, not in place yet.
+            now: UTC, naive.
+        """
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT INTO files (path, kind, name, cycle, rows, bytes, sha256, min_time, "
@@ -268,9 +290,14 @@ class PipelineState:
         """Make a cycle's files live, move the offsets and supersede old files: all or nothing.
 
         Args:
-            identities: of those files that are known to be whole.
+            cycle: the number of the cycle.
+            now: UTC, naive.
+            reader: whose offsets move; None if none do.
+            offsets: the reader's new offset by database.
+            superseded: files that the new ones replace.
+            identities: of the files that are verified.
             waiting: per view, the oldest and newest event time that still has to be materialized;
-                it widens what already waits.
+                merged with what is already pending.
             late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
         """
         with self._transaction() as connection:
@@ -318,11 +345,11 @@ class PipelineState:
         return last, found
 
     def known_paths(self) -> set[Path]:
-        """Every file that is published, about to be, or was until it was replaced."""
+        """Every file that is live, pending or superseded."""
         return {self._path.parent / row["path"] for row in self._query("SELECT path FROM files")}
 
     def remember_identities(self, identities: Mapping[Path, str]) -> None:
-        """Note what files looked like when they were known to be whole."""
+        """Store the identities of verified files."""
         with self._transaction() as connection:
             connection.executemany(
                 "UPDATE files SET identity = ? WHERE path = ?",
@@ -330,14 +357,14 @@ class PipelineState:
             )
 
     def forget_everything(self, generation: str) -> list[Path]:
-        """Let no file be published any more and no view wait, put every reader back to the
-        beginning of every log, and note that the online store holds rows of the past.
+        """Unpublish all files, drop pending materializations, reset all readers to the beginning
+        of every log, and mark the online store's rows as stale.
 
         Args:
-            generation: what `generation` is from now on.
+            generation: the new `generation`.
 
         Returns:
-            The files, which are pending now: to be removed, and forgotten afterwards.
+            The files, now pending: the caller removes and then forgets them.
         """
         with self._transaction() as connection:
             connection.execute("UPDATE files SET status = 'pending'")
@@ -362,10 +389,10 @@ class PipelineState:
                 "DELETE FROM files WHERE path = ?", [(self._stored(path),) for path in paths]
             )
 
-    def superseded_before(self, moment: datetime) -> list[Path]:
-        """Files that a merged one replaced before a time."""
+    def superseded_before(self, time: datetime) -> list[Path]:
+        """Files that were superseded before a time (UTC, naive)."""
         rows = self._query(
-            "SELECT path FROM files WHERE status = 'superseded' AND changed_at < ?", as_text(moment)
+            "SELECT path FROM files WHERE status = 'superseded' AND changed_at < ?", as_text(time)
         )
         return [self._path.parent / row["path"] for row in rows]
 
@@ -376,7 +403,7 @@ class PipelineState:
             return {row["view"]: (as_time(row["oldest"]), as_time(row["newest"])) for row in rows}
 
     def rematerialize_all(self) -> None:
-        """Let each view wait for materialization with all its published rows."""
+        """Mark all published rows of each view as pending materialization."""
         with self._transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO pending_materializations "
@@ -385,21 +412,21 @@ class PipelineState:
             )
 
     def view_is_materialized(self, view: str) -> None:
-        """Nothing of the view waits any more."""
+        """Record that nothing of the view is pending any more."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM pending_materializations WHERE view = ?", (view,))
 
     def metadata(self, name: str) -> str | None:
-        """A remembered value."""
+        """An entry of the metadata; None if there is none."""
         with self._transaction() as connection:
-            return _note(connection, name)
+            return _metadata(connection, name)
 
     def document(self, name: str) -> dict[str, Any] | None:
-        """A remembered JSON object; None if there is none, or what is there cannot be read."""
+        """A JSON object from the metadata; None if there is none or it cannot be read."""
         return as_document(self.metadata(name))
 
     def set_metadata(self, name: str, value: str) -> None:
-        """Remember a value."""
+        """Set an entry of the metadata."""
         with self._transaction() as connection:
             connection.execute(
                 "INSERT INTO metadata VALUES (?, ?) "
@@ -408,7 +435,7 @@ class PipelineState:
             )
 
     def raise_metadata(self, name: str, value: str) -> str:
-        """Remember a value unless a greater one, as text compares, is; the one that is now."""
+        """Raise an entry of the metadata to the greater value, as text; returns that."""
         with self._transaction() as connection:
             (kept,) = connection.execute(
                 "INSERT INTO metadata VALUES (?, ?) "
@@ -452,7 +479,7 @@ class PipelineState:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connected("rw") as connection:  # a removed one is not made anew, empty
+        with self._connected("rw") as connection:  # do not create an empty one if it was removed
             if not is_current(connection, self._path):
                 raise PipelineStateError(
                     f"{self._path} was replaced or removed while this process used it: start the "
@@ -486,6 +513,6 @@ def _move(connection: sqlite3.Connection, reader: str, offsets: Mapping[str, Off
     )
 
 
-def _note(connection: sqlite3.Connection, name: str) -> str | None:
+def _metadata(connection: sqlite3.Connection, name: str) -> str | None:
     found = connection.execute("SELECT value FROM metadata WHERE name = ?", (name,)).fetchone()
     return str(found[0]) if found else None

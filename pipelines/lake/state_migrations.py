@@ -1,9 +1,8 @@
-"""The format of data/pipeline_state.db, and the steps that lead to it from any older one.
+"""The format of data/pipeline_state.db, and its migrations from any older one.
 
-`PRAGMA user_version` is the number of steps that a file has behind it. A new column or table is a
-new step at the end; a step that was ever released is not changed. All missing steps are taken in
-one transaction, so an upgrade that is killed has not begun, and whoever opens the file meanwhile
-waits for it.
+`PRAGMA user_version` is the number of steps applied to a file. A new column or table is a new step
+at the end; a released step is never changed. All missing steps are applied in one transaction, so a
+killed upgrade leaves no trace, and others that open the file meanwhile wait for it.
 """
 
 from __future__ import annotations
@@ -32,31 +31,31 @@ _FORMAT_1: Final = (
     "newest TEXT NOT NULL) STRICT",
     "CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
 )
-"""What was there before files had a number."""
+"""The tables before files had a format number."""
 
 _FILES_KNOWN: Final = (
     "ALTER TABLE files ADD COLUMN format INTEGER NOT NULL DEFAULT 1",
     "ALTER TABLE files ADD COLUMN identity TEXT",
 )
-"""Of which format a file is, and what it looked like when it was last read through."""
+"""A file's format, and its identity when it was last verified."""
 
 _BOUND_POSITIONS: Final = (
     "ALTER TABLE positions ADD COLUMN identity TEXT",
     "ALTER TABLE positions ADD COLUMN nonce TEXT",
 )
-"""What binds a position to one change log; null for what was read before."""
+"""What binds an offset to one change log; null in older rows."""
 
 _LATE_CHANGES: Final = (
     "CREATE TABLE late_changes (cycle INTEGER NOT NULL, log TEXT NOT NULL, seq INTEGER NOT NULL, "
     "PRIMARY KEY (cycle, log, seq)) STRICT",
 )
-"""Rows that were accepted when what they waited for had come."""
+"""Rows that were rejected first and accepted later."""
 
 DELETIONS_UNCHECKED: Final = "deletions are not checked"
 _DELETIONS: Final = (
     f"INSERT OR IGNORE INTO notes SELECT DISTINCT '{DELETIONS_UNCHECKED}', '' FROM positions",
 )
-"""Noted until a cycle has seen which deletions an earlier version has written no tombstones for."""
+"""Set until a cycle has found the deletions for which an earlier version wrote no tombstones."""
 
 _FIELD_WORDS: Final = (
     "ALTER TABLE positions RENAME TO offsets",
@@ -64,7 +63,7 @@ _FIELD_WORDS: Final = (
     "ALTER TABLE waiting_views RENAME TO pending_materializations",
     "ALTER TABLE files RENAME COLUMN condensed TO compacted",
 )
-"""What the field calls these."""
+"""Renames to the field's words."""
 
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FORMAT_1,

@@ -1,4 +1,4 @@
-"""How the offline sources stand: how much, how new, how complete."""
+"""Summary of the offline sources: size, freshness, completeness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.settings import BatchConfig
 
 @dataclass(frozen=True)
 class ViewSummary:
-    """One view's offline source. `age_seconds` is that of the newest event, not of the last run."""
+    """One view's offline source. `age_seconds` is the newest event's age, not the last run's."""
 
     rows: int
     keys: int
@@ -31,10 +31,15 @@ class ViewSummary:
 
 
 def summarize(state: PipelineState, offline: Path, now: datetime) -> dict[str, ViewSummary]:
-    """A summary of every view, from its published files in `offline`.
+    """A summary of every view, from its published files.
+
+    Args:
+        state: the pipeline's state.
+        offline: the folder of the offline sources.
+        now: UTC, naive.
 
     Raises:
-        CorruptFileError: one of them is not what was published.
+        CorruptFileError: a file is not as it was published.
     """
 
     def read() -> dict[str, ViewSummary]:
@@ -73,12 +78,12 @@ def _summarize(
 
 
 def check_published(state: PipelineState, config: BatchConfig) -> None:
-    """Make sure that the published files are what was published, all of them and no others.
+    """Check that the published files are complete, unaltered and without strangers.
 
     Raises:
         CorruptFileError: a file is missing, altered, or not ours.
         NewerFormatError: a newer version has written one.
-        UnusablePathError: a folder is none, or cannot be read.
+        UnusablePathError: a folder is not a folder, or cannot be read.
     """
     check_places(config)
     check_strangers(state, config.processed_data_path)

@@ -1,9 +1,9 @@
-"""Whether the published files are what was published: all of them, no others, to the bit.
+"""Verifies the published files: all of them, no others, unaltered to the bit.
 
-DuckDB does not look at the checksums of Parquet pages, so a flipped bit would be read as another
-value. Every reader of ours therefore asks here first. A file is read through once and compared with
-its SHA-256; that verdict holds, in the process and in the state, until its inode, size or one of
-its time stamps changes.
+DuckDB does not check the checksums of Parquet pages, so a flipped bit would be read as another
+value. So all our readers verify files here first. A file is read once and compared with its
+SHA-256; the result is cached, in the process and in the state, until its inode, size or one of its
+timestamps changes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pipelines.places import check_folder
 
 Read = TypeVar("Read")
 FILE_FORMAT: Final = 1
-"""Of the published Parquet files; one that does not say has the first."""
+"""Format of the published Parquet files; a file without one has format 1."""
 FORMAT_KEY: Final = b"synchrochain:format"
 _TICK_NS: Final = 20_000_000
-"""Two writes within so many nanoseconds may leave the same time stamp."""
+"""Two writes within so many nanoseconds may leave the same timestamp."""
 _LOOKS: Final = 3
 
 _seen_whole: Final[dict[Path, tuple[str, str]]] = {}
-"""What this process has read through: SHA-256 and identity, by path."""
+"""Files that this process has verified: SHA-256 and identity, by path."""
 
 
 def verified(
@@ -45,11 +45,14 @@ def verified(
     folder: Path | None = None,
     afresh: bool = False,
 ) -> list[PublishedFile]:
-    """The live files of a kind (and name), each of them as it was published.
+    """The live files of a kind (and name), each verified.
 
     Args:
-        folder: where files of this kind and name lie; one that is not ours is complained about.
-        afresh: read each through once in this process, whatever others have found.
+        state: the pipeline's state.
+        kind: one of `KINDS`.
+        name: the log or view; None for all.
+        folder: where files of this kind and name lie; unknown files in it are an error.
+        afresh: ignore results of other processes: read each file once in this one.
 
     Raises:
         CorruptFileError: a file is missing, altered, cannot be read or does not belong there.
@@ -70,8 +73,8 @@ def verified(
 
 
 def read_again_if_made_anew(state: PipelineState, read: Callable[[], Read]) -> Read:
-    """What a function reads of the published files; once more from the beginning if `--rebuild`
-    has removed them while it read."""
+    """Call `read`, which reads published files; again if `--rebuild` has removed them
+    meanwhile."""
     while True:
         generation = state.generation
         try:
@@ -84,10 +87,12 @@ def read_again_if_made_anew(state: PipelineState, read: Callable[[], Read]) -> R
 def check_contents(
     state: PipelineState, files: Iterable[PublishedFile], *, afresh: bool = False
 ) -> None:
-    """Make sure that files hold, to the bit, what was published.
+    """Check that files are, to the bit, as they were published.
 
     Args:
-        afresh: read each through once in this process, whatever others have found.
+        state: the pipeline's state.
+        files: the files to check.
+        afresh: ignore results of other processes: read each file once in this one.
 
     Raises:
         CorruptFileError: one is missing, altered or cannot be read.
@@ -102,26 +107,26 @@ def check_contents(
         if known or (file.identity == identity and not afresh):
             continue
         _read_through(file)
-        if _identity(file) == identity and settled(identity):
+        if _identity(file) == identity and is_stable(identity):
             _seen_whole[file.path] = (file.sha256, identity)
             if file.identity != identity:
                 seen[file.path] = identity
     if seen:
         try:
             state.remember_identities(seen)
-        except StorageFullError:  # then the next process reads them through as well
+        except StorageFullError:  # then the next process reads them again
             return
 
 
 def check_strangers(state: PipelineState, folder: Path) -> None:
-    """Make sure that a folder of published files holds none that the state does not know.
+    """Check that a folder of published files holds none that the state does not know.
 
     Raises:
-        CorruptFileError: it does; other readers, who take all that is there, would count its rows.
-        UnusablePathError: the folder is none, or cannot be listed.
+        CorruptFileError: it does; readers that take all files would count its rows.
+        UnusablePathError: the folder is not a folder, or cannot be listed.
     """
     paths = parquet_files(folder)
-    for _look in range(_LOOKS):  # a cycle may be publishing, or giving up, just now
+    for _look in range(_LOOKS):  # a cycle may be publishing or rolling back
         known = state.known_paths()
         paths = [path for path in paths if path not in known and path.exists()]
         if not paths:
@@ -134,15 +139,15 @@ def check_strangers(state: PipelineState, folder: Path) -> None:
 
 
 def identity_of(path: Path) -> str:
-    """What tells a file from another one in its place, or from itself after a change."""
+    """Identifies a file's content without reading it: inode, size, timestamps."""
     found = path.stat()
     return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
-def settled(identity: str) -> bool:
-    """Whether a change from now on would show in the identity: its time stamps lie in the past."""
+def is_stable(identity: str) -> bool:
+    """Whether any later change would show in the identity: its timestamps are in the past."""
     times = map(int, identity.split()[2:])
-    return all(time.time_ns() - moment > _TICK_NS for moment in times)
+    return all(time.time_ns() - ns > _TICK_NS for ns in times)
 
 
 def sha256_of(path: Path) -> str:
@@ -186,10 +191,10 @@ def _damaged(file: PublishedFile, what: str) -> CorruptFileError:
 
 
 def parquet_files(folder: Path) -> Sequence[Path]:
-    """What lies in a folder and is called like a Parquet file, in the order of the names.
+    """The `*.parquet` entries of a folder, sorted by name.
 
     Raises:
-        UnusablePathError: the folder is none, or cannot be listed.
+        UnusablePathError: the folder is not a folder, or cannot be listed.
     """
     check_folder(folder)
     try:

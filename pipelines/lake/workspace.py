@@ -20,7 +20,7 @@ from pipelines.stopping import interruptible
 STAGING: Final = "staging"
 """Where workspaces spill to, in the data directory."""
 Progress = Callable[[str, int], None]
-"""Callback: the name of the step, and how many more rows of it are done."""
+"""Callback: the name of the step, and how many more rows it has processed."""
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
     Raises:
         StorageFullError: there was no room left to spill.
-        MemoryFullError: what has to be in memory at once does not fit, as very many long texts.
+        MemoryFullError: data that cannot spill does not fit, such as very many long texts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect(config={"temp_directory": str(folder)})
@@ -55,9 +55,9 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def remove_dead_workspaces(staging: Path) -> None:
-    """Remove the folders that killed cycles have left; of a batch process that may run cycles.
+    """Remove the folders of killed cycles and audits; the caller holds the batch flow's lock.
 
-    Audits run beside cycles; their folders bear the process id, and go when that process is gone.
+    Audits run beside cycles: a folder names its process id and is kept while that is alive.
     """
     for folder in staging.glob("*-*"):
         kind, number, *_ = folder.name.split("-")
