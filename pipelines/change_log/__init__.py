@@ -1,1 +1,1 @@
-"""Reading the change log: what its rows mean, how they are typed, and which are refused."""
+"""Reading the change log: its rows, their types, and why rows are rejected."""

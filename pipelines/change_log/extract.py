@@ -1,4 +1,4 @@
-"""Extract: what the live databases have appended to their change logs since the last cycle."""
+"""Extract: the changes appended to the live databases' change logs since the last cycle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHANGES: Final = (
 
 @dataclass(frozen=True)
 class Span:
-    """The changes of one database that a cycle deals with: `after < seq <= end.seq`."""
+    """The changes of one database that a cycle reads: `after < seq <= end.seq`."""
 
     after: int
     end: Offset
@@ -40,15 +40,16 @@ def plan(
 ) -> dict[str, Span]:
     """How far this cycle reads each database.
 
-    Databases whose rows refer to others are bounded first, so that what they refer to lies within
-    the others' bounds.
+    Databases whose rows refer to others are bounded first, so that the rows they refer to lie
+    within the others' bounds.
 
     Args:
-        offsets: where the batch flow stands in each change log.
-        streamed: where the streamer does, who may have read on in a log that is another one now.
+        readers: a reader per database.
+        offsets: the batch flow's offset in each change log.
+        streamed: the streamer's, which may be ahead; used to detect that a log was replaced.
 
     Raises:
-        LiveDatabaseError: a database is not what the pipelines need, or not the one that was read.
+        LiveDatabaseError: a database breaks the contract, or its log is not the one read before.
     """
     spans = {}
     for name in READING_ORDER:
@@ -70,11 +71,14 @@ def extract(
     """Copy the changes of all databases into the workspace: one relation per log, `raw_<log>`.
 
     Args:
+        connection: the workspace.
+        readers: a reader per database.
+        spans: the changes to read, by database.
         batch_size: rows per Arrow record batch; it bounds the memory in flight.
-        progress: told how many changes were read, batch by batch.
+        progress: callback with the number of changes in each batch.
 
     Returns:
-        The number of changes read. Changes of tables that no log stands for are passed over.
+        The number of changes read. Changes of tables without a log are skipped.
     """
     with ThreadPoolExecutor(DATABASES_AT_ONCE) as pool:
         found = [
@@ -116,7 +120,7 @@ def _copy(
 
 
 class _Changes:
-    """Record batches on their way into DuckDB, which would make any failure one of its own."""
+    """Record batches for DuckDB; keeps a failure, which DuckDB would wrap in its own error."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch], progress: Callable[[int], None]) -> None:
         self._batches = batches

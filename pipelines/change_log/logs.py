@@ -1,8 +1,8 @@
 """The processed logs: one typed log per live table, and what a row of it must satisfy.
 
 A log row is a change: `seq` and `op` (I, U, D) from the change log, `committed_at`, then the
-table's columns in their types. Both flows read these definitions, so a row that one flow refuses
-is refused by the other too.
+table's columns in their types. Both flows read these definitions, so a row that one flow rejects
+is rejected by the other too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KIND_IN_WORDS: Final[Mapping[str, str]] = {
     TEXTS: "a JSON list of texts",
 }
 MOVED: Final = "M"
-"""`op` in a processed log: the deletion of a key whose thing goes on under another one."""
+"""`op` in a processed log: the deletion of a key whose row goes on under another key."""
 CHANGE_COLUMNS: Final[Mapping[str, str]] = {"seq": INTEGER, "op": TEXT, "committed_at": TIME}
 
 
@@ -79,18 +79,19 @@ class Log:
     keep_newest_by: tuple[str, ...] = ()
     """Retention keeps the newest row of each value of these columns, however old."""
     expires: bool = True
-    """False: retention never touches it, for features look back without a limit."""
+    """False: exempt from retention, since features look back without a limit."""
     marks_moves: bool = False
     """A row counts by its key even after its deletion. So if its key was only changed, the old
-    one's last row has `MOVED` for `op`, whatever becomes of the row under the new key."""
+    key's last row has the `op` `MOVED`, whatever happens to the row under the new key."""
     changed_at: str | None = None
-    """The column with the event time of a change, where a deletion is an event as well. A deletion
-    happens at its commit, but not before the row that it removes; what comes after it in the log
-    does not happen before it. The column holds these times, not what the live row says."""
+    """The column with the event time of a change, where a deletion is an event as well. A
+    deletion's event time is its commit time, but no earlier than that of the row that it removes;
+    later changes of the key are no earlier than the deletion. The column holds these times, not the
+    live row's."""
 
     @property
     def lasts(self) -> bool:
-        """Whether rows outlive the retention, as others refer to them or start from them."""
+        """Whether rows outlive the retention, because others refer to them or start from them."""
         return bool(self.keep_newest_by) or not self.expires
 
     @property

@@ -1,8 +1,8 @@
 """A reader's offset in a change log, bound to that log and no other.
 
-Numbers alone do not tell one log from another: an older copy of a database that is put back counts
-on from where it stood. So an offset is kept with the identity of the log and the nonce of the row
-that it stands at. A log that has another row there is another history, however long it is.
+Numbers alone do not identify a log: a database restored from an older copy counts on from there. So
+an offset is kept with the identity of the log and the nonce of its row. A log that has another row
+at that number has another history, however long it is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pipelines.errors import ChangeLogGapError, OtherHistoryError
 
 @dataclass(frozen=True)
 class Offset:
-    """The last change that a reader has dealt with; 0: none.
+    """The last change that a reader has processed; 0: none.
 
     `identity` is the log's, `nonce` the row's. Both are None for an offset of an older format,
-    `nonce` also where the row is one of format 1: such an offset is taken as it stands.
+    `nonce` also where the row is one of format 1: such an offset cannot be verified.
     """
 
     seq: int
@@ -28,15 +28,16 @@ class Offset:
 
 
 def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Offset]) -> Offset:
-    """Where the log ends, once it is known to be the one that the readers have read.
+    """The log's last change, after checking that this is the log that the readers have read.
 
     Args:
-        connection: in a transaction, so that everything is of one moment.
+        connection: in a transaction, so that all queries see one snapshot.
         where: the database, for messages.
+        readers: every reader's offset.
 
     Raises:
-        OtherHistoryError: the log has not what a reader has read.
-        ChangeLogGapError: the change after a reader's offset is gone.
+        OtherHistoryError: the log does not have what a reader has read.
+        ChangeLogGapError: the change after a reader's offset is missing.
     """
     last, last_nonce, identity, removed, removed_nonce = _ends(connection)
     for reader in readers:
@@ -47,7 +48,7 @@ def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Off
         if None not in (reader.identity, identity) and reader.identity != identity:
             raise _other(where, "is another one than was read before")
         found = _nonce(connection, reader.seq) if identity else (None,)
-        # Older rows may be removed at any time, up to the one at which the reader stands.
+        # Retention may remove rows at any time, up to the reader's offset.
         if found is None and removed == reader.seq:
             found = (removed_nonce,)
         _refuse_hole(connection, where, reader.seq, last)
@@ -58,17 +59,24 @@ def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Off
 
 
 def verify_row(where: str, seq: int, expected: str | None, found: str | None) -> None:
-    """Make sure that a row is the one that was read before.
+    """Check that a row is the one that was read before.
+
+    Args:
+        where: the database, for messages.
+        seq: the row's number.
+        expected: the nonce that was read before; None if it is not known.
+        found: the nonce of the row now.
 
     Raises:
-        OtherHistoryError: it is not.
+        OtherHistoryError: the nonces differ.
     """
     if expected is not None and expected != found:
         raise _other(where, f"has another change {seq} than was read before")
 
 
 def _ends(connection: sqlite3.Connection) -> tuple[int, str | None, str | None, int, str | None]:
-    """The last row's number and nonce, the log's identity, the last removed row's."""
+    """The last row's `seq` and nonce, the log's identity, the last removed row's `seq` and
+    nonce."""
     (made,) = connection.execute(
         "SELECT count(*) FROM sqlite_master WHERE lower(name) = 'change_log_info'"
     ).fetchone()
@@ -94,7 +102,7 @@ def _nonce(connection: sqlite3.Connection, seq: int) -> tuple[str | None] | None
 
 
 def _refuse_hole(connection: sqlite3.Connection, where: str, after: int, last: int) -> None:
-    """Numbers have no holes; but who starts anew takes what retention has left."""
+    """Raise if rows after `after` are missing: `seq` has no holes."""
     (following,) = connection.execute(
         "SELECT min(seq) FROM change_log WHERE seq > ?", (after,)
     ).fetchone()

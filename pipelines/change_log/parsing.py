@@ -1,4 +1,4 @@
-"""SQL that types the JSON of change-log rows and says why a row is refused."""
+"""SQL that types the JSON of change-log rows and gives the reason why a row is rejected."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipelines.change_log.time_stamps import time_stamp_sql
 from pipelines.live_databases import BLOBS, LONG, LONGEST
 
 CLOCK_TOLERANCE: Final = "5 minutes"
-"""How far an event time may lie ahead of its commit: clocks differ, the future does not happen."""
+"""How far an event time may lie ahead of its commit, since clocks differ."""
 CLOCK_SET_BACK: Final = "1 day"
-"""How far the time of a deleted row may lie ahead of the deletion's commit, and count: the clock
-may have been set back since; of a row that was refused it may be anything."""
-FIRST_MOMENT: Final = "1970-01-01"
-LAST_MOMENT: Final = "2262-01-01"
-"""Time stamps outside are refused: they do not survive Parquet, pandas and protobuf unharmed."""
+"""How far a deleted row's own time may lie ahead of the deletion's commit and still count: the
+clock may have been set back since. Beyond that it is ignored, as the row may have been rejected."""
+FIRST_TIME: Final = "1970-01-01"
+LAST_TIME: Final = "2262-01-01"
+"""Timestamps outside are rejected: Parquet, pandas or protobuf cannot hold them."""
 UNEXPLAINED: Final = "it breaks a rule"
 _JSON_SPACE: Final = "' ' || chr(9) || chr(10) || chr(13)"
 
@@ -36,17 +36,18 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
     """A query that types the change-log rows of one table.
 
     Args:
-        relation: what holds the rows: seq, op, row (JSON), committed_at.
+        log: the table's log.
+        relation: the relation of the rows: seq, op, row (JSON), committed_at.
         explained: whether to say which rules a row breaks, or only that it breaks one, which
-            takes half the time where rows are few. Then time stamps are known in the form alone
-            that the triggers write: who finds a broken rule asks again for an explanation, by
-            which the row may turn out to be good.
+            takes half the time where rows are few. Without, timestamps are recognised only in the
+            form that the triggers write, so a row that breaks a rule must be typed again with
+            explanations, and may then turn out to be good.
 
     Returns:
         DuckDB SQL that yields seq, op, committed_at, the log's columns, and `reason`: null for a
         good row, else every rule that the row breaks, in words; `UNEXPLAINED` without words. A
-        deletion has to name its key only; its event time is when it was committed, or the row's
-        own if that is later.
+        deletion needs its key only; its event time is its commit time, or the row's own if that is
+        later.
     """
     live_columns = sorted({column.source[0] for column in log.columns})
     nested = sorted({column.source[0] for column in log.columns if column.source[1]})
@@ -101,7 +102,7 @@ def typed_rows(log: Log, relation: str, *, explained: bool = True) -> str:
 
 
 def _unrecorded(log: Log) -> str:
-    """SQL that says which columns hold what the trigger could not record, but named."""
+    """SQL that says which columns hold a value that the trigger could not record."""
     kinds = {column.source[0]: KIND_IN_WORDS[TEXT] for column in log.columns}
     kinds |= {c.name: KIND_IN_WORDS[c.type] for c in log.columns if not c.source[1]}
     said = ", ".join(
@@ -114,17 +115,17 @@ def _unrecorded(log: Log) -> str:
 
 
 def _named(log: Log, column: Column) -> str:
-    """The column as it leaves, which is another time where it is that of a deletion."""
+    """SQL for the column in the result; a deletion's event time is replaced."""
     name = f'"{column.name}"'
     if column.name != log.changed_at:
         return name
-    # greatest() passes over nulls.
+    # greatest() ignores nulls.
     own = f"CASE WHEN {name} <= committed_at + INTERVAL '{CLOCK_SET_BACK}' THEN {name} END"
     return f"CASE WHEN op = 'D' THEN greatest(committed_at, {own}) ELSE {name} END AS {name}"
 
 
 def _missing_key(log: Log) -> str:
-    """SQL for why a deletion is refused: a view's key is not there; null if all are."""
+    """SQL for why a deletion is rejected: a view's key is missing; null if none is."""
     needed = dict.fromkeys((*log.key, *(log.references if log.changed_at else ())))
     cases = " ".join(f"WHEN \"{name}\" IS NULL THEN '{name} is missing'" for name in needed)
     return f"CASE {cases} END"
@@ -140,8 +141,8 @@ def _shape(log: Log, column: str) -> dict[str, str]:
 
 
 def _json_as(value: str, shape: object) -> str:
-    # json_transform raises on malformed JSON, which is a row's fault and not the batch's; of JSON
-    # that is no object it makes an object of nulls.
+    # json_transform raises on malformed JSON, which must reject the row and not fail the batch;
+    # of JSON that is no object it makes an object of nulls.
     found = f"CASE WHEN json_valid({value}) THEN json_transform({value}, '{json.dumps(shape)}') END"
     if isinstance(shape, dict):
         return f"CASE WHEN starts_with(ltrim({value}, {_JSON_SPACE}), '{{') THEN {found} END"
@@ -165,7 +166,7 @@ def _first_broken(rules: list[tuple[str, str]]) -> str:
 
 
 def _outside(column: str) -> str:
-    return f"{column} NOT BETWEEN TIMESTAMP '{FIRST_MOMENT}' AND TIMESTAMP '{LAST_MOMENT}'"
+    return f"{column} NOT BETWEEN TIMESTAMP '{FIRST_TIME}' AND TIMESTAMP '{LAST_TIME}'"
 
 
 def _typed(column: Column, explained: bool) -> str:

@@ -40,16 +40,16 @@ TEXTS: Final = ", ".join(
     for f in SCHEMA
 )
 BYTES_AT_ONCE: Final = 1 << 28
-"""Of text in a record batch at most: the driver crashes beyond 2 GB."""
+"""The most bytes of text in a record batch: the driver crashes beyond 2 GB."""
 SMALL_DATABASE: Final = 1 << 30
-"""Bytes of a database in which no record batch can come near that."""
+"""A database of fewer bytes cannot fill such a batch."""
 _AS_JSON: Final = 6
-"""A byte of a live table becomes so many of JSON at most."""
+"""The most bytes of JSON that one byte of a live table becomes."""
 _OLD_KEY: Final = SCHEMA.get_field_index("old_key")
 
 
 def decoded(text: bytes) -> str:
-    """Text of a live database; what is no UTF-8 in it becomes U+FFFD for every reader."""
+    """Text of a live database; invalid UTF-8 becomes U+FFFD, the same for every reader."""
     return text.decode("utf-8", "replace")
 
 
@@ -83,7 +83,7 @@ class ChangeLogReader:
         self._busy_timeout = busy_timeout
 
     def check(self) -> None:
-        """Make sure that the database is there and has what the pipelines need.
+        """Check that the database exists and fulfils the contract.
 
         Raises:
             LiveDatabaseError: it is missing, corrupt or locked.
@@ -96,7 +96,7 @@ class ChangeLogReader:
         """Bring a change log of an older format up to date.
 
         Returns:
-            Whether there was anything to do.
+            Whether it needed an upgrade.
 
         Raises:
             LiveDatabaseError: it is missing, corrupt or locked.
@@ -105,7 +105,7 @@ class ChangeLogReader:
             return upgrade_change_log(engine, METADATA[self.name])
 
     def unknown_rows(self) -> list[UnknownRows]:
-        """What the change log does not know, a table each.
+        """Rows that the change log does not know, one entry per table.
 
         Raises:
             LiveDatabaseError: it is missing, corrupt or locked.
@@ -114,7 +114,7 @@ class ChangeLogReader:
             return unknown_rows(engine)
 
     def end(self, *readers: Offset) -> Offset:
-        """Where the log ends, once it is known to be the one that the readers have read.
+        """The log's last change, after checking that this is the log that the readers have read.
 
         Raises:
             OtherHistoryError, ChangeLogGapError: see `end_of_log`.
@@ -123,7 +123,12 @@ class ChangeLogReader:
             return end_of_log(connection, self._where, readers)
 
     def batches(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
-        """Changes with `after < seq <= upto` in the order of `seq`, at most `size` rows each.
+        """Changes with `after < seq <= upto` in the order of `seq`.
+
+        Args:
+            after: the last change already read.
+            upto: the last change to read.
+            size: the most rows per batch.
 
         Returns:
             Record batches of `SCHEMA`.
@@ -134,7 +139,10 @@ class ChangeLogReader:
 
     @contextmanager
     def snapshot(self, size: int) -> Iterator[Snapshot]:
-        """The live tables and the end of their change log at one moment, while it is open.
+        """One snapshot of the live tables and the end of their change log.
+
+        Args:
+            size: rows per record batch.
 
         Raises:
             LiveDatabaseError: it is missing, corrupt or locked, or lacks a table or column.
@@ -149,7 +157,7 @@ class ChangeLogReader:
 
     @contextmanager
     def _engine(self) -> Iterator[sa.Engine]:
-        if not self._path.exists():  # opening would make an empty one
+        if not self._path.exists():  # opening would create an empty one
             raise LiveDatabaseError(
                 f"{self._path} does not exist: fill it with `synchrochain simulate`, "
                 f"or set SYNCHROCHAIN_{self.name.upper()}_URL to your own database"
@@ -165,7 +173,7 @@ class ChangeLogReader:
         with self._adbc() as connection:
             yield from _rows(
                 connection,
-                # The driver takes types from the first batch, where old keys may all be null.
+                # The driver infers types from the first batch, where all old keys may be null.
                 f"SELECT seq, table_name, op, \"row\", committed_at, coalesce(old_key, '') "
                 f"AS old_key FROM (SELECT {TEXTS} {part}) ORDER BY seq",
                 f'SELECT "row", old_key {part}',
@@ -176,7 +184,7 @@ class ChangeLogReader:
 
     @contextmanager
     def _adbc(self) -> Iterator[Any]:
-        """A connection of ADBC's, which is a transaction from its first query on."""
+        """An ADBC connection, which is in a transaction from its first query on."""
         from adbc_driver_manager import Error
         from adbc_driver_sqlite import dbapi
 
@@ -190,7 +198,7 @@ class ChangeLogReader:
 
 
 class Snapshot:
-    """A live database at one moment.
+    """A consistent snapshot of a live database.
 
     Args:
         connection: ADBC's, in a transaction.
@@ -201,7 +209,7 @@ class Snapshot:
         self._connection = connection
         self._size = size
         with closing(connection.cursor()) as cursor:
-            # The first query: what it sees all later ones see.
+            # The first query begins the transaction, so all later ones see the same snapshot.
             cursor.execute(
                 "SELECT (SELECT coalesce(max(seq), 0) FROM change_log), "
                 "(SELECT removed_seq FROM change_log_info)"
@@ -211,7 +219,7 @@ class Snapshot:
         """The last change of the log, and the last one that was removed from it."""
 
     def rows(self, table: sa.Table, now: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a table as its triggers would record them just now: batches of `SCHEMA`."""
+        """The rows of a table as its triggers would record them at `now`: batches of `SCHEMA`."""
         row = row_of(table, f'"{table.name}"')
         return _rows(
             self._connection,

@@ -1,4 +1,4 @@
-"""Many change numbers in little room: those that follow each other are one range."""
+"""A compact set of change numbers: consecutive ones are stored as a range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SeqRanges:
                 self._ranges.append((seq, seq))
 
     def forget(self, upto: int) -> None:
-        """Drop the numbers up to one."""
+        """Drop the numbers up to `upto`."""
         self._ranges = [(max(a, upto + 1), b) for a, b in self._ranges if b > upto]
 
     def as_json(self) -> list[list[int]]:
@@ -30,7 +30,7 @@ class SeqRanges:
 
 
 def seqs_of(ranges: Iterable[int | Sequence[int]]) -> Iterator[int]:
-    """The numbers of what `as_json` has returned; a number that is no range stands for itself."""
+    """The numbers in the result of `as_json`; a bare number counts as itself."""
     for found in ranges:
         if isinstance(found, int):
             yield found

@@ -1,4 +1,4 @@
-"""Which texts are time stamps, and the moment that they mean in UTC: in SQL and in Python.
+"""Parses timestamps to UTC, in SQL and in Python.
 
 `2026-01-31`, `2026-01-31 12:00`, `2026-01-31T12:00:00.123456Z`, `2026-01-31 12:00:00+02:00`: a
 date; perhaps after a space or `T` a time of day up to 23:59:59 with a fraction of a second, whose
@@ -19,7 +19,7 @@ _CLOCK: Final = rf"{_HOUR}:[0-5]\d(?::[0-5]\d(?:\.\d{{0,9}})?)?"
 _OFFSET: Final = rf"[Zz]|[+-]{_HOUR}(?::?[0-5]\d)?"
 _PATTERN: Final = rf"{_DAY}(?:[Tt ]{_CLOCK}(?: ?(?:{_OFFSET}))?)?"
 _PARTS: Final = re.compile(rf"({_DAY})(?:[Tt ]({_CLOCK})(?: ?({_OFFSET}))?)?", re.ASCII)
-# What the triggers write, recognised without a regular expression, which costs three times as much.
+# The form that the triggers write, without a regular expression, which is three times slower.
 _DIGIT: Final = "[0-9]"
 _OWN: Final = tuple(
     f"[12]{_DIGIT * 3}-{_DIGIT * 2}-{_DIGIT * 2} {hour}:[0-5]{_DIGIT}:[0-5]{_DIGIT}.{_DIGIT * 6}"
@@ -37,9 +37,9 @@ def time_stamp_sql(text: str, *, own_form: bool = False) -> str:
     """DuckDB SQL for the TIMESTAMP (UTC) that a text means; null where it is no time stamp.
 
     Args:
-        text: SQL for the text; it is repeated, so it had better be a column.
-        own_form: whether to know only the form that the triggers write. A statement with regular
-            expressions takes twice as long to begin, which counts where rows are few.
+        text: SQL for the text; it is repeated, so it should be a column.
+        own_form: recognise only the form that the triggers write. Regular expressions double the
+            time to prepare a statement, which matters where rows are few.
     """
     quick = f"CASE WHEN {own_form_sql(text)} THEN TRY_CAST({text} AS TIMESTAMP)"
     if own_form:
@@ -57,25 +57,25 @@ def time_stamp_sql(text: str, *, own_form: bool = False) -> str:
 
 
 def parse_time_stamp(text: str) -> datetime:
-    """The moment that a text means, UTC and naive.
+    """Parse a timestamp; the result is UTC and naive.
 
     Raises:
-        ValueError: it is no time stamp.
+        ValueError: it is not a timestamp.
     """
     found = _PARTS.fullmatch(text)
     try:
         if found:
-            return _moment(*found.groups())
+            return _time(*found.groups())
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"{text!r} is not a time stamp")
 
 
-def _moment(day: str, clock: str | None, offset: str | None) -> datetime:
+def _time(day: str, clock: str | None, offset: str | None) -> datetime:
     clock, _, fraction = (clock or "00:00").partition(".")
-    moment = datetime.fromisoformat(f"{day}T{clock}")
-    moment += timedelta(microseconds=int(fraction[:6].ljust(6, "0")))
+    time = datetime.fromisoformat(f"{day}T{clock}")
+    time += timedelta(microseconds=int(fraction[:6].ljust(6, "0")))
     if offset and offset not in "Zz":
         east = 1 if offset[0] == "+" else -1
-        moment -= east * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:].strip(":") or 0))
-    return moment
+        time -= east * timedelta(hours=int(offset[1:3]), minutes=int(offset[3:].strip(":") or 0))
+    return time
