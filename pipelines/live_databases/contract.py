@@ -1,4 +1,4 @@
-"""Whether a live database is what the pipelines need, and what its change log does not know."""
+"""Checks a live database against the contract, and lists rows its change log does not know."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ MEND: Final = "`synchrochain triggers --install`"
 
 @dataclass(frozen=True)
 class UnknownRows:
-    """Rows of a table of which the change log does not say what the table holds.
+    """Rows of a table whose current state is not in the change log.
 
-    `since` and `until` are when the triggers were missing; `since` is None if until then there
-    were none.
+    The triggers were missing from `since` to `until`; `since` is None if there were none before.
     """
 
     table: str
@@ -29,7 +28,7 @@ class UnknownRows:
     until: str | None
 
     def __str__(self) -> str:
-        """One line for people: what it means, and what to do."""
+        """One line: what it means, and what to do."""
         when = f"between {self.since} and {self.until}" if self.since else f"before {self.until}"
         return (
             f"{self.rows:,} rows of {self.table} changed without triggers ({when}) and are not "
@@ -39,7 +38,7 @@ class UnknownRows:
 
 
 def check_contract(engine: sa.Engine, metadata: sa.MetaData) -> None:
-    """Make sure that every table, column and trigger that the pipelines need is there.
+    """Check that every table, column and trigger that the pipelines need is there.
 
     Raises:
         ContractError: a table or column is missing, or the log is of another format.
@@ -51,7 +50,12 @@ def check_contract(engine: sa.Engine, metadata: sa.MetaData) -> None:
 
 
 def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.MetaData) -> None:
-    """The same over a connection that is open; `where` names the database.
+    """As `check_contract`, on an open connection.
+
+    Args:
+        connection: in a transaction.
+        where: the database, for messages.
+        metadata: the tables of the contract.
 
     Raises:
         ContractError, TriggersError: see `check_contract`.
@@ -99,7 +103,7 @@ def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.Me
 
 
 def unknown_rows(engine: sa.Engine) -> list[UnknownRows]:
-    """What the change log does not know, a table each; empty if all is known or there is no log.
+    """Rows that the change log does not know, by table; empty also if there is no log.
 
     Raises:
         LiveDatabaseError: the database cannot be read.
@@ -129,7 +133,7 @@ def unknown_rows(engine: sa.Engine) -> list[UnknownRows]:
 
 
 def other_unique_columns(connection: sqlite3.Connection, table: sa.Table) -> list[str]:
-    """What else than its key a table holds once: "email", or "tenant, number".
+    """The unique columns of a table beside its key: "email", or "tenant, number".
 
     A row that `INSERT OR REPLACE` removes for such columns fires no trigger, unless the writer sets
     `PRAGMA recursive_triggers`.
@@ -144,10 +148,15 @@ def other_unique_columns(connection: sqlite3.Connection, table: sa.Table) -> lis
 
 
 def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaData) -> None:
-    """Make sure that the tables are there, with the columns that are needed.
+    """Check that the tables of the contract exist, with its columns.
+
+    Args:
+        connection: the live database.
+        where: the database, for messages.
+        metadata: the tables of the contract.
 
     Raises:
-        ContractError: one is not.
+        ContractError: a table or column is missing.
     """
     kinds = dict(connection.execute("SELECT lower(name), type FROM sqlite_master").fetchall())
     for table in metadata.sorted_tables:
@@ -159,7 +168,7 @@ def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaDa
                 + (f": {table.name!r}" if kind else f" table {table.name!r}")
                 + ": create it with `synchrochain simulate`, or see docs/own-database.md"
             )
-        # The one with x tells of generated columns too.
+        # table_xinfo, unlike table_info, lists generated columns too.
         found = connection.execute(f'PRAGMA table_xinfo("{table.name}")').fetchall()
         present = {row[1] for row in found}
         known = {name.lower() for name in present}
@@ -176,7 +185,7 @@ def _since(connection: sqlite3.Connection, table: str) -> str:
 
 
 def newer_format(where: str, found: int) -> ContractError:
-    """The error for a change log that a newer version has made."""
+    """The error for a change log of a newer version."""
     return ContractError(
         f"{where}: its change log is of format {found}, made by a newer version; this one knows "
         f"format {FORMAT}: install the newer version of SynchroChain"
@@ -184,7 +193,13 @@ def newer_format(where: str, found: int) -> ContractError:
 
 
 def last_recorded(connection: sqlite3.Connection, table: str, after: int = 0) -> str | None:
-    """When the last change of a table was recorded; None if none is, after a `seq`."""
+    """When the last change of a table was recorded; None if there is none.
+
+    Args:
+        connection: the live database.
+        table: the table's name.
+        after: only changes with a greater `seq`.
+    """
     found = connection.execute(
         "SELECT committed_at FROM change_log WHERE table_name = ? AND seq > ? "
         "ORDER BY seq DESC LIMIT 1",

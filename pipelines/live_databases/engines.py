@@ -1,4 +1,4 @@
-"""Opening the live databases, and their drivers' errors as ours."""
+"""Opens the live databases and translates their drivers' errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EXAMPLE: Final = "sqlite:////srv/shop/orders.db"
 
 
 def open_engine(url: str, busy_timeout: float = 5.0) -> sa.Engine:
-    """An engine for one live database; its file is made, owner-only, if it is not there.
+    """An engine for one live database; its file is created, owner-only, where missing.
 
     Args:
         url: an SQLAlchemy URL of a SQLite file.
@@ -37,7 +37,7 @@ def open_engine(url: str, busy_timeout: float = 5.0) -> sa.Engine:
 
     Raises:
         ConfigurationError: the URL is not that of a SQLite file.
-        LiveDatabaseError: what is there is no file that this user may read.
+        LiveDatabaseError: the path is not a file that this user may read.
     """
     path = sqlite_path(url)
     try:
@@ -68,7 +68,7 @@ def sqlite_path(url: str) -> Path:
         )
     if name and not name.startswith("/"):
         raise _unusable(url, f"a file has no host: {_EXAMPLE} has four slashes")
-    # Taken as it stands: SQLAlchemy would cut a path at its first question mark.
+    # Taken literally: SQLAlchemy would cut a path at its first question mark.
     path, _, options = name[1:].partition("?") if name.startswith("/file:") else (name[1:], "", "")
     if options == "uri=true":  # as `sqlite_url` writes a path that has one
         path = str(sqlite_file(path, uri=True))
@@ -92,9 +92,10 @@ def connected(engine: sa.Engine) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def begun(connection: sqlite3.Connection, *, writes: bool = False) -> Iterator[None]:
-    """One transaction: a look at one moment, or all or nothing.
+    """One transaction: reads see one snapshot, writes are all or nothing.
 
     Args:
+        connection: the driver's.
         writes: whether to hold the write lock from the beginning.
     """
     connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -153,14 +154,14 @@ def _unusable(url: str, reason: str) -> ConfigurationError:
 def _create_owner_only(path: Path) -> None:
     # SQLite gives its -wal and -shm files the mode of the database, so this covers all three.
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # One that is there is not even opened: closing it again would undo every lock that SQLite holds
-    # on it in this process, and somebody else would remove the log that commits are written to.
+    # Never open an existing one: closing it would drop the POSIX locks that SQLite holds on it in
+    # this process, and another process could then delete the WAL in use.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:
-    # Some readers open a file that is no database; that is reported at the first statement.
+    # A file that is not a database is reported at the first statement.
     cursor = connection.cursor()
     try:
         cursor.execute("PRAGMA journal_mode=WAL")

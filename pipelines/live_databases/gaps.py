@@ -1,9 +1,9 @@
-"""Stretches of time in which not every change was recorded, and what the log does not know since.
+"""Gaps: periods in which not every change was recorded, and the rows that the log does not know
+since.
 
-The triggers come first, in a transaction that writers hardly notice, together with a note that
-there is something to compare. Then the table is compared with the log as of one moment, which takes
-its time but no lock; what changes meanwhile is in the log already. The note goes with the result:
-until then the log does not count as whole.
+First a short transaction creates the triggers and records the gap as not compared. Then one
+snapshot of the table is compared with the log, which may take long but holds no lock; the triggers
+record changes meanwhile. The result replaces the mark: until then the log counts as incomplete.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ROWS_PER_WRITE: Final = 20_000
 
 @dataclass(frozen=True)
 class Gap:
-    """A stretch of time in which a table's triggers were not all there.
+    """A period in which a table lacked triggers.
 
-    `since` is the time of the last change recorded before, None if there never was one. Of
-    `unknown_rows` the log does not say what the table holds; of `not_comparable` the log may have
-    been trimmed.
+    `since` is the time of the last change recorded before, None if there never was one.
+    `unknown_rows` counts rows whose current state is not in the log, `not_comparable` those whose
+    changes retention may have removed from the log.
     """
 
     table: str
@@ -47,14 +47,14 @@ class Gap:
 
 @dataclass(frozen=True)
 class LastRecorded:
-    """By table when its last change was recorded, as far as the log goes to `upto`."""
+    """When each table's last change was recorded, in the log up to `upto`."""
 
     upto: int = 0
     at: Mapping[str, str | None] | None = None
 
 
 def look_back(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> LastRecorded:
-    """When the last change of each table was recorded; in a long log that takes a while."""
+    """When the last change of each table was recorded; slow in a long log."""
     there = connection.execute(
         "SELECT 1 FROM sqlite_master WHERE lower(name) = 'change_log'"
     ).fetchone()
@@ -67,11 +67,12 @@ def look_back(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> Las
 def begin_gaps(
     connection: sqlite3.Connection, tables: Iterable[sa.Table], last: LastRecorded
 ) -> None:
-    """Note that tables are to be compared; one without any trace was not there to be missed.
+    """Record that tables are to be compared, except empty ones without changes.
 
     Args:
-        connection: in the transaction that makes the triggers.
-        last: what was found shortly before.
+        connection: in the transaction that creates the triggers.
+        tables: the tables that get triggers.
+        last: the result of `look_back` shortly before.
     """
     for table in tables:
         since = last_recorded(connection, table.name, last.upto) or (last.at or {}).get(table.name)
@@ -85,10 +86,11 @@ def begin_gaps(
 
 
 def begin_upgraded(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> None:
-    """Note that the keys of tables are to be compared, whose triggers were of format 1 up to now.
+    """Record that the keys of tables are to be compared, after an upgrade from format 1.
 
     Args:
-        connection: in the transaction that makes the triggers.
+        connection: in the transaction that creates the triggers.
+        tables: the upgraded tables.
     """
     for table in tables:
         connection.execute(
@@ -99,10 +101,10 @@ def begin_upgraded(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -
 
 
 def finish_gaps(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
-    """Compare what is to be compared, also what a killed process has left.
+    """Compare all tables recorded for it, also by a process that was killed.
 
     Returns:
-        One gap per table, of upgraded ones only where a row is not known.
+        One gap per table; for upgraded tables only if a row is not known.
 
     Raises:
         LiveDatabaseError: the database cannot be read or written.
@@ -129,7 +131,7 @@ def _finish(
     kind: int,
 ) -> Gap | None:
     upgraded = kind == KEYS_NOT_COMPARED
-    with begun(connection):  # all of one moment
+    with begun(connection):  # one snapshot
         (end,) = connection.execute("SELECT coalesce(max(seq), 0) FROM change_log").fetchone()
         _find_logged(connection, table)
         if upgraded:
@@ -171,7 +173,7 @@ def _finish(
 
 
 def _find_logged(connection: sqlite3.Connection, table: sa.Table) -> None:
-    """Make `logged`: the newest change of each key."""
+    """Create `logged`: the newest change of each key."""
     connection.execute("DROP TABLE IF EXISTS temp.logged")
     connection.execute(
         "CREATE TEMP TABLE logged (key TEXT PRIMARY KEY, seq INTEGER, op TEXT, row TEXT)"
@@ -186,9 +188,9 @@ def _find_logged(connection: sqlite3.Connection, table: sa.Table) -> None:
 
 
 def _find_differing_keys(connection: sqlite3.Connection, table: sa.Table) -> None:
-    """Add to `differing` keys that only the table holds, or only the log, with the row it says.
+    """Add to `differing` the keys that are only in the table, or only in the log (with its row).
 
-    Of the former a log that was trimmed may have known.
+    Retention may have removed the former from the log.
     """
     whole, oldest = connection.execute(
         "SELECT (SELECT count(*) FROM change_log) >= coalesce((SELECT seq FROM sqlite_sequence "
@@ -197,7 +199,7 @@ def _find_differing_keys(connection: sqlite3.Connection, table: sa.Table) -> Non
         (table.name,),
     ).fetchone()
     at = CHANGED_AT.get(table.name)
-    # The clocks of those who write the one and the other may differ a little.
+    # The shop's clock and the triggers' may differ a little.
     recent = f'coalesce(julianday("{at}") >= julianday(:oldest) + 1, FALSE)' if at else "FALSE"
     key = key_of(table, table.name)
     connection.execute(
@@ -215,10 +217,10 @@ def _find_differing_keys(connection: sqlite3.Connection, table: sa.Table) -> Non
 
 
 def _find_differing(connection: sqlite3.Connection, table: sa.Table, since: str | None) -> None:
-    """Add to `differing` keys whose newest change in the log is not how the table holds the row."""
+    """Add to `differing` the keys whose newest change in the log differs from the table's row."""
     (removed,) = connection.execute("SELECT removed_seq FROM change_log_info").fetchone()
     at = CHANGED_AT.get(table.name)
-    # As times: the shop writes the one, a trigger or whoever appends by hand the other.
+    # Compared as times: the formats differ, as the shop writes one and triggers the other.
     recent = f'coalesce(julianday("{at}") >= julianday(:since), FALSE)' if at else "FALSE"
     connection.execute(
         "INSERT INTO temp.differing "

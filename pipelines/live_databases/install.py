@@ -1,7 +1,7 @@
-"""Making the tables, the change log and its triggers; mending them; bringing a log up to date.
+"""Creates, repairs and upgrades the tables, the change log and its triggers.
 
-Each is one short transaction per database: killed at any point, nothing of it is done. What has to
-be compared with the log afterwards is noted in it; see `gaps`.
+Each is one short transaction per database: killed at any point, nothing of it is done. The
+transaction also records which tables to compare with the log afterwards; see `gaps`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from pipelines.live_databases.triggers import (
 
 
 def create_schema(engine: sa.Engine, metadata: sa.MetaData) -> None:
-    """Make the tables that are not there, with their triggers, and the change log if there never
-    was one; bring a log of format 1 up to date.
+    """Create missing tables, with their triggers, and the change log if there never was one;
+    upgrade a log of format 1.
 
-    Triggers that a table has lost are not made again here: who does that has to know what was
-    missed meanwhile (see `install_triggers`).
+    Triggers that a table has lost are not restored here: changes were missed meanwhile, which
+    `install_triggers` deals with.
 
     Raises:
         ContractError: a table lacks a column, or the log was made by a newer version.
@@ -58,7 +58,7 @@ def create_schema(engine: sa.Engine, metadata: sa.MetaData) -> None:
         absent = [table for table in metadata.sorted_tables if table.name not in state.triggers]
         for table in absent:
             connection.execute(str(CreateTable(table).compile(engine)))
-        # A trigger that names a column that is not there would fail the writers.
+        # A trigger that names a missing column would fail the writers.
         check_tables(connection, str(engine.url.database), metadata)
         if state.never_made:
             _make_log(connection)
@@ -72,11 +72,11 @@ def create_schema(engine: sa.Engine, metadata: sa.MetaData) -> None:
 
 
 def upgrade_change_log(engine: sa.Engine, metadata: sa.MetaData) -> bool:
-    """Bring a log of format 1 up to date, with those of its triggers that are there.
+    """Upgrade a log of format 1, with those of its triggers that are there.
 
-    Those recorded of an UPDATE that changed a key only the new one. So rows that the log has and
-    the table has not are logged as deleted, and those of which it is the other way around noted as
-    unknown, without holding up writers. What a killed process has left of that is done as well.
+    Format 1 recorded only the new key of an UPDATE that changed a key. So rows that are in the log
+    but not in the table are logged as deleted, and those in the table but not in the log recorded
+    as unknown, without blocking writers. An upgrade that was killed is finished, too.
 
     Returns:
         Whether there was anything to do.
@@ -98,11 +98,11 @@ def upgrade_change_log(engine: sa.Engine, metadata: sa.MetaData) -> bool:
 
 
 def install_triggers(engine: sa.Engine, metadata: sa.MetaData) -> list[Gap]:
-    """Make what is missing of the log and of its triggers, mend what was altered, remove triggers
-    of others on the log, and note which rows it does not know.
+    """Create missing and repair altered parts of the log and its triggers, remove foreign
+    triggers on the log, and record which rows it does not know.
 
     Returns:
-        One gap per table that had not all of its triggers, or not all of what they recorded.
+        One gap per table that lacked triggers or recorded changes.
 
     Raises:
         ContractError: a table or column is missing, or the log was made by a newer version.
@@ -137,7 +137,7 @@ def _refuse_newer(engine: sa.Engine, state: ChangeLogState) -> None:
 
 
 def _make_log(connection: sqlite3.Connection) -> None:
-    """Make what is missing of the log itself; a log that is made anew is another one."""
+    """Create missing parts of the log itself; a recreated log gets a new identity."""
     there = {name for (name,) in connection.execute("SELECT lower(name) FROM sqlite_master")}
     if "change_log" not in there and "change_log_info" in there:
         connection.execute("DROP TABLE change_log_info")
@@ -159,13 +159,14 @@ def _make_log(connection: sqlite3.Connection) -> None:
 def _make_triggers(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> None:
     for table in tables:
         for event, sql in trigger_statements(table).items():
-            # Also one of that name on another table: it was this one, renamed.
+            # Also a trigger of that name on another table, which is this one renamed.
             connection.execute(f'DROP TRIGGER IF EXISTS "{trigger_name(table.name, event)}"')
             connection.execute(sql)
 
 
 def _upgrade(connection: sqlite3.Connection, metadata: sa.MetaData, state: ChangeLogState) -> None:
-    """Of a table that lacks triggers none is touched, so that it shows."""
+    """Upgrade sound tables only; one that lacks triggers is left alone, so that checks report
+    it."""
     _make_log(connection)
     sound = [t for t in metadata.sorted_tables if _is_sound(state.triggers.get(t.name))]
     _make_triggers(connection, sound)

@@ -1,9 +1,9 @@
-"""The change log and the triggers that fill it: what they are, and which of them are there.
+"""The change log and its triggers: their SQL, and which of them a database has.
 
 Format 2. Each change of a row appends `(seq, table_name, op, key, row, committed_at, nonce,
 old_key)` to `change_log`, inside the transaction of the change. Beside it in each database:
-`change_log_info`, one row, says which log this is; `change_log_unknown` lists the rows that the log
-does not know as the table holds them; `change_log_gaps` when triggers were missing.
+`change_log_info`, one row, identifies the log; `change_log_unknown` lists the rows whose current
+state is not in the log; `change_log_gaps` the periods in which triggers were missing.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ CHANGE_LOG_COLUMNS: Final = (
     "old_key",
 )
 BLOBS: Final = "$blob"
-"""The field of a recorded row that names its columns that hold a BLOB, separated by spaces. What
-stands in such a column's place is SQL for the first bytes: JSON cannot hold them."""
+"""The field of a recorded row that names its columns with a BLOB, separated by spaces. JSON cannot
+hold bytes: such a column's value is a SQL literal of the first ones."""
 LONG: Final = "$long"
-"""The same for columns that hold a text of more than `LONGEST` bytes: no row that is recorded is
-too long for SQLite, which would fail the writer, or for those who read many at once."""
+"""The same for columns with a text of more than `LONGEST` bytes: a longer row could exceed SQLite's
+limit, which would fail the writer, and the memory of readers."""
 LONGEST: Final = 1_000_000
 BYTES_SHOWN: Final = 32
 NOT_COMPARED: Final = -1
-"""The number of unknown rows in a gap as long as nobody has counted them."""
+"""The number of unknown rows in a gap that is not compared yet."""
 KEYS_NOT_COMPARED: Final = -2
-"""Likewise after an upgrade from format 1, which recorded no key that an UPDATE left: only which
-keys there are is compared."""
+"""Likewise after an upgrade from format 1, which did not record the old key of an UPDATE: only the
+keys are compared."""
 NONCE: Final = "lower(hex(randomblob(8)))"
 NOW: Final = "strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'"
 
@@ -84,10 +84,10 @@ NEW_INFO: Final = (
     f"INSERT INTO change_log_info (one, format, identity) "
     f"VALUES (1, {FORMAT}, lower(hex(randomblob(16))))"
 )
-# A row that somebody appends by hand gets its nonce here; and what is in the log is known. The last
-# row removed is remembered, so that a reader who stands there can tell that it was this log's. Who
-# empties the log and sets SQLite's count back makes no change number one that was read: numbers go
-# on from the last that was removed. Rows that are put back keep theirs.
+# Appending: a row added by hand gets its nonce, and its key is no longer unknown. If the log was
+# emptied and SQLite's sequence reset, numbers go on from the last removed row, so that none is
+# used twice; rows that are restored keep theirs. Removing: the last removed row is recorded, so
+# that a reader whose offset it was can still verify the log.
 LOG_TRIGGERS: Final[Mapping[str, str]] = {
     "change_log_appended": (
         'CREATE TRIGGER change_log_appended AFTER INSERT ON "change_log" BEGIN '
@@ -115,8 +115,8 @@ def trigger_statements(table: sa.Table) -> dict[str, str]:
     """By event, the trigger that appends each such change of `table` to `change_log`.
 
     `key` is a JSON array of the primary key's values; `row` the new row as a JSON object (the old
-    one for a deletion), its JSON columns as strings, so that malformed JSON in one of them is the
-    reader's to refuse and never fails the writer's transaction. No more does a BLOB: see `BLOBS`.
+    one for a deletion), its JSON columns as strings, so that malformed JSON in one of them
+    never fails the writer's transaction; the reader rejects it. The same holds for a BLOB.
     An update that changes the key appends a deletion of the old row and an update of the new one,
     which carries the old key.
     """
@@ -221,12 +221,11 @@ class TableTriggers:
 
 @dataclass(frozen=True)
 class ChangeLogState:
-    """What a live database has of a change log.
+    """The change log of a live database, as found.
 
-    `format` is None without a log, 1 without what format 2 brought; `broken` names what is missing
-    or altered of the log itself, `foreign` the triggers on it that are somebody else's and may
-    swallow changes, `not_compared` tables of which nobody knows yet what changed while
-    they had no triggers.
+    `format` is None without a log; `broken` names missing or altered parts of the log itself,
+    `foreign` triggers on it that are not ours and may swallow changes, `not_compared` tables with
+    a gap that is not compared yet.
     """
 
     format: int | None
@@ -244,7 +243,7 @@ class ChangeLogState:
 
     @property
     def never_made(self) -> bool:
-        """Whether nothing of a change log was ever there."""
+        """Whether there never was a change log."""
         return (
             self.format is None
             and not self.broken
@@ -253,9 +252,9 @@ class ChangeLogState:
 
 
 def change_log_state(connection: sqlite3.Connection, metadata: sa.MetaData) -> ChangeLogState:
-    """Compare what is there with what should be; a few milliseconds.
+    """Compare the log and its triggers with what they should be; takes a few milliseconds.
 
-    As for SQLite, names are the same whatever the case of their letters.
+    Names are case-insensitive, as in SQLite.
     """
     found = connection.execute(
         "SELECT type, lower(name), lower(tbl_name), sql, name FROM sqlite_master"
@@ -315,7 +314,7 @@ def _table_triggers(table: sa.Table, there: Mapping[str, tuple[str, str]]) -> Ta
     format_1 = format_1_statements(table)
     for event, sql in trigger_statements(table).items():
         on, text = there.get(trigger_name(table.name, event), (None, ""))
-        if on != table.name:  # one of that name on another table is one that was renamed
+        if on != table.name:  # a trigger of that name on another table was renamed with it
             missing.append(event)
         elif text == _normal(format_1[event]):
             older.append(event)
@@ -325,8 +324,8 @@ def _table_triggers(table: sa.Table, there: Mapping[str, tuple[str, str]]) -> Ta
 
 
 def _normal(sql: str) -> str:
-    """SQLite quotes names in a trigger anew when a table is renamed, and may write them in letters
-    of another case; texts stand as they are."""
+    """Normalise SQL for comparison: SQLite requotes the names in a trigger when a table is
+    renamed, and may change their case; string literals stay as they are."""
     parts = " ".join(sql.replace('"', "").split()).split("'")
     parts[::2] = [part.lower() for part in parts[::2]]
     return "'".join(parts)
