@@ -1,1 +1,1 @@
-"""What every change goes through: types, rules, references, the meaning of its operation."""
+"""Validation of every change: types, rules, references, the meaning of its operation."""

@@ -1,7 +1,7 @@
-"""Check: type every change, refuse what breaks a rule, and say what the good ones mean.
+"""Validates a cycle's changes: types them, rejects rows that break a rule, normalises `op`.
 
-A reference is good if its parent was ever accepted, before the row or after it. A deleted parent
-stays one: a click that is written late, or a delivery of an archived order, did happen.
+A reference is valid if its parent was ever accepted, before the row or after it. A deleted parent
+counts: a click that is written late, or a delivery of an archived order, did happen.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pipelines.validation.lives import normalise_operations
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks made of one log's changes."""
+    """The validation result of one log's changes."""
 
     accepted: int = 0
     refused: int = 0
     resolved: Sequence[tuple[int, int]] = ()
-    """Rows rejected before that have passed now: the cycle that rejected each, and `seq`."""
+    """Rows rejected before and accepted now: the cycle that rejected each, and `seq`."""
     given_up: Sequence[tuple[int, int, str]] = ()
-    """Rejected rows that are waited for no longer, likewise, and why."""
+    """Rejected rows that stop waiting, likewise, and why."""
 
 
 def check(
@@ -45,13 +45,13 @@ def check(
 ) -> dict[str, Checked]:
     """Turn `raw_<log>` into `new_<log>` (good rows) and `bad_<log>` (seq, reason), for every log.
 
-    A row is refused for a wrong type, a value out of range, a missing key and a reference to
-    nothing. Parents are checked before children, so a row that refers to a refused one is refused
-    as well, and one whose parent passes now passes with it. See `lives` for what becomes of `op`.
+    A row is rejected for a wrong type, a value out of range, a missing key or an unknown parent.
+    Parents are checked before children, so a row whose parent is rejected is rejected as well, and
+    one whose parent is accepted now is accepted with it. See `lives` for the rules of `op`.
 
     Args:
         connection: a workspace that holds `raw_<log>` and `old_<log>` for each log.
-        rejected: what earlier cycles have rejected; those that wait are checked again.
+        rejected: the rows that earlier cycles rejected; waiting ones are checked again.
     """
     rejected = rejected or Rejected()
     attach_rejected(connection, rejected)
@@ -111,8 +111,8 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
 def _refuse_orphans(
     connection: duckdb.DuckDBPyConnection, log: Log, column: str, parent: Log
 ) -> None:
-    # What this cycle brings is looked up first, then only the rest, so that history is read by a
-    # small join that passes over the files and row groups without a match.
+    # First look in this cycle's rows, so that history is read by a small join, which skips files
+    # and row groups without a match.
     key = f'"{parent.key[0]}"'
     connection.execute(
         f'CREATE OR REPLACE TEMP TABLE unknown AS SELECT "{column}" AS name FROM typed '
@@ -136,7 +136,7 @@ def _refuse_orphans(
 
 
 def _attach_keys(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
-    """Make `rejected_keys`, of which a row was rejected, and `renamed`, which changed a key."""
+    """Create `rejected_keys`, keys with a rejected row, and `renamed`, changes of a key."""
     key = ", ".join(f'"{name}"' for name in log.key)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE rejected_keys AS SELECT {key} FROM rejected_{log.name} "

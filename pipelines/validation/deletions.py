@@ -1,4 +1,4 @@
-"""Deletions among a cycle's changes: which of them are events, and what happens after them."""
+"""Deletions among a cycle's changes: which are valid, and their event times."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pipelines.change_log.time_stamps import time_stamp_sql
 
 
 def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
-    """Refuse those of `typed` that delete what was never accepted, in a log that keeps its keys.
+    """Reject deletions in `typed` of keys that were never accepted.
 
-    In one that does not, a row that is older than all that is left may have expired.
+    In a log with retention, a row older than all that is kept may have expired: its deletion stays.
     """
     if log.changed_at is None or not _find_deletions(connection, log):
         return
@@ -43,9 +43,9 @@ def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) ->
 
 
 def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
-    """Give changes of `typed` that follow the deletion of their key its time, if it is later.
+    """Give changes in `typed` that follow the deletion of their key its time, if it is later.
 
-    Whatever a row's own time says, as when it is put back as it was, it was not there before.
+    A restored row may have an older time of its own, but it did not exist before the deletion.
     """
     at = f'"{log.changed_at}"'
     if log.changed_at in (None, "committed_at"):
@@ -53,7 +53,7 @@ def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
     key = _listed(log)
     _find_deletions(connection, log)
     (earliest,) = connection.execute(f"SELECT min({at}) FROM typed").fetchone() or (None,)
-    if earliest is not None:  # a constant bound lets whole files be passed over
+    if earliest is not None:  # a constant bound lets DuckDB skip files
         connection.execute(
             f"INSERT INTO gone SELECT {key}, 0, {at} FROM old_{log.name} "
             f"WHERE op = 'D' AND {at} > TIMESTAMP '{earliest}'"
@@ -68,7 +68,7 @@ def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
 
 
 def _find_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> bool:
-    """Make `gone`: the good deletions of `typed`. Whether there are any."""
+    """Create `gone`, the valid deletions in `typed`; returns whether there are any."""
     connection.execute(
         f'CREATE OR REPLACE TEMP TABLE gone AS SELECT {_listed(log)}, seq, "{log.changed_at}" AS t '
         f"FROM typed WHERE op = 'D' AND seq NOT IN (SELECT seq FROM bad_{log.name})"

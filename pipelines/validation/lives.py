@@ -1,19 +1,19 @@
-"""What I and U mean: which changes begin a row's life, whatever the shop's statement was.
+"""Normalises `op`: which changes begin a row's life, whatever statement the shop ran.
 
 The life of a key begins with the first accepted row and ends with a `D`. In the processed logs of
 facts (orders, clickstream events) `op` is `I` for the row that begins a life and `U` for those that
 follow it, so that exactly the rows with `op = 'I'` count:
 
-- An `I` of a key that is there (`INSERT OR REPLACE`) is a `U`.
-- An `I` after a `D` is an `I`: the key was free, and what has it now is another thing.
-- A `U` of a key whose insertion was rejected is an `I`: it mends the row.
-- A change of the key goes on with the life of the old one, whether it was accepted or not.
+- An `I` of a key that exists (`INSERT OR REPLACE`) is a `U`.
+- An `I` after a `D` is an `I`: the key was free and now identifies another row.
+- A `U` of a key whose insertion was rejected is an `I`: it corrects the row.
+- A change of the key continues the life of the old key, whether that was accepted or not.
 
-In a table whose rows change, `I` and `U` both say how the row stands: `op` stays as it was
-reported, and nobody reads the difference.
+In a mutable table, `I` and `U` both give the row's state: `op` stays as reported, since nothing
+reads the difference.
 
-Most cycles bring nothing to decide: history is read for the keys that were inserted, and again for
-those few of which something is known or that come twice.
+Most cycles have nothing to decide: history is read for the keys that were inserted, and again only
+for the few that are known already or occur twice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from pipelines.lake.workspace import count
 
 
 def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
-    """Rewrite `op` in `typed`, the changes of one log, for the rows that are good.
+    """Rewrite `op` of the good rows in `typed`, the changes of one log.
 
     Args:
-        connection: holds `typed` (with `retried`: let in later than committed), `bad_<log>`,
+        connection: holds `typed` (with `retried`: rejected by an earlier cycle), `bad_<log>`,
             `old_<log>`, `rejected_keys` (keys of which an insertion or update was rejected) and
             `renamed`.
+        log: the log.
     """
     if not log.append_only:
         return
@@ -83,7 +84,7 @@ def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> Non
 
 
 def _rejected(log: Log, key: str) -> str:
-    """A query for the rows that were rejected, now or before, and are still."""
+    """A query for the rows that are rejected, by this cycle or an earlier one."""
     return (
         f"SELECT {key}, seq, op FROM rejected_{log.name} WHERE seq NOT IN (SELECT seq FROM typed) "
         f"UNION ALL SELECT {key}, seq, op FROM typed SEMI JOIN bad_{log.name} USING (seq) "
@@ -92,8 +93,8 @@ def _rejected(log: Log, key: str) -> str:
 
 
 def _lives_before(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
-    """A query for what the lives that went on under another key had: by `life` of the later key,
-    whether there was a good row, and whether there was a rejected one."""
+    """A query for lives that began under an earlier key: by `life` of the later key, whether
+    they had a good row, and whether they had a rejected one."""
     key = ", ".join(f'"{name}"' for name in log.key)
     if not count(connection, RENAMED):
         return f"SELECT {key}, life, good, FALSE AS rejected FROM lives WHERE FALSE"
@@ -120,7 +121,7 @@ def _lives_before(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
 
 
 def _find_doubtful(connection: duckdb.DuckDBPyConnection, log: Log, key: str) -> int:
-    """Make `doubtful`, the keys of which `op` may mean something else; how many."""
+    """Create `doubtful`, the keys whose `op` may have to change; returns how many."""
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE inserted AS SELECT {key}, count(*) AS times, "
         f"min(seq) AS seq FROM good WHERE op = 'I' GROUP BY {key}"
