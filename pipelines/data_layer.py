@@ -55,12 +55,12 @@ class FeatureRow:
 class LatestFeatures:
     """The features of one data type that were computed last, those of one micro-batch.
 
-    `moment` is when, UTC and naive; `age_seconds` how long ago that was when they were asked for.
-    `views` holds by view its rows: keys, `event_timestamp`, features and `created_timestamp`.
+    `timestamp` is when, UTC and naive; `age_seconds` its age at the time of the read. `views` holds
+    by view its rows: keys, `event_timestamp`, features and `created_timestamp`.
     """
 
     data_type: str
-    moment: datetime
+    timestamp: datetime
     age_seconds: float
     views: dict[str, list[dict[str, Any]]]
 
@@ -145,8 +145,8 @@ class DataLayerOrchestrator:
         for row in batch.rows:
             view = VIEWS_BY_NAME[row[VIEW]]
             views.setdefault(view.name, []).append({n: row[n] for n in view.schema.names})
-        age = (now - batch.moment).total_seconds()
-        return LatestFeatures(data_type, batch.moment, max(0.0, age), views)
+        age = (now - batch.timestamp).total_seconds()
+        return LatestFeatures(data_type, batch.timestamp, max(0.0, age), views)
 
     @property
     def store(self) -> FeatureStore:

@@ -1,4 +1,4 @@
-"""The real-time cache: what happened last, readable within milliseconds; Redis, else memory."""
+"""The real-time cache: the latest features within milliseconds, from Redis or else memory."""
 
 from pipelines.cache.entries import Batch, FeatureEntry
 from pipelines.cache.keys import DATA_TYPES

@@ -1,4 +1,4 @@
-"""The contract of a place that keeps cache values: `MemoryBackend` and `RedisBackend`."""
+"""The interface of the cache's backends, `MemoryBackend` and `RedisBackend`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 
 class Item(NamedTuple):
-    """A value to keep: bytes of `pipelines.cache.entries`, and how many seconds it lives."""
+    """A value to store: bytes of `pipelines.cache.entries`, and its time to live in seconds."""
 
     key: str
     value: bytes
@@ -15,14 +15,14 @@ class Item(NamedTuple):
 
 
 class CacheBackend(Protocol):
-    """Keeps values until they expire; a newer one is never replaced by an older one.
+    """Stores values until they expire; an older value never replaces a newer one.
 
-    Newer is the greater of the values' first `VERSION_BYTES` bytes; of equal ones, the one that
-    comes last. Safe for several processes where the place is shared, for one thread at a time.
+    Newer is the greater by the first `VERSION_BYTES` bytes; of equal ones, the one written last.
+    Safe for several processes where the storage is shared; for one thread at a time.
     """
 
     def set_many(self, items: Sequence[Item]) -> int:
-        """Keep each item unless a newer one is there; how many were kept."""
+        """Store each item unless a newer one is stored; returns how many were stored."""
         ...
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -30,9 +30,9 @@ class CacheBackend(Protocol):
         ...
 
     def size(self) -> int:
-        """How many values are kept, the expired left out."""
+        """How many values are stored, without expired ones."""
         ...
 
     def close(self) -> None:
-        """Let go of what is held open."""
+        """Release all resources."""
         ...

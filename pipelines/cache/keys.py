@@ -1,6 +1,6 @@
-"""The cache's keys, and how long what lies under them lives.
+"""The cache's keys and times to live.
 
-`stream:{data_type}:{timestamp}`, `latest:{data_type}`, `features:{feature_id}`. The time stamp is
+`stream:{data_type}:{timestamp}`, `latest:{data_type}`, `features:{feature_id}`. The timestamp is
 UTC, `YYYY-MM-DDTHH:MM:SS.ffffff`; a feature id is its view and entity keys: `user_intent:42`.
 """
 
@@ -19,14 +19,14 @@ FEATURES: Final = "features"
 STREAM_SECONDS: Final = 300
 
 
-def stream_key(data_type: str, moment: datetime) -> str:
+def stream_key(data_type: str, timestamp: datetime) -> str:
     """The key of one batch.
 
     Raises:
         UnknownNameError: there is no such data type.
-        UsageError: `moment` is no moment.
+        UsageError: `timestamp` is not a datetime.
     """
-    return f"{STREAM}:{_known(data_type)}:{stamp(moment)}"
+    return f"{STREAM}:{_known(data_type)}:{stamp(timestamp)}"
 
 
 def latest_key(data_type: str) -> str:
@@ -49,26 +49,26 @@ def feature_key(feature_id: str) -> str:
     return f"{FEATURES}:{feature_id}"
 
 
-def stamp(moment: datetime) -> str:
+def stamp(timestamp: datetime) -> str:
     """UTC with microseconds, always 26 characters: it sorts as time does. Naive means UTC.
 
     Raises:
-        UsageError: it is no moment, for example None or pandas' NaT.
+        UsageError: it is not a datetime, for example None or pandas' NaT.
     """
-    # NaT is a datetime and unlike itself.
-    if not isinstance(moment, datetime) or moment != moment:
-        raise UsageError(f"a time stamp must be a datetime: {moment!r}")
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    # NaT is a datetime, but not equal to itself.
+    if not isinstance(timestamp, datetime) or timestamp != timestamp:
+        raise UsageError(f"a time stamp must be a datetime: {timestamp!r}")
+    if timestamp.tzinfo is not None:
+        timestamp = timestamp.astimezone(UTC).replace(tzinfo=None)
     # The length is part of the format, and pandas would add its nanoseconds.
-    return moment.isoformat(timespec="microseconds")[:26]
+    return timestamp.isoformat(timespec="microseconds")[:26]
 
 
 class TimesToLive:
     """Seconds to live by key: `stream` 300, `latest` and `features` as the configuration says.
 
-    `given` overrides, the most precise name first: `latest:orders` or `features:user_intent`, then
-    a data type (its `stream` and its `latest`), then a kind of key.
+    `given` overrides these, the most specific name first: `latest:orders` or
+    `features:user_intent`, then a data type (its `stream` and its `latest`), then a kind of key.
 
     Raises:
         ConfigurationError: an unknown name, or a time that is not positive.

@@ -20,15 +20,15 @@ class _Kept(NamedTuple):
 
 
 class MemoryBackend:
-    """A bounded `CacheBackend`; when it is full, what expires soonest goes first.
+    """A bounded `CacheBackend`; when it is full, it evicts what expires soonest.
 
-    So the five-minute history yields to features and newest batches, and of those the ones that
-    were written longest ago. Every operation is O(log n) per item, amortised.
+    So the five-minute history is evicted first, then the features and newest batches that were
+    written longest ago. Every operation is O(log n) per item, amortised.
 
     Args:
-        clock: seconds that only grow.
-        max_items: how many values are kept at most.
-        max_bytes: how many bytes of values are kept at most; a larger value is not kept.
+        clock: monotonic, in seconds.
+        max_items: the most values.
+        max_bytes: the most bytes of values; a single larger value is not stored.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MemoryBackend:
         self.clear()
 
     def set_many(self, items: Sequence[Item]) -> int:
-        """Keep each item unless a newer one is there; how many were kept."""
+        """Store each item unless a newer one is stored; returns how many were stored."""
         now = self._forget_expired()
         kept = 0
         for item in items:
@@ -54,7 +54,7 @@ class MemoryBackend:
         return kept
 
     def copy_many(self, items: Sequence[Item]) -> None:
-        """Keep each item that is not there yet, or only an older one: no life is prolonged."""
+        """Store each item that is missing or older here; never prolongs a time to live."""
         now = self._forget_expired()
         for item in items:
             stored = self._kept.get(item.key)
@@ -68,12 +68,12 @@ class MemoryBackend:
         return [kept.value if kept else None for kept in found]
 
     def size(self) -> int:
-        """How many values are kept, the expired left out."""
+        """How many values are stored, without expired ones."""
         self._forget_expired()
         return len(self._kept)
 
     def items(self) -> Iterator[Item]:
-        """Everything that is kept, with the seconds it has left."""
+        """All values with their remaining seconds to live."""
         now = self._forget_expired()
         for key, kept in self._kept.items():
             yield Item(key, kept.value, kept.expires - now)
@@ -81,7 +81,7 @@ class MemoryBackend:
     def clear(self) -> None:
         """Forget everything."""
         self._kept: dict[str, _Kept] = {}
-        # Holds every kept key at its expiry, and left-overs of values that were replaced since.
+        # A heap of every key's expiry, with stale entries of values replaced since.
         self._expiries: list[tuple[float, str]] = []
         self._bytes = 0
 

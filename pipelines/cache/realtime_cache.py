@@ -1,4 +1,4 @@
-"""`RealtimeCache`: Redis first, memory while Redis is away, and back by itself."""
+"""`RealtimeCache`: Redis, with a fallback to memory while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pipelines.settings import DataConfig
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT: Final = 0.8  # seconds; an outage is noticed within one, whatever is configured
+LONGEST_WAIT: Final = 0.8  # seconds; an outage is noticed within one second, whatever is configured
 PROBE_WAIT: Final = 0.1  # seconds; a frozen server costs its callers this much at each probe
 
 AWAY: Final = (RedisUnavailableError, RedisRefusedError, StorageFullError)
@@ -41,15 +41,15 @@ AWAY: Final = (RedisUnavailableError, RedisRefusedError, StorageFullError)
 class RealtimeCache:
     """The newest batches and features of the stream, for as long as they are fresh.
 
-    Values lie in Redis, where every process sees them; this process keeps a bounded copy of what
-    it wrote and read. When a call finds Redis dead, frozen or refusing, the cache warns once and
-    answers from that copy; that very call succeeds too. From then on Redis is left alone, but for
-    a probe by the first call after each `probe_interval`. Once it answers, what was written
-    meanwhile and has not expired is written back (only what is newer), and Redis is used again.
-    An outage therefore never raises; `statistics()` shows it.
+    Values are in Redis, shared by all processes; this process keeps a bounded copy of what it wrote
+    and read. When a call finds Redis dead, frozen or refusing, the cache warns once and answers
+    from that copy, that call included. Then Redis is only probed, by the first call after each
+    `probe_interval`. Once it answers, values written meanwhile that have not expired are written
+    back (only newer ones), and Redis is used again. So an outage never raises; `statistics()`
+    shows it.
 
-    A value that was only read lives in the copy for its whole time to live from then on, so during
-    an outage it may be up to twice as old; its time stamps tell.
+    A value that was only read gets its whole time to live in the copy, so during an outage it may
+    be up to twice as old; its timestamps show its age.
 
     Calls block, for well under a millisecond as a rule, 0.8 s when a server freezes under one and
     0.1 s at a probe of a frozen one: `asyncio.to_thread` where that is too long. Threads may share
@@ -57,14 +57,14 @@ class RealtimeCache:
 
     Args:
         config: which Redis, and `cache_ttl`.
-        ttl: seconds to live by name where they differ: see `TimesToLive`.
-        connect: finds the server at the start, or starts it; blocks until that has ended.
+        ttl: seconds to live by name, overriding the defaults: see `TimesToLive`.
+        connect: finds or starts the server at construction; blocking.
         find: finds it again after an outage, without starting it.
-        clock: seconds that only grow.
-        now: tells the present moment, UTC and naive.
-        probe_interval: seconds from one look for an absent Redis to the next.
-        max_items: how many values are kept in memory at most.
-        max_bytes: how many bytes of values are kept in memory at most.
+        clock: monotonic, in seconds.
+        now: returns the current time, UTC and naive.
+        probe_interval: seconds between probes of an unavailable Redis.
+        max_items: the most values in memory.
+        max_bytes: the most bytes of values in memory.
 
     Raises:
         ConfigurationError: `ttl` has an unknown name or a time that is not positive.
@@ -91,7 +91,7 @@ class RealtimeCache:
         self._now = now
         self._probe_interval = probe_interval
         self._memory = MemoryBackend(clock, max_items=max_items, max_bytes=max_bytes)
-        # What Redis has yet to be told.
+        # Pending writes: to be written back to Redis.
         self._backlog = MemoryBackend(clock, max_items=max_items, max_bytes=max_bytes)
         self._lock = threading.Lock()
         self._redis: RedisBackend | None = None
@@ -106,27 +106,30 @@ class RealtimeCache:
             self._leave(error)
 
     def put_batch(
-        self, data_type: str, moment: datetime, rows: pa.Table | Sequence[Mapping[str, Any]]
+        self, data_type: str, timestamp: datetime, rows: pa.Table | Sequence[Mapping[str, Any]]
     ) -> None:
-        """Keep the rows as the batch of that moment, and as the latest unless a newer one is.
+        """Store the rows as the batch of that time, and as the latest unless there is a newer one.
 
-        A batch of the same moment is replaced. `moment` is UTC where it is naive.
+        Args:
+            data_type: one of `DATA_TYPES`.
+            timestamp: UTC where naive; replaces a batch of the same time.
+            rows: a table, or a mapping per row.
 
         Raises:
             UnknownNameError: there is no such data type.
-            UsageError: a value has a type that the cache cannot keep.
+            UsageError: a value has a type that the cache cannot store.
         """
-        value = encode_batch(data_type, moment, rows, self._now())
-        self._set(dict.fromkeys((stream_key(data_type, moment), latest_key(data_type)), value))
+        value = encode_batch(data_type, timestamp, rows, self._now())
+        self._set(dict.fromkeys((stream_key(data_type, timestamp), latest_key(data_type)), value))
 
     def put_features(self, entries: Mapping[str, FeatureEntry]) -> int:
-        """Keep features by id, for example `user_intent:42`, in one round trip up to 1,000.
+        """Store features by id, for example `user_intent:42`, in one round trip up to 1,000.
 
-        An entry is left out where one with a later event time is kept, or with the same event
-        time and computed later. Returns how many were kept.
+        An entry is skipped where a newer one is stored, by (event time, created timestamp).
+        Returns how many were stored.
 
         Raises:
-            UsageError: an id is empty, or a value has a type that the cache cannot keep.
+            UsageError: an id is empty, or a value has a type that the cache cannot store.
         """
         return self._set({feature_key(id_): encode_features(e) for id_, e in entries.items()})
 
@@ -149,16 +152,16 @@ class RealtimeCache:
         """
         return self._batch(latest_key(data_type))
 
-    def stream(self, data_type: str, moment: datetime) -> Batch | None:
-        """The batch of that very moment, None where there is none.
+    def stream(self, data_type: str, timestamp: datetime) -> Batch | None:
+        """The batch of exactly that time, None where there is none.
 
         Raises:
             UnknownNameError: there is no such data type.
         """
-        return self._batch(stream_key(data_type, moment))
+        return self._batch(stream_key(data_type, timestamp))
 
     def statistics(self) -> CacheStatistics:
-        """How the cache stands; looks for an absent Redis when that is due."""
+        """Statistics of the cache; probes an unavailable Redis when that is due."""
         with self._lock:
             redis = self._reach()
             try:
@@ -182,7 +185,7 @@ class RealtimeCache:
             )
 
     def close(self) -> None:
-        """Close the connections and forget the copy; what waits for Redis is lost."""
+        """Close the connections and drop the copy; pending writes are lost."""
         with self._lock:
             if self._redis is not None:
                 self._redis.close()
@@ -243,13 +246,13 @@ class RealtimeCache:
             self._misses += misses
 
     def _reach(self) -> RedisBackend | None:
-        """The backend in Redis; None while it is away. Looks for it when that is due."""
+        """The Redis backend; None while it is unavailable. Probes it when that is due."""
         if self._redis is None and self._clock() >= self._next_probe:
             try:
                 self._return()
             except AWAY as error:
                 self._last_error = str(error)
-                # From the end of the probe: a frozen server must not be all that callers wait for.
+                # From the end of the probe, lest callers of a frozen server do nothing but wait.
                 self._next_probe = self._clock() + self._probe_interval
         return self._redis
 
@@ -265,7 +268,7 @@ class RealtimeCache:
         logger.warning("the cache goes on in this process's memory, for Redis is away: %s", error)
 
     def _return(self) -> None:
-        # Found anew, for a server that restarted may have another port; and checked anew.
+        # Find and check it again: a restarted server may have another port.
         endpoint = self._find(self._config.model_copy(update={"redis_timeout": PROBE_WAIT}))
         if endpoint is None:
             raise RedisUnavailableError(

@@ -1,8 +1,8 @@
-"""Cache values in Redis, beside Feast's keys, which are never looked at.
+"""Cache values in Redis, beside Feast's keys, which are never touched.
 
-Beside the values lies one sorted set of ours, `synchrochain:cache`: every key with its expiry, so
-that they can be counted without scanning a database that Feast fills too. It is trimmed at each
-write and expires with the last value.
+One sorted set, `synchrochain:cache`, indexes every key by its expiry, so that keys can be counted
+without scanning a database that Feast fills too. It is trimmed at each write and expires with the
+last value.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS[1] is the index, ARGV[1] the times to live in ms; from 2 on, keys and their values. What
-# stands under our key and is no value of ours (another type, another text) counts as nothing. The
-# index is trimmed last: after a first write the server would let the others exceed its memory.
+# KEYS[1] is the index, ARGV[1] the times to live in ms; from 2 on, keys and their values. A foreign
+# value under our key (another type, another text) counts as missing. The index is trimmed last:
+# after a script's first write the server no longer enforces its memory limit.
 _SET_UNLESS_OLDER: Final = f"""{_NOW}
 local marks, longest, at = {{}}, 0, 1
 for text in ARGV[1]:gmatch('%d+') do
@@ -67,7 +67,7 @@ class RedisBackend:
 
     Every call raises:
         RedisUnavailableError: the server does not answer.
-        RedisRefusedError: the server refuses, for instance for want of memory.
+        RedisRefusedError: the server refuses, for instance because it is out of memory.
     """
 
     def __init__(self, endpoint: RedisEndpoint, *, timeout: float | None = None) -> None:
@@ -75,11 +75,11 @@ class RedisBackend:
         self._client: Any = connect(endpoint, timeout=timeout)
 
     def set_many(self, items: Sequence[Item]) -> int:
-        """Keep each item unless a newer one is there; how many were kept."""
+        """Store each item unless a newer one is stored; returns how many were stored."""
         kept = 0
         for start in range(0, len(items), ITEMS_PER_ROUND_TRIP):
             part = items[start : start + ITEMS_PER_ROUND_TRIP]
-            # One argument instead of hundreds: packing them is most of the client's work.
+            # One argument instead of hundreds: packing arguments dominates the client's time.
             lives = " ".join(str(max(1, round(item.seconds * 1000))) for item in part)
             keys = (item.key for item in part)
             values = (item.value for item in part)
@@ -95,7 +95,7 @@ class RedisBackend:
         return [value if value and value.startswith(MARK) else None for value in values]
 
     def size(self) -> int:
-        """How many values are kept, those of other processes included; O(log n)."""
+        """How many values are stored, by all processes; O(log n)."""
         return self._run(_COUNT, [INDEX], [])
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class RedisBackend:
             with translate_redis_errors(self._endpoint):
                 yield
         except RedisError as error:
-            # A cache that cannot be used is no reason for its caller to stop. The first line only:
-            # an error of a script goes on with the stack.
+            # An error that the cache handles, so its caller need not. The first line only: a
+            # script's error continues with a stack trace.
             reason = str(error).partition("\n")[0]
             raise RedisRefusedError(f"{self._endpoint.description} refused: {reason}") from error

@@ -1,4 +1,4 @@
-"""How the cache stands."""
+"""Statistics of the cache."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Mode = Literal["redis", "memory"]
 
 @dataclass(frozen=True)
 class CacheStatistics:
-    """How a `RealtimeCache` stands; counts are this process's own, since it was made.
+    """Statistics of a `RealtimeCache`; counts are this process's own, since construction.
 
-    `since` is when `mode` began, UTC and naive. `hit_rate` is None before the first look. `size`
-    counts values: of all processes in Redis, of this one in memory. `waiting` counts the values
-    that were written to memory meanwhile and go to Redis when it is back. `seconds_away` is the
-    time spent in memory, the present outage included. `last_error` is the reason of the latest
+    `since` is when `mode` began, UTC and naive. `hit_rate` is None before the first read. `size`
+    counts values: of all processes in Redis, of this one in memory. `waiting` counts the
+    pending writes to Redis. `seconds_away` is the
+    time spent in memory, the current outage included. `last_error` is the reason of the latest
     outage, kept when it is over.
     """
 

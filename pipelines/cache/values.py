@@ -1,8 +1,8 @@
-"""Values as JSON that gives back what it was given, and that other programs can read.
+"""Encodes values as JSON that decodes to equal values and that other programs can read.
 
-What JSON has no notation for is an object with one key: `{"$datetime": "2024-04-01T12:00:00"}`,
-`$date`, `$decimal`, `$bytes` (base64), `$float` (nan, inf, -inf). An object of the caller's that
-could be taken for one of these becomes `{"$object": [[key, value], …]}`. Tuples and arrays come
+A value that JSON lacks becomes an object with one key: `{"$datetime": "2024-04-01T12:00:00"}`,
+`$date`, `$decimal`, `$bytes` (base64), `$float` (nan, inf, -inf). A caller's object that
+could be mistaken for one of these becomes `{"$object": [[key, value], …]}`. Tuples and arrays come
 back as lists, pandas' NaT as None; keys are text.
 """
 
@@ -34,7 +34,7 @@ def to_json(value: Any) -> str:
     """The value as one line of compact JSON.
 
     Raises:
-        UsageError: something in it has a type that the cache cannot keep.
+        UsageError: something in it has a type that the cache cannot store.
     """
     tags = 0
 
@@ -44,7 +44,7 @@ def to_json(value: Any) -> str:
         tags += isinstance(written, dict)
         return written
 
-    # json's C code takes nearly every value as it is; only the others are walked through here.
+    # json's C code handles nearly every value; only the others are walked through here.
     try:
         text = _encode(value, tagged)
     except ValueError:  # a float that is not finite
@@ -55,10 +55,10 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: str | bytes) -> Any:
-    """What `to_json` was given.
+    """The value that `to_json` encoded.
 
     Raises:
-        ValueError: it is no JSON, or a value in it cannot be read.
+        ValueError: it is not JSON, or a value in it cannot be decoded.
     """
     has_tags = _TAG.encode() in text if isinstance(text, bytes) else _TAG in text
     return json.loads(text, object_hook=_read) if has_tags else json.loads(text)
@@ -69,10 +69,10 @@ def _encode(value: Any, default: Callable[[Any], Any]) -> str:
 
 
 def _tagged(value: Any) -> Any:
-    """A value that json does not know as something it does."""
+    """Convert a value that json cannot encode to one that it can."""
     match value:
         case datetime():
-            # NaT is a datetime and unlike itself.
+            # NaT is a datetime, but not equal to itself.
             return {"$datetime": value.isoformat()} if value == value else None
         case date():
             return {"$date": value.isoformat()}
@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
         case None | bool() | int() | float() | str():
             return value
     tagged = _tagged(value)
-    # What numpy gave may hold more of the same.
+    # numpy's result may contain more of these.
     return tagged if isinstance(tagged, dict) else _plain(tagged)
 
 

@@ -137,7 +137,7 @@ def latest(layer: DataLayerOrchestrator, data_type: str, since: datetime) -> Lat
     deadline = time.monotonic() + GUARD_SECONDS
     while time.monotonic() < deadline:
         found = layer.get_latest_features()[data_type]
-        if found is not None and found.moment > since:
+        if found is not None and found.timestamp > since:
             return found
         time.sleep(0.005)
     raise AssertionError(f"nothing of {data_type} after {since}")
@@ -172,7 +172,7 @@ def test_a_commit_shows_among_the_latest_features(
     (session,) = found.views["session_events"]
     assert (session["session_id"], session["actions"]) == ("s1", ["add_to_cart"])
     assert session["event_timestamp"] >= before
-    assert session["created_timestamp"] == found.moment
+    assert session["created_timestamp"] == found.timestamp
     (user,) = found.views["user_intent"]
     assert (user["user_id"], user["carts_7d"]) == (1, 0)  # as of the session's row, before it
 

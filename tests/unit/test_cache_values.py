@@ -178,7 +178,7 @@ def test_a_batch_comes_back_the_same_from_json_and_from_arrow() -> None:
     ):
         batch = decode_batch(value)
         assert batch is not None
-        assert (batch.data_type, batch.moment) == ("orders", NOON)
+        assert (batch.data_type, batch.timestamp) == ("orders", NOON)
         assert exactly(batch.rows) == exactly(wanted)
         assert isinstance(json.loads(value.partition(b"\n")[0]), dict)
 
