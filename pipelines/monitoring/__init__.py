@@ -1,1 +1,1 @@
-"""Watching the platform: whether what is served is what the data say."""
+"""Monitoring: whether the features and models served agree with the data."""

@@ -1,12 +1,12 @@
-"""The consistency audit: whether what is served is what the offline side computes.
+"""The consistency audit: compares the online store with features computed offline from the logs.
 
-Data keep flowing while it looks. So it first notes what must be online at least, then reads the
-online store, then how far the change logs go. A key that no change touches in between is at rest:
-whatever was served of it stands for the same changes as the logs at that end. A key in flux is read
-again in the next round; one that never comes to rest is counted as unsettled.
+Data keep flowing meanwhile. So it first reads which changes are online for certain, then the online
+store, then the ends of the change logs. A key that no change in between affects is at rest: its
+online and offline rows cover the same changes. A key in flux is read again in the next round; one
+that never comes to rest is counted as unsettled.
 
-Keys are chosen among those that have rows offline. Offline sources never expire, so a key that is
-online cannot lack there, unless somebody else has written it.
+Keys are sampled from the offline sources. These never expire, so a key that is online but not
+offline was not written by us.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ReadersLagError(AuditError):
 
 @dataclass(frozen=True)
 class ViewAudit:
-    """One view: how many keys were compared, how many never came to rest, and each feature.
+    """One view: the keys compared, the keys that never came to rest, and each feature.
 
     `event_timestamp` is compared like a feature, so that a stale row with equal values is found.
     `served` keys have a row on either side that has not expired. `consistency` is None if no key
@@ -118,19 +118,21 @@ def audit(
     progress: Progress = lambda _step, _rows: None,
     left_to_batch: LeftToBatch | None = None,
 ) -> AuditReport:
-    """Compare what is served with what the offline side computes as of the same moment.
+    """Compare the online store with what the offline side computes as of the same time.
 
     Args:
+        data: the live databases and Redis.
+        config: the data directory.
         sample: keys per view, chosen by a hash that stays the same; 0 for all.
-        now: the present moment, UTC and naive, which times to live count from on both sides.
-        pause: called between rounds, for the readers to catch up.
-        progress: told the step and how many more rows it has dealt with.
-        left_to_batch: the changes that the stream reader passed without writing them online; by
-            default what it has noted in the pipeline's state.
+        now: returns the current time, UTC and naive, from which times to live count on both sides.
+        pause: callback between rounds, in which the readers can catch up.
+        progress: callback with the step and how many more rows it has processed.
+        left_to_batch: returns the changes that the streamer deferred to the batch flow; by default
+            as recorded in the pipeline's state.
 
     Raises:
         AuditError: nothing was published or applied yet, or no key comes to rest.
-        RedisUnavailableError, RedisRefusedError: the online store cannot be asked.
+        RedisUnavailableError, RedisRefusedError: the online store cannot be read.
         SynchroChainError: a change log or a published file cannot be read.
     """
     if not config.state_path.exists() or not config.registry_path.exists():
@@ -143,7 +145,7 @@ def audit(
         raise AuditError(
             f"no features are published in {config.offline_path}: run `synchrochain batch --once`"
         )
-    left = left_to_batch or (lambda: _noted_as_left(state))
+    left = left_to_batch or (lambda: _deferred(state))
 
     def compared() -> AuditReport:
         found = _Audit(data, config, state, progress, left)
@@ -182,7 +184,7 @@ class _Audit:
         }
         self._known: dict[str, dict[str, Contained]] = {}
         self._last: dict[str, int] = {}
-        self._moment = datetime.min
+        self._compared_at = datetime.min
         self._rounds = 0
 
     def choose(self, sample: int) -> None:
@@ -194,7 +196,7 @@ class _Audit:
                 self._pending[view.name] = offline.sample(view, files, sample)
 
     def run(self, now: Callable[[], datetime], pause: Callable[[], Any]) -> None:
-        """Compare keys until all have come to rest, or often enough."""
+        """Compare keys until all have come to rest, or for `ROUNDS` rounds."""
         while any(keys.num_rows for keys in self._pending.values()):
             if self._rounds == ROUNDS:
                 return
@@ -203,25 +205,25 @@ class _Audit:
             self._round(now())
             self._rounds += 1
 
-    def _round(self, moment: datetime) -> None:
+    def _round(self, now: datetime) -> None:
         from pipelines.feast_plugins.stale_fallback import errors_instead_of_stale_values
 
         known = contained(self._state, self._left_to_batch)
-        if known == self._known:  # no reader has moved, so no key has come to rest
+        if known == self._known:  # no offset has moved, so no key has come to rest
             return
-        self._known, self._moment = known, moment
+        self._known, self._compared_at = known, now
         served = {}
         with errors_instead_of_stale_values():
             for view in VIEWS:
                 keys = self._pending[view.name]
-                served[view.name] = self._online.read(view, keys, moment)
+                served[view.name] = self._online.read(view, keys, now)
                 self._progress("read online", keys.num_rows)
-        # Only now, so that whatever was served stands for changes that lie within these logs.
+        # After the online read, so that these logs contain all changes that were online.
         with offline_side(self._data, self._config, self._state, self._progress) as offline:
             self._last = offline.last
             for view in VIEWS:
                 at_rest, in_flux = offline.split(view, self._pending[view.name], known[view.name])
-                computed = offline.newest(view, at_rest, self._online.oldest(view, moment))
+                computed = offline.newest(view, at_rest, self._online.oldest(view, now))
                 self._compared[view.name].add(
                     offline.connection, at_rest, served[view.name], computed
                 )
@@ -252,15 +254,15 @@ class _Audit:
             views,
             [row for compared in self._compared.values() for row in compared.rows][:ROWS_KEPT],
             sum(compared.unequal_rows for compared in self._compared.values()),
-            self._moment,
+            self._compared_at,
             online,
             self._last,
             self._rounds,
         )
 
 
-def _noted_as_left(state: PipelineState) -> Mapping[str, Iterable[int]]:
-    """By database, what the streamer's note says it left; it writes that before it moves on."""
+def _deferred(state: PipelineState) -> Mapping[str, Iterable[int]]:
+    """By database, the changes deferred by the streamer, which records them before it moves on."""
     found: Mapping[str, Any] = (state.document(STREAM) or {}).get("left", {})
     return {name: seqs_of(ranges) for name, ranges in found.items()}
 

@@ -1,7 +1,7 @@
-"""Champions and challengers: the evidence for the gate, and how champions do on newly known labels.
+"""Champions and challengers: the evidence for the gate, and champions scored on new labels.
 
-`consider` puts a version before the gate. `score_champions` is what the batch cycle's update step
-calls; it costs a look into the pipeline's state as long as few labels are new.
+`consider` puts a version before the gate. The batch cycle's update step calls `score_champions`,
+which only reads the pipeline's state as long as few labels are new.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 AUDITED_KEYS: Final = 100
-"""Keys per view: enough to meet a disagreement that touches a few percent of them."""
+"""Keys per view: enough to find a disagreement in a few percent of them."""
 WEEK: Final = np.timedelta64(7, "D")
-"""The newest one is compared with the training set for drift; days of the week differ."""
+"""The newest week is compared with the training set for drift, since days of the week differ."""
 MIN_NEW_LABELS: Final = 200
-"""Below this a mean says more of the sample than of the model, and Feast is asked for nothing."""
+"""With fewer, the mean is mostly noise, and nothing is read from Feast."""
 LABEL_LOGS: Final[Mapping[str, str]] = {
     "intent_transformer": "clickstream",
     "supply_gnn": "shipments",
     "ppo_agent": "orders",
 }
-"""The processed log whose rows tell that labels have become known."""
+"""The processed log in which a model's labels arrive."""
 NOTE: Final = "champion_scored:"
 
 
 class ScoredTask(Protocol):
-    """The part of a task that scoring a champion takes."""
+    """The part of a task that scoring a champion needs."""
 
     @property
     def model(self) -> str:
@@ -86,17 +86,22 @@ def collect(
     now: Callable[[], datetime] = utc_now,
     sample: int = AUDITED_KEYS,
 ) -> Health:
-    """The state of all features: ages from the published files, agreement by an audit of a sample.
+    """The health of all features: ages from the published files, agreement from an audit.
 
-    An audit that is not possible, because Redis is away for one, is not an error here: then the
-    agreement is not known.
+    If the audit fails, for example because Redis is unavailable, the agreement is not known.
+
+    Args:
+        config: the data directory.
+        data: the live databases and Redis.
+        now: returns the current time, UTC and naive.
+        sample: keys per view to audit.
     """
     state = PipelineState(config.state_path)
-    moment = now()
+    at = now()
     ages: dict[str, float | None] = {}
     for view in VIEWS:
         newest = [file.max_time for file in state.files("view", view.name) if file.max_time]
-        ages[view.name] = (moment - max(newest)).total_seconds() if newest else None
+        ages[view.name] = (at - max(newest)).total_seconds() if newest else None
     try:
         report = audit(data or DataConfig(data_dir=config.data_dir), config, sample=sample, now=now)
     except SynchroChainError as error:
@@ -117,18 +122,18 @@ def consider(
 ) -> Verdict:
     """Put a version before the gate; it becomes champion, or stays challenger.
 
-    A baseline becomes the first champion unjudged: something has to be there to be beaten. What a
-    challenger has to beat is the champion, or the newest baseline if that one does not load.
+    A baseline becomes the first champion without the gate, so that there is one to beat. A
+    challenger has to beat the champion, or the newest baseline if the champion does not load.
 
     Args:
-        registry: where both are.
-        task: evaluates them.
-        data: the data set whose hold-out both are evaluated on.
-        challenger: the version to be judged.
+        registry: the model registry.
+        task: the model's task, which evaluates both.
+        data: the data set on whose hold-out both are evaluated.
+        challenger: the version to evaluate.
         reference: by feature, values of the training set; compared with the last week of `data`.
         policy: the bounds.
-        health: tells the state of the features; by default they are looked at now (seconds).
-        now: the present moment, UTC and naive.
+        health: returns the health of the features; by default `collect` (takes seconds).
+        now: returns the current time, UTC and naive.
 
     Raises:
         UsageError: the version is the champion already.
@@ -178,14 +183,14 @@ def score_champions(
 ) -> dict[str, dict[str, Any]]:
     """Score every champion on the labels that became known since it was scored last.
 
-    Metrics go into the champion's history and, with their moment, onto its tags. A champion is
-    first scored on what becomes known after it was registered. What goes wrong with one model is
-    told in its place; the others are scored.
+    Metrics are logged to the champion's run and, with their time, to its tags. A champion is first
+    scored on labels that became known after it was registered. A failure of one model is returned
+    in its place; the others are scored.
 
     Args:
         config: the data directory.
-        tasks: of the models to look after.
-        now: the present moment, UTC and naive: where the metrics stand in the history.
+        tasks: one per model to score.
+        now: the current time, UTC and naive, at which the metrics are logged.
 
     Returns:
         By model: `version`, `labels` and the metrics, or `error`; nothing for a model that has no
@@ -222,7 +227,7 @@ def _score(
     since = max(noted.scored or champion.created, champion.created)
     try:
         data = task.dataset(source, quick=True, since=since)
-    except TrainingDataError:  # none of what is new is a label yet
+    except TrainingDataError:  # no new row is a label yet
         data = None
     if data is None or len(data) < MIN_NEW_LABELS:
         _Noted(noted.scored, upto).write(state, task.model)
@@ -238,7 +243,7 @@ def _score(
             **{f"champion.{name}": f"{value:.6g}" for name, value in metrics.items()},
         },
     )
-    # Labels of what had not ended yet when the log did are scored once they are known.
+    # Rows whose outcome was still open at the end of the log are scored once it is known.
     until = data.extra.get("until")
     ended = upto if until is None else min(upto, until.astype("datetime64[us]").astype(object))
     _Noted(ended, upto).write(state, task.model)
@@ -247,7 +252,7 @@ def _score(
 
 @dataclass(frozen=True)
 class _Noted:
-    """How far a model's champion was scored, and how far the log was looked at; commit times."""
+    """Up to which commit time a model's champion was scored, and the log was read."""
 
     scored: datetime | None = None
     looked: datetime | None = None
@@ -258,11 +263,11 @@ class _Noted:
             noted = json.loads(state.metadata(f"{NOTE}{model}") or "{}")
             return cls(*(_time(noted.get(name)) for name in ("scored", "looked")))
         except (ValueError, TypeError, AttributeError):
-            return cls()  # not worth failing for: the champion's registration is the start again
+            return cls()  # not worth failing for: start again from the champion's registration
 
     def write(self, state: PipelineState, model: str) -> None:
         values = {"scored": self.scored, "looked": self.looked}
-        text = {name: moment and moment.isoformat() for name, moment in values.items()}
+        text = {name: time and time.isoformat() for name, time in values.items()}
         state.set_metadata(f"{NOTE}{model}", json.dumps(text))
 
 
@@ -273,7 +278,7 @@ def _time(text: str | None) -> datetime | None:
 def _new_rows(
     source: TrainingSource, log: str, after: datetime | None
 ) -> tuple[datetime | None, int]:
-    """The newest commit time of a log, and how many rows were committed after a moment."""
+    """The newest commit time of a log, and how many rows were committed after `after`."""
     ends = [file.max_time for file in source.files("log", log) if file.max_time]
     upto = max(ends, default=None)
     if upto is None or (after is not None and upto <= after):
@@ -292,7 +297,7 @@ def _rival(
     champion: ModelVersion | None,
     challenger: ModelVersion,
 ) -> tuple[ModelVersion | None, Evaluation | None, str]:
-    """What has to be beaten, how good it is, and what it is called."""
+    """The version to beat, its evaluation, and its name in messages."""
     trouble = ""
     if champion is not None:
         try:

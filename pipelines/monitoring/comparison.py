@@ -1,4 +1,4 @@
-"""Comparing two tables feature by feature: what is served online and what the offline side says.
+"""Compares two tables feature by feature: the online and the offline side.
 
 The left side is the online one. Numbers are equal bit by bit, NaN to NaN, lists element by element.
 """
@@ -17,7 +17,7 @@ ROWS_KEPT: Final = 100
 
 @dataclass(frozen=True)
 class FeatureAudit:
-    """How one feature compares over `total` keys.
+    """The comparison of one feature over `total` keys.
 
     `left_null` counts keys with a value online only, `right_null` offline only, `mismatch` those
     with two unequal values. Over the pairs of values: `smape` is the mean of 2|a−b| / (|a|+|b|),
@@ -74,7 +74,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 @dataclass
 class _Tally:
-    """Counts and sums of one feature, which add up over portions of the keys."""
+    """Counts and sums of one feature, added up over batches of keys."""
 
     total: int = 0
     both_null: int = 0
@@ -99,7 +99,7 @@ class _Tally:
 
 @dataclass
 class Comparison:
-    """One view's comparison, portion by portion of its keys.
+    """The comparison of one view, in batches of keys.
 
     `columns` are the features with their types. Of the unequal rows the first `ROWS_KEPT` are kept,
     and all are counted in `unequal_rows`.
@@ -127,9 +127,10 @@ class Comparison:
         online: pa.Table,
         offline: pa.Table,
     ) -> None:
-        """Compare the rows of `keys`; a key without a row on a side has nothing but nulls there.
+        """Compare the rows of `keys`; a key without a row on a side has only nulls there.
 
         Args:
+            connection: the workspace.
             keys: the key columns, each key once.
             online, offline: the key columns and the features, at most one row per key.
         """
@@ -213,7 +214,7 @@ def _figures(name: str, kind: pa.DataType) -> str:
     }
     if _is_number(kind):
         a, b = f"{left}::DOUBLE", f"{right}::DOUBLE"
-        # Beside an infinity or NaN any other number is as far off as can be.
+        # Any other number than an infinity or NaN differs from it by the maximum.
         apart = (
             f"CASE WHEN {left} = {right} THEN 0 WHEN NOT isfinite({a}) OR NOT isfinite({b}) THEN 2 "
             f"ELSE 2 * abs({a} - {b}) / (abs({a}) + abs({b})) END"

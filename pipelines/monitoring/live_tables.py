@@ -1,9 +1,9 @@
-"""The live audit: whether the change log says what the live tables hold.
+"""The live audit: compares the live tables with the change log.
 
-A change that no trigger has recorded is missing offline and online alike, so that these agree. Here
-each live table is compared with the newest accepted change of each key, from the processed logs and
-the rest of the change log; both sides are typed by the same rules. First the number of rows and a
-digest; where those differ, row by row.
+A change that no trigger has recorded is missing offline and online alike, so the consistency audit
+cannot find it. Here each live table is compared with the newest accepted change of each key, from
+the processed logs and the rest of the change log; both sides are typed by the same rules. First by
+number of rows and digest; where those differ, row by row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 KEYS_SHOWN: Final = 5
 SAME_NUMBER: Final = 1e-13
-"""Relative: versions of SQLite write a number to the log with 15 or 17 digits."""
+"""Relative tolerance: versions of SQLite log a number with 15 or 17 digits."""
 QUARANTINED: Final = {
     "seq": "BIGINT",
     "op": "VARCHAR",
@@ -40,17 +40,17 @@ QUARANTINED: Final = {
     "committed_at": "VARCHAR",
 }
 DIGITS: Final = 12
-"""Of a number in the digest."""
+"""Significant digits of a number in the digest."""
 
 
 @dataclass(frozen=True)
 class TableAudit:
-    """One live table against what the log says of it.
+    """One live table compared with the log.
 
-    `rows` are in the table, `logged` keys the log says are in it. `rejected` rows break a rule, or
-    are as a change that was refused, so that the features lack them with a reason.
-    `not_comparable` ones differ, but are older than what the logs hold. All others that differ:
-    `missing` from the log, `gone` from the table, or `differing`; `keys` are some of them.
+    `rows` counts the table's rows, `logged` the keys that exist according to the log. `rejected`
+    rows break a rule, or equal a change that was rejected, so the features lack them for a reason.
+    `not_comparable` rows differ, but are older than the logs' retention. All others that differ are
+    `missing` from the log, `gone` from the table, or `differing`; `keys` are examples.
     """
 
     database: str
@@ -73,7 +73,7 @@ class TableAudit:
 
 @dataclass(frozen=True)
 class LiveAudit:
-    """What a live audit found, by table; `upto` is each log's last change that counts."""
+    """The result of a live audit by table; `upto` is each log's last change that counts."""
 
     tables: dict[str, TableAudit]
     upto: dict[str, int]
@@ -90,7 +90,7 @@ class LiveAudit:
 
 @dataclass(frozen=True)
 class _Ends:
-    """Where a database's log ended when its tables were looked at, and what was removed of it."""
+    """A log's last change when its tables were read, and the last one removed from it."""
 
     end: int
     removed: int
@@ -106,13 +106,15 @@ def audit_live(
     """Compare each live table with what its change log says.
 
     Args:
-        now: the present moment, UTC and naive.
-        progress: told the step and how many more rows it has dealt with.
+        data: the live databases.
+        config: the data directory.
+        now: returns the current time, UTC and naive.
+        progress: callback with the step and how many more rows it has processed.
 
     Raises:
         AuditError: nothing was processed yet.
         LiveDatabaseError: a live database cannot be read, or is not the one that was read before.
-        CorruptFileError: a published log is not what was published.
+        CorruptFileError: a published log is not as it was published.
     """
     if not config.state_path.exists():
         raise AuditError(
@@ -126,17 +128,17 @@ def _audited(
     data: DataConfig,
     config: BatchConfig,
     state: PipelineState,
-    moment: datetime,
+    now: datetime,
     progress: Progress,
 ) -> LiveAudit:
     ends: dict[str, _Ends] = {}
 
     def look(connection: duckdb.DuckDBPyConnection) -> None:
         for name in DATABASE_NAMES:
-            ends[name] = _look(connection, name, data, config, moment, progress)
+            ends[name] = _look(connection, name, data, config, now, progress)
 
     with offline_side(data, config, state, progress, first=look) as offline:
-        kept_since = moment - timedelta(days=config.retention_days)
+        kept_since = now - timedelta(days=config.retention_days)
         expired_before = kept_since - LONGEST_WINDOW
         if not state.generation:  # never rebuilt: the logs hold more than the change log
             kept_since = expired_before
@@ -155,15 +157,15 @@ def _look(
     name: str,
     data: DataConfig,
     config: BatchConfig,
-    moment: datetime,
+    now: datetime,
     progress: Progress,
 ) -> _Ends:
-    """Read the live tables of one database at one moment: `live_<log>`, typed."""
+    """Read one snapshot of a database's live tables into `live_<log>`, typed."""
     reader = ChangeLogReader(name, data.database_url(name), data.busy_timeout)
     with reader.snapshot(config.batch_size) as snapshot:
         for log in logs_of(name):
             table = METADATA[name].tables[log.table]
-            batches = snapshot.rows(table, f"{moment:%Y-%m-%d %H:%M:%S.%f}")
+            batches = snapshot.rows(table, f"{now:%Y-%m-%d %H:%M:%S.%f}")
             connection.register("rows", pa.RecordBatchReader.from_batches(SCHEMA, batches))
             connection.execute("CREATE OR REPLACE TEMP TABLE found AS SELECT * FROM rows")
             connection.unregister("rows")
@@ -178,9 +180,9 @@ def _look(
 def _quarantined(
     connection: duckdb.DuckDBPyConnection, state: PipelineState, log: Log, at: _Ends
 ) -> None:
-    """`refused_<log>`: per key the newest change that was refused, in this cycle or before."""
+    """Create `refused_<log>`: per key the newest rejected change, quarantined or fresh."""
     kept = "(SELECT NULL::BIGINT AS seq, '' AS op, '' AS \"row\", '' AS committed_at WHERE FALSE)"
-    # They are for people, who may edit them or put them away.
+    # Operators may edit or remove these files.
     paths = [f.path for f in state.files("quarantine", log.table) if f.path.exists()]
     if paths:
         kept = read_lines(paths, QUARANTINED)
@@ -195,10 +197,10 @@ def _quarantined(
 def _said(
     connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, expired_before: datetime
 ) -> None:
-    """`said`: each row as the log says it is, at the time that the row itself says.
+    """Create `said`: each row as the log has it, with the row's own event time.
 
-    After a deletion of its key a row has the time of that, if it is later (see `date_deletions`).
-    The deletion may have expired.
+    In the log, a row after a deletion of its key has the deletion's time, if later (see
+    `date_deletions`). The deletion may have expired.
     """
     keys = _listed(log.key)
     every = " UNION ALL ".join(f"SELECT {columns(log)} FROM {s}_{log.name}" for s in ("old", "new"))
@@ -233,12 +235,13 @@ def _compare(
     digest, digest_logged = (_digest(connection, log, source) for source in (good, "said"))
     if bad == 0 and (rows, digest) == (logged, digest_logged):
         return TableAudit(log.database, rows, logged, digest, digest_logged)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE verdicts AS {_verdicts(log, at, kept_since)}")
+    differences = _differences(log, at, kept_since)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE differences AS {differences}")
     counts = dict(
-        connection.execute("SELECT verdict, count(*) FROM verdicts GROUP BY verdict").fetchall()
+        connection.execute("SELECT kind, count(*) FROM differences GROUP BY kind").fetchall()
     )
     shown = connection.execute(
-        f"SELECT {_shown(log)} FROM verdicts WHERE verdict IN ('missing', 'gone', 'differing') "
+        f"SELECT {_shown(log)} FROM differences WHERE kind IN ('missing', 'gone', 'differing') "
         f"ORDER BY ALL LIMIT {KEYS_SHOWN}"
     ).fetchall()
     return TableAudit(
@@ -256,8 +259,8 @@ def _compare(
     )
 
 
-def _verdicts(log: Log, at: _Ends, kept_since: datetime) -> str:
-    """A query: the keys on which table and log do not agree, and why."""
+def _differences(log: Log, at: _Ends, kept_since: datetime) -> str:
+    """A query for the keys on which table and log differ, and why."""
     on = " AND ".join(f'live."{key}" IS NOT DISTINCT FROM said."{key}"' for key in log.key)
     same, refused = (
         " AND ".join(_same(side, column.name, column.type) for column in log.columns)
@@ -267,7 +270,7 @@ def _verdicts(log: Log, at: _Ends, kept_since: datetime) -> str:
     either = ", ".join(f'coalesce(live."{key}", said."{key}") AS "{key}"' for key in log.key)
     time = CHANGED_AT.get(log.table)
     recent = f"live.\"{time}\" >= TIMESTAMP '{kept_since}'" if time else "FALSE"
-    # Neither retention nor trimming takes the newest row of what lasts.
+    # Retention and trimming keep the newest row of these logs.
     whole = at.removed == 0 or log.lasts
     comparable = "TRUE" if whole else f"coalesce(said.seq > {at.removed} OR {recent}, FALSE)"
     return f"""
@@ -277,7 +280,7 @@ def _verdicts(log: Log, at: _Ends, kept_since: datetime) -> str:
         WHEN NOT ({comparable}) THEN 'not comparable'
         WHEN said.seq IS NULL THEN 'missing'
         WHEN live.op IS NULL THEN 'gone'
-        ELSE 'differing' END AS verdict
+        ELSE 'differing' END AS kind
         FROM live_{log.name} AS live FULL JOIN said ON {on}
         LEFT JOIN refused_{log.name} AS refused
         ON {
@@ -297,7 +300,7 @@ def _same(side: str, name: str, kind: str) -> str:
 
 
 def _digest(connection: duckdb.DuckDBPyConnection, log: Log, relation: str) -> str:
-    """Of the rows in any order."""
+    """A digest of the rows, independent of their order."""
     values = ", ".join(
         f"format('{{:.{DIGITS}g}}', \"{c.name}\")" if c.type == NUMBER else f'"{c.name}"'
         for c in log.columns

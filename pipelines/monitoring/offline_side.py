@@ -1,7 +1,7 @@
-"""What the offline side computes: every view from the logs alone, as of one moment.
+"""The offline side of an audit: every view computed from one snapshot of the logs.
 
-Nothing of what either flow has computed is used: the published logs and the rest of the change log
-go through the checks and the feature functions again, for the keys that are asked for.
+Nothing that either flow has computed is used: the published logs and the rest of the change log
+are validated and transformed again, for the sampled keys.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ class OfflineSide:
         self.last = dict(last)
 
     def sample(self, view: View, files: list[PublishedFile], count: int) -> pa.Table:
-        """Keys of the view, each once: `count` of them chosen by hash, or all if it is 0.
+        """Keys of the view, each once.
 
         Args:
-            files: the view's offline source. Keys that appeared since it was published count too.
+            view: the view.
+            files: its offline source; keys that are newer than it are included.
+            count: how many keys to choose, by hash; 0 for all.
         """
         keys = _listed(view.keys)
         parts = [f"SELECT {keys} FROM {read_files(files)}"] if files else []
@@ -67,10 +69,12 @@ class OfflineSide:
     def split(
         self, view: View, keys: pa.Table, contained: Mapping[str, Contained]
     ) -> tuple[pa.Table, pa.Table]:
-        """Keys at rest and keys in flux: those that a change touches which may not be online yet.
+        """Keys at rest, and keys in flux: affected by a change that may not be online yet.
 
         Args:
-            contained: by database, what is online for certain.
+            view: the view.
+            keys: its key columns.
+            contained: by database, the changes that are online for certain.
         """
         by_key = _listed(view.keys)
         with self.connection.cursor() as cursor:
@@ -88,7 +92,12 @@ class OfflineSide:
             return at_rest, in_flux
 
     def newest(self, view: View, keys: pa.Table, oldest: datetime) -> pa.Table:
-        """The newest row of each key, computed afresh, unless it lies before `oldest`.
+        """The newest row of each key, computed afresh, unless it is older than `oldest`.
+
+        Args:
+            view: the view.
+            keys: its key columns.
+            oldest: an event time, UTC and naive.
 
         Returns:
             The key columns, `event_timestamp` and the features.
@@ -119,13 +128,17 @@ def offline_side(
     *,
     first: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None,
 ) -> Iterator[OfflineSide]:
-    """The logs as they stand now; its only files are in a staging folder that is removed.
+    """A snapshot of the logs, in a workspace whose folder is removed afterwards.
 
     Args:
-        first: called with the workspace before the logs are looked at.
+        data: the live databases.
+        config: the data directory.
+        state: the pipeline's state.
+        progress: callback with the step and how many more rows it has processed.
+        first: callback with the workspace before the logs are read.
 
     Raises:
-        CorruptFileError: a published log is not what was published; each is read through.
+        CorruptFileError: a published log is not as it was published; each is verified.
         LiveDatabaseError: a change log cannot be read, or does not follow on from those logs.
     """
     readers = {
@@ -136,7 +149,7 @@ def offline_side(
     with workspace(config.data_dir / STAGING / name) as connection:
         first(connection)
         offsets, files = _published(state)
-        spans = plan(readers, offsets)  # what is committed from here on is too late
+        spans = plan(readers, offsets)  # later commits are not read
         published = [file for of_log in files.values() for file in of_log]
         check_contents(state, published, afresh=True)
         attach_history(connection, files)
@@ -148,7 +161,7 @@ def offline_side(
 
 
 def _published(state: PipelineState) -> tuple[dict[str, Offset], dict[str, list[PublishedFile]]]:
-    """The batch offsets and the log files that stand for them."""
+    """The batch offsets and the log files that cover them."""
     while True:
         offsets = state.bound_offsets(BATCH_READER)
         listed = state.files("log")

@@ -1,4 +1,4 @@
-"""What is served online, as Arrow tables, and the least that must be in it."""
+"""The online side of an audit: its rows as Arrow tables, and which changes they contain."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _FIELDS: Final[Mapping[pa.DataType, str]] = {
 """The field of Feast's Value message, by type."""
 
 LeftToBatch = Callable[[], Mapping[str, Iterable[int]]]
-"""Tells, by database, the changes that the stream reader passed but left to the batch flow. It
-records one before its offset passes it, and keeps it until the batch flow has materialized it."""
+"""Returns, by database, the changes that the streamer deferred to the batch flow. It records one
+before its offset passes it, until the batch flow has materialized it."""
 
 
 @dataclass(frozen=True)
 class Contained:
-    """How much of one change log is in the online store for certain, for one view.
+    """The changes of one log that are in the online store for certain, for one view.
 
     Everything up to `upto`, except the changes of `left_out`.
     """
@@ -43,7 +43,7 @@ class Contained:
 
 
 def contained(state: PipelineState, left_to_batch: LeftToBatch) -> dict[str, dict[str, Contained]]:
-    """By view and database, what the readers have written online before this call."""
+    """By view and database, the changes that were written online before this call."""
     # The order matters: a view that does not wait after the offset was read has been
     # materialized up to it, and what the stream reader left out was recorded before it went on.
     batch = state.offsets(BATCH_READER)
@@ -69,27 +69,32 @@ class OnlineSide:
             view.name: store.get_feature_view(view.name).ttl for view in VIEWS
         }
 
-    def oldest(self, view: View, moment: datetime) -> datetime:
-        """The event time before which a row of the view has expired at `moment`."""
+    def oldest(self, view: View, now: datetime) -> datetime:
+        """The event time before which a row of the view has expired at `now`."""
         ttl = self._ttl[view.name]
-        return moment - ttl if ttl else datetime.min
+        return now - ttl if ttl else datetime.min
 
-    def read(self, view: View, keys: pa.Table, moment: datetime) -> pa.Table:
-        """The rows of `keys` that are there and have not expired at `moment` (UTC, naive).
+    def read(self, view: View, keys: pa.Table, now: datetime) -> pa.Table:
+        """The rows of `keys` that exist and have not expired.
+
+        Args:
+            view: the view.
+            keys: its key columns.
+            now: UTC, naive.
 
         Returns:
             The key columns, `event_timestamp` and the features, typed as the view's schema; a
             value of another type counts as null.
 
         Raises:
-            RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
+            RedisUnavailableError, RedisRefusedError: Redis cannot be read.
         """
-        # Times to live count from the same moment as on the offline side, however long the
-        # reading takes. Only our own store has this clock; a stock one never expires anything.
-        self._store._get_provider().online_store.now = lambda: moment.replace(tzinfo=UTC)
+        # Times to live count from the same time as on the offline side, however long the read
+        # takes. Only our own store has this clock; a stock one never expires anything.
+        self._store._get_provider().online_store.now = lambda: now.replace(tzinfo=UTC)
         schema = pa.schema([view.schema.field(n) for n in (*view.keys, EVENT_TIMESTAMP)])
         schema = pa.schema([*schema, *(view.schema.field(name) for name in view.features)])
-        oldest = self.oldest(view, moment)
+        oldest = self.oldest(view, now)
         parts = [
             self._read(view, schema, keys.slice(start, KEYS_PER_READ), oldest)
             for start in range(0, keys.num_rows, KEYS_PER_READ)
@@ -104,7 +109,7 @@ class OnlineSide:
             features=[f"{view.name}:{name}" for name in view.features], entity_rows=asked
         ).proto
         vectors = dict(zip(answer.metadata.feature_names.val, answer.results, strict=True))
-        edge = (oldest - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+        limit = (oldest - datetime(1970, 1, 1)) // timedelta(microseconds=1)
         stamps = [
             stamp.seconds * 1_000_000 + stamp.nanos // 1_000
             for stamp in vectors[view.features[0]].event_timestamps
@@ -113,7 +118,7 @@ class OnlineSide:
         there = [
             row
             for row, (stamp, status) in enumerate(zip(stamps, statuses, strict=True))
-            if status != _NOT_FOUND and stamp >= edge
+            if status != _NOT_FOUND and stamp >= limit
         ]
         columns: dict[str, list[Any]] = {
             name: [values[row] for row in there] for name, values in asked.items()

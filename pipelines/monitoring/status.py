@@ -1,4 +1,4 @@
-"""How everything stands, as one JSON-like document."""
+"""The status of the platform, as one JSON-like document."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pipelines.places import check_file
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 STREAM: Final = "stream"
-"""The name of the streamer's note, of its offsets and of its lock."""
+"""The name of the streamer's metadata, of its offsets and of its lock."""
 
 
 def collect_status(
@@ -37,9 +37,9 @@ def collect_status(
 ) -> dict[str, Any]:
     """Databases with offsets and lag, streamer, offline views, online store, last cycles.
 
-    A part that cannot be read holds `error`, one line, instead of its figures; the others stand.
-    A database that batch cycles refuse until somebody mends it holds `changes_missing` too: whether
-    changes may be missing for good.
+    A part that cannot be read holds `error`, one line, instead of its figures. A database that
+    batch cycles refuse until it is repaired also holds `changes_missing`: whether changes may be
+    lost.
     """
     state = PipelineState(config.state_path)
     return {
@@ -81,7 +81,7 @@ def _database(state: PipelineState, data: DataConfig, name: str) -> dict[str, An
 
     try:
         return {"where": str(path)} | read()
-    except (OlderLogError, LiveDatabaseBusyError) as error:  # the next cycle copes with it
+    except (OlderLogError, LiveDatabaseBusyError) as error:  # the next cycle handles it
         return {"where": str(path), "error": str(error)}
     except (TriggersError, ChangeLogGapError) as error:
         return {"where": str(path), "error": str(error), "changes_missing": True}
@@ -96,8 +96,8 @@ def _views(state: PipelineState, config: BatchConfig, now: datetime) -> dict[str
 
 
 def first_alarm(status: Mapping[str, Any]) -> str | None:
-    """One line on the first database that is not what cycles need, on a published file that is not
-    what was published, or on a damaged registry; None if there is nothing of the kind."""
+    """One line on the first database that cycles refuse, damaged published file, or damaged
+    registry; None if there is none."""
     for found in status["databases"].values():
         if "changes_missing" in found:
             return str(found["error"])
@@ -116,9 +116,9 @@ def _registry(config: BatchConfig) -> dict[str, Any]:
 
 
 def _streamer(state: PipelineState, config: BatchConfig) -> dict[str, Any]:
-    """What the streamer noted last, and `state`: running, starting, stopped or never ran.
+    """The streamer's last metadata, and `state`: running, starting, stopped or never ran.
 
-    `left` is how many changes it leaves to the batch flow and knows no outcome of, by database.
+    `left` counts, by database, the changes deferred to the batch flow that are still open.
     """
     holder = held_by(config.data_dir / f"{STREAM}.lock")
     try:
