@@ -1,4 +1,4 @@
-"""What a round of decisions came to: an answer for each order, and its record for the log."""
+"""The results of a round of decisions: an answer for each order, and its record for the log."""
 
 from __future__ import annotations
 
@@ -54,6 +54,9 @@ def record_of(done: Round, number: int, decision: Decision, network: int | None)
     """Everything that decided on one order, as it was given to the models.
 
     Args:
+        done: the round.
+        number: the order's number in it.
+        decision: its answer.
         network: the number of the logged network; the rows that this round read afresh are in the
             record, unless they are many and the network was logged with them (`overlaid` is empty).
     """
@@ -89,7 +92,7 @@ def pack(columns: Columns) -> dict[str, list[Any]]:
 
 
 def unpack(packed: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
-    """The other way round."""
+    """The inverse of `pack`."""
     return {name: v * rows if len(v) == 1 else v for name, v in packed.items()}
 
 
@@ -110,11 +113,11 @@ def _decision(done: Round, number: int, lists: dict[str, list[Any]]) -> Decision
             Fallback("stock", f"no warehouse in reach has enough: {nearest} must restock first")
         )
     by_model = bool(done.score.by_model[first])
-    now = done.moment.timestamp()
+    now = done.decided_at.timestamp()
     return Decision(
         id=secrets.token_hex(8),
         status="decided" if able else "backorder",
-        decided_at=done.moment,
+        decided_at=done.decided_at,
         order=case.order,
         choice=options[chosen],
         alternatives=[options[n] for n in ranking],
@@ -166,14 +169,14 @@ def _option(case: Case, number: int, row: int, lists: dict[str, list[Any]]) -> O
 
 
 def _features(done: Round, number: int, chosen: int) -> dict[str, ViewUse]:
-    """By view the rows that spoke for the chosen option."""
+    """By view, the rows that the chosen option was scored with."""
     found = {"session_events": _use(done, done.sessions, "session_events", number, [number])}
     row = int(done.place[chosen])
     rows = np.unique(done.place[done.first[number] : done.first[number + 1]]).tolist()
     for view in DECISION_VIEWS:
         found[view] = _use(done, done.places, view, row, rows)
     values = {name: done.places.columns[name][row] for name in CONTEXT_FEATURES}
-    found[CONTEXT] = ViewUse("present", done.moment, 0.0, 0.0, values)
+    found[CONTEXT] = ViewUse("present", done.decided_at, 0.0, 0.0, values)
     return found
 
 
@@ -183,7 +186,7 @@ def _use(done: Round, read: OnlineRows, view: str, row: int, rows: Sequence[int]
     return ViewUse(
         state=states_of(read, view, done.options.max_age.get(view), [row])[0],
         event_timestamp=datetime.fromtimestamp(stamp, UTC) if stamp > 0 else None,
-        age_seconds=read.moment - stamp if stamp > 0 else None,
-        oldest_age_seconds=read.moment - oldest if oldest > 0 else None,
+        age_seconds=read.read_at - stamp if stamp > 0 else None,
+        oldest_age_seconds=read.read_at - oldest if oldest > 0 else None,
         values={name: read.columns[name][row] for name in FEATURES_OF[view]},
     )

@@ -1,4 +1,4 @@
-"""Orders out of a request's body, whatever it holds: the work is bounded before it is begun."""
+"""Parses orders from a request's body, with bounded work whatever the body holds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipelines.serving.problems import BodyError, FieldProblem
 
 MOST_ORDERS: Final = 1000
 MOST_BRACKETS: Final = 10 * MOST_ORDERS
-"""Lists and objects are slow to make, and each order is one."""
+"""Lists and objects are slow to create, and each order is one."""
 MOST_PROBLEMS: Final = 20
-"""As many are told; a body may hold as many wrong fields as it has bytes."""
+"""The most problems in one answer; a body may have as many wrong fields as bytes."""
 LONGEST_NAME: Final = 100
 _FIELDS: Final = frozenset(Order.model_fields)
 

@@ -1,4 +1,4 @@
-"""One round of decisions: what is read for the orders and what the models make of it."""
+"""One round of decisions: the features read for the orders and the models' answers."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from pipelines.serving.steps import (
 from pipelines.serving.ways import Way, wanted_hours, ways_of
 
 NEEDED: Final = ("user_intent", "inventory_levels", "route_conditions")
-"""Views without which the model does not decide. Who orders for the first time has no user_orders,
-which the model knows of."""
+"""Views without which the model does not decide. A first order has no user_orders, which the model
+was trained for."""
 DECISION_VIEWS: Final = CONTRACTS["ppo_agent"].views
 CONTEXT: Final = "decision_context"
 CONTEXT_FEATURES: Final = tuple(DECISION_CONTEXT)
@@ -109,7 +109,7 @@ class Round:
         route_at: (O,) its route in the network; None where no delay model was asked.
         network_columns: the delay model's input, all routes; `overlaid` are those read afresh.
         columns: (O,) the decision model's input.
-        troubles: what was not as it should be, for all orders alike; `notes` by order.
+        troubles: fallbacks that concern all orders; `notes` by order.
     """
 
     cases: list[Case]
@@ -133,7 +133,7 @@ class Round:
     score: ScoreAnswer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.moment = aware_now()
+        self.decided_at = aware_now()
         self.counts = [len(case.ways) for case in self.cases]
         self.first: list[int] = np.concatenate([[0], np.cumsum(self.counts)]).tolist()
         self.notes: list[list[Fallback]] = [[] for _ in self.cases]
@@ -149,7 +149,7 @@ class Round:
         cut = before_purchase({name: self.sessions.columns[name] for name in INTENT_COLUMNS})
         self.intent_columns = as_columns(cut)
         self.intent = intent_step(self.models.get("intent_transformer"), self.intent_columns)
-        self._tell("intent_transformer", self.intent.why)
+        self._fell_back("intent_transformer", self.intent.why)
 
     def expect(self, snapshot: Snapshot | None) -> None:
         """Delay: all routes of the network, those of the orders freshly read."""
@@ -168,17 +168,17 @@ class Round:
         self.snapshot = snapshot
         problem = self._of_no_use(snapshot, asked)
         if snapshot is None or problem is not None:
-            self._tell("supply_gnn", problem)
+            self._fell_back("supply_gnn", problem)
             return
         self.overlaid = list(asked) if read.read_mode != "unavailable" else []
         self.network_columns = snapshot.overlaid(self.overlaid, read.columns)
         self.delay = delay_step(self.models.get("supply_gnn"), self.network_columns)
-        self._tell("supply_gnn", self.delay.why)
+        self._fell_back("supply_gnn", self.delay.why)
 
     def _of_no_use(self, snapshot: Snapshot | None, routes: Mapping[str, Any]) -> str | None:
         if snapshot is None:
             return "the network has not been read yet"
-        age = snapshot.age(self.moment.timestamp())
+        age = snapshot.age(self.decided_at.timestamp())
         if age > self.options.stale_after:
             return f"what is known of the network is {age:.0f} s old"
         if any(name not in snapshot.network.position for name in routes):
@@ -212,7 +212,7 @@ class Round:
             self.models.get("ppo_agent"), self.columns, self.options.weights, unfit
         )
         if not unfit.all():
-            self._tell("ppo_agent", self.score.why)
+            self._fell_back("ppo_agent", self.score.why)
 
     def _decision_columns(self) -> Columns:
         columns = {
@@ -224,7 +224,7 @@ class Round:
         for name in ("quantity", "price", "weight_kg"):
             columns[name] = np.array([float(getattr(o, name)) for o in orders])[order]
         columns["order"] = order
-        columns["decision_hour"] = np.full(len(order), float(self.moment.hour))
+        columns["decision_hour"] = np.full(len(order), float(self.decided_at.hour))
         columns["shipping_method"] = as_column("shipping_method", [w.shipping_method for w in ways])
         columns["ship_cost"] = np.array([way.ship_cost for way in ways])
         columns["promised_hours"] = np.array([way.promised_hours for way in ways])
@@ -237,7 +237,7 @@ class Round:
         return columns
 
     def _fill_in(self, columns: Columns, ways: Sequence[Way]) -> None:
-        """What the online store does not know and the live databases do: stock and carbon."""
+        """Fill in stock and carbon from the live databases where the online store lacks them."""
         level = columns["stock_level"]
         states = self.states("inventory_levels")
         unknown = np.isnan(level) | (states[self.place] != "present")
@@ -286,7 +286,7 @@ class Round:
             self._states[view] = np.array(states, dtype=object)
         return self._states[view]
 
-    def _tell(self, what: str, why: str | None) -> None:
+    def _fell_back(self, what: str, why: str | None) -> None:
         if why is not None:
             self.troubles.append(Fallback(what, why))
 
@@ -296,7 +296,7 @@ def states_of(
 ) -> list[State]:
     """Whether rows of a view count; stale also by the age that is set for it."""
     known = read.views[view]
-    oldest = 0.0 if max_age is None else read.moment - max_age
+    oldest = 0.0 if max_age is None else read.read_at - max_age
     return [
         "stale" if known.states[n] == "present" and known.stamps[n] < oldest else known.states[n]
         for n in (range(len(known.states)) if rows is None else rows)

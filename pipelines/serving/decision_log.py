@@ -1,8 +1,8 @@
-"""data/decisions.db: every decision with all that went into it, so that it can be replayed.
+"""data/decisions.db: every decision with all its inputs, so that it can be replayed.
 
 SQLite in WAL mode with `synchronous=NORMAL`: what was logged survives the end of the process; a
-power cut may take the last moments with it, which is the price of not waiting for the disk. The
-oldest decisions give way to new ones, so the file stays below `keep` decisions.
+power cut may lose the last decisions, which is the price of not waiting for the disk. The oldest
+decisions are removed, so the file stays below `keep` decisions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipelines.places import check_sqlite_file
 
 FILE: Final = "decisions.db"
 FORMAT: Final = 1
-"""`PRAGMA user_version`; a file of before has none, and the same tables."""
+"""`PRAGMA user_version`; older files have none, and the same tables."""
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS networks (number INTEGER PRIMARY KEY AUTOINCREMENT, "
     "columns BLOB NOT NULL) STRICT",

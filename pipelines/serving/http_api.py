@@ -33,7 +33,7 @@ from pipelines.serving.steps import RULE
 
 MOST_BYTES: Final = 1_000_000
 MOST_WAITING: Final = 256
-"""Requests that may wait for their turn; more are told to come back later."""
+"""The most requests that wait; more are answered with 503."""
 _WHOLE_NUMBERS: Final = frozenset({"user_id"})
 
 Result = TypeVar("Result")
@@ -189,7 +189,7 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
             view=view,
             keys=keys,
             event_timestamp=datetime.fromtimestamp(stamp, UTC),
-            age_seconds=read.moment - stamp,
+            age_seconds=read.read_at - stamp,
             state=known.states[0],
             read_mode=read.read_mode,
             features={name: read.columns[name][0] for name in names},
@@ -236,7 +236,7 @@ class _Busy(SynchroChainError):
 
 
 class _Worker:
-    """One thread that does what must not hold up the event loop, in order of arrival."""
+    """One thread that runs blocking work off the event loop, in order of arrival."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decisions")
@@ -252,12 +252,12 @@ class _Worker:
             self._waiting -= 1
 
     async def close(self) -> None:
-        """Wait for the work at hand; what has not begun is dropped."""
+        """Wait for running work; drop queued work."""
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
 
 def _numbered(work: Callable[[list[Order]], Result], orders: list[Order], first: int) -> Result:
-    """Let an error tell the order's place among all that were sent."""
+    """Make an error's position count from the first order of the request."""
     try:
         return work(orders)
     except OrderError as error:

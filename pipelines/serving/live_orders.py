@@ -28,8 +28,14 @@ def decide_live(
 ) -> list[Decision]:
     """Decide on the newest orders of the orders database, newest first.
 
-    Each is decided by what is known now, as if it came in at this moment. One that cannot be
-    decided, say for a region that nobody serves, is left out with a warning.
+    Each is decided with the features of now, as if it had just come in. One that cannot be
+    decided, for example for a region that no warehouse serves, is skipped with a warning.
+
+    Args:
+        data: the live databases and Redis.
+        batch: the data directory.
+        count: the most orders.
+        options: of serving; None for the defaults.
 
     Raises:
         NotReadyError: the feature repository was never applied here.
@@ -40,7 +46,12 @@ def decide_live(
 
 
 def decide_one(data: DataConfig, batch: BatchConfig, given: Mapping[str, Any]) -> Decision:
-    """Decide on one order, from the fields of `Order`.
+    """Decide on one order.
+
+    Args:
+        data: the live databases and Redis.
+        batch: the data directory.
+        given: the fields of `Order`.
 
     Raises:
         OrderError: a value is not allowed, or the order cannot be decided.

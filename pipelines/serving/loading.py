@@ -31,7 +31,7 @@ class Predictor(Protocol):
 class Served:
     """A model in service.
 
-    `problem` is set if this is not the champion of the moment, because that one is broken.
+    `problem` is set if this is not the current champion, because that one is broken.
     """
 
     model: str
@@ -51,14 +51,14 @@ class Absent:
 
 
 class ModelSource(Protocol):
-    """Where decisions get their models from."""
+    """A source of the models in service."""
 
     def get(self, model: str) -> Served | Absent:
-        """The model in service just now."""
+        """The model in service now."""
 
 
 class Registry(Protocol):
-    """What is needed of the registry."""
+    """The part of the registry that loading needs."""
 
     def with_alias(self, model: str, alias: str) -> Any:
         """The `ModelVersion` that has the alias, or None."""
@@ -78,7 +78,7 @@ class ChampionModels:
 
     Args:
         open_registry: opens the registry; importing MLflow takes seconds, so `poll` calls it.
-        store_file: the registry's SQLite file; as long as it is untouched nobody is asked.
+        store_file: the registry's SQLite file; while it is unchanged, the registry is not queried.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ChampionModels:
         self._polling = threading.Lock()
 
     def get(self, model: str) -> Served | Absent:
-        """The model in service just now, or why there is none."""
+        """The model in service now, or why there is none."""
         return self._served[model]
 
     @property
@@ -109,7 +109,7 @@ class ChampionModels:
         return self._registry
 
     def poll(self) -> None:
-        """Look at the aliases and load what has changed; a failure is told by `get`."""
+        """Read the aliases and load what has changed; `get` reports a failure."""
         with self._polling:
             signature = self._signature()
             if signature is not None and signature == self._seen:
@@ -118,7 +118,7 @@ class ChampionModels:
             for model in MODELS:
                 try:
                     self._look_at(model)
-                except Exception as error:  # the registry's troubles must not end serving
+                except Exception as error:  # a failing registry must not end serving
                     failed = True
                     self._note_trouble(model, f"the registry does not answer: {said(error)}")
             self._seen = None if failed else signature
@@ -137,7 +137,7 @@ class ChampionModels:
             return
         try:
             predictor = self.registry.load(version)
-        except BrokenModelError as error:  # for good: it is tried again when the registry changes
+        except BrokenModelError as error:  # permanent: retried when the registry changes
             self._note_trouble(
                 model, f"the champion, version {version.version}, does not load: {said(error)}"
             )

@@ -1,4 +1,4 @@
-"""Features of the moment: one read of Feast per service, with how old everything is."""
+"""Online features: one read of Feast per service, with the ages of its rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVICES: Final[Mapping[str, str]] = {name: c.service for name, c in CONTRACTS.items()}
-"""What each model reads."""
+"""The feature service of each model."""
 State = Literal["present", "missing", "stale"]
 # Of Feast's FieldStatus, which would take seconds to import.
 _PRESENT, _NOT_FOUND, _OUTSIDE_MAX_AGE = 1, 3, 4
@@ -27,11 +27,11 @@ _PRESENT, _NOT_FOUND, _OUTSIDE_MAX_AGE = 1, 3, 4
 
 @dataclass(frozen=True)
 class ViewRead:
-    """How one view answered, row by row.
+    """The rows of one view.
 
-    `stamps` are event times as seconds since 1970 (0 of a missing row), `states` whether a row
-    counts. What is stale by its time to live is null in the columns. A row without any value is
-    missing: it says that its key was deleted.
+    `stamps` are event times in seconds since 1970 (0 if missing), `states` whether a row counts. A
+    row past its time to live is null in the columns. A row without any value is missing: it is the
+    tombstone of a deleted key.
     """
 
     stamps: list[float]
@@ -40,16 +40,17 @@ class ViewRead:
 
 @dataclass(frozen=True)
 class OnlineRows:
-    """What one read came to: equally long columns, keys included, and how each view answered.
+    """The result of one read: equally long columns, keys included, and the rows of each view.
 
-    `read_mode` is "redis", or "stale_fallback" while Redis is away; `mode_age` is for how long.
+    `read_mode` is "redis", or "stale_fallback" while Redis is unavailable; `mode_age` is for how
+    many seconds. `read_at` is in seconds since 1970.
     """
 
     columns: dict[str, list[Any]]
     views: dict[str, ViewRead]
     read_mode: str = "redis"
     mode_age: float = 0.0
-    moment: float = field(default_factory=unix_now)
+    read_at: float = field(default_factory=unix_now)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -103,14 +104,14 @@ class OnlineFeatures:
 
         Raises:
             NotReadyError: `start` has not been through.
-            RedisUnavailableError: Redis is away and nothing was ever read here.
+            RedisUnavailableError: Redis is unavailable and no last known values are here.
         """
         if self._store is None:
             raise NotReadyError("Feast's store is not open yet")
         return self._read(self._services[service], rows, self._view_of[service])
 
     def nothing(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
-        """What `read` would answer if nothing were known."""
+        """What `read` would return if no key had features."""
         view_of = self._view_of[service]
         columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
         columns |= {name: [None] * len(rows) for name in view_of}
@@ -136,14 +137,14 @@ class OnlineFeatures:
     def _read(
         self, wanted: Any, rows: Sequence[Mapping[str, Any]], view_of: Mapping[str, str]
     ) -> OnlineRows:
-        # By column: Feast turns rows into columns one value at a time.
+        # By column: Feast converts rows to columns one value at a time.
         keys = {name: [row[name] for row in rows] for name in rows[0]}
-        moment = unix_now()
+        read_at = unix_now()
         try:
             response = self._store.get_online_features(features=wanted, entity_rows=keys)
         except SynchroChainError:
             raise
-        except Exception as error:  # whatever Feast has stumbled over is told, never raised raw
+        except Exception as error:  # whatever fails in Feast becomes one clear error
             logger.warning("Feast could not read online features", exc_info=True)
             raise NotReadyError(f"Feast could not read online features: {_first(error)}") from None
         mode, age = _mode_of(response)
@@ -154,21 +155,21 @@ class OnlineFeatures:
             )
             for view, found in _views(response, view_of).items()
         }
-        return OnlineRows(columns, views, mode, age, moment)
+        return OnlineRows(columns, views, mode, age, read_at)
 
 
 def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRead]:
     if hasattr(response, "view_rows"):
         rows = response.view_rows().items()
         return {name: _view(*read) for name, read in rows if name in VIEWS_BY_NAME}
-    # A store other than ours: what is in Feast's own message.
+    # A store other than ours: read Feast's own message.
     views: dict[str, ViewRead] = {}
     message = response.proto
     for name, vector in zip(message.metadata.feature_names.val, message.results, strict=True):
         view = view_of.get(name, "")
         if view in VIEWS_BY_NAME and view not in views:
             stamps = [s.seconds + s.nanos / 1e9 for s in vector.event_timestamps]
-            # Stock Feast calls a row present, with nulls, that is not there.
+            # Stock Feast reports a missing row as present, with nulls.
             statuses = [
                 status if stamp else _NOT_FOUND
                 for status, stamp in zip(vector.statuses, stamps, strict=True)
@@ -196,7 +197,7 @@ def _view(stamps: list[float], statuses: Sequence[int]) -> ViewRead:
 
 
 def _mode_of(response: Any) -> tuple[str, float]:
-    mode = getattr(response, "read_mode", None)  # the answer of a user's own store has none
+    mode = getattr(response, "read_mode", None)  # only our store's answers have one
     return (mode.mode, mode.age_seconds) if mode is not None else ("redis", 0.0)
 
 

@@ -163,10 +163,10 @@ class ModelOrchestrator:
         self._in_thread("start", start)
 
     def stop(self) -> None:
-        """End what `start` began; twice is no error.
+        """Stop all threads; may be called twice.
 
-        What cannot be told to end, such as an import, is waited for a second; see `has_ended`.
-        """
+        A thread that cannot be interrupted, for example in an import, gets a second; see
+        `has_ended`."""
         self._stopping.set()
         until = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
@@ -193,14 +193,14 @@ class ModelOrchestrator:
     def decide_many(
         self, orders: Sequence[Order], stopwatch: Stopwatch = lambda _stage: None
     ) -> list[Decision]:
-        """Decide on orders, each by itself: one does not take the stock of another.
+        """Decide on orders independently: one does not reserve stock from another.
 
         Args:
             orders: any number of them.
-            stopwatch: told when a stage begins, for measurements.
+            stopwatch: callback at the beginning of each stage, for measurements.
 
         Raises:
-            OrderError: one cannot be decided; none is, then. `position` says which.
+            OrderError: an order (`position`) cannot be decided; then none is.
             NotReadyError: `start` has not been through.
             LiveDatabaseError: a live database that must be asked cannot be read.
         """
@@ -216,7 +216,7 @@ class ModelOrchestrator:
         return decided
 
     def check(self, orders: Sequence[Order]) -> None:
-        """Look whether orders can be decided, without deciding.
+        """Check whether orders can be decided, without deciding.
 
         Raises:
             OrderError, NotReadyError, LiveDatabaseError: as `decide_many` would.

@@ -58,7 +58,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Product:
-    """What is known of a product: $ and kg per unit, and the warehouses that carry it."""
+    """A product: $ and kg per unit, and the warehouses that carry it."""
 
     product_id: str
     price: float
@@ -72,10 +72,10 @@ Candidate = tuple[str, Mapping[str, Route]]
 
 @dataclass(frozen=True)
 class Network:
-    """Routes and warehouses at one moment.
+    """A snapshot of the routes and warehouses.
 
-    `serving` has by region the warehouses that deliver there, nearest first; `warehouse_of` by
-    route the warehouse at one of its ends, None if there is none.
+    `serving` maps a region to the warehouses that deliver there, nearest first; `warehouse_of` has
+    by route the warehouse at one of its ends, None if there is none.
     """
 
     routes: tuple[Route, ...]
@@ -86,7 +86,7 @@ class Network:
 
     @classmethod
     def of(cls, routes: Sequence[Route], warehouses: Collection[str]) -> Network:
-        """From its parts; how near a warehouse is counts by its shortest route."""
+        """Build it; a warehouse is as near as its shortest route."""
         by_region: dict[str, dict[str, dict[str, Route]]] = {}
         for route in routes:
             if route.origin_id in warehouses and route.destination_id not in warehouses:

@@ -1,4 +1,4 @@
-"""The server process: decisions over HTTP until it is told to end."""
+"""The server process: decisions over HTTP until it is stopped."""
 
 from __future__ import annotations
 
