@@ -1,4 +1,4 @@
-"""How far a feature's distribution has moved: the population stability index.
+"""Drift of a feature's distribution: the population stability index.
 
 PSI = Σ (current − reference) · ln(current / reference) over bins, with each bin's share of the
 rows: the symmetrised Kullback–Leibler divergence of the two histograms. Formula and the customary
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 BINS: Final = 10
 HALF_A_ROW: Final = 0.5
-"""Added to each bin's count, so that an empty one has a logarithm."""
+"""Added to each bin's count, so that the logarithm of an empty one is finite."""
 
 
 def psi(reference: ArrayLike, current: ArrayLike, bins: int = BINS) -> float:
@@ -26,7 +26,7 @@ def psi(reference: ArrayLike, current: ArrayLike, bins: int = BINS) -> float:
 
     Args:
         reference: values of the training set, NaN where null.
-        current: the values of today.
+        current: the values of today, NaN where null.
         bins: the number of quantile bins.
 
     Returns:
@@ -37,8 +37,8 @@ def psi(reference: ArrayLike, current: ArrayLike, bins: int = BINS) -> float:
         return float("nan")
     present = before[~np.isnan(before)]
     inner = np.arange(1, bins) / bins
-    # A value that fills several quantiles makes one edge; a constant feature makes one bin with
-    # whatever lies above it in another.
+    # A value that fills several quantiles makes one bin edge; a constant feature makes one bin,
+    # with all larger values in another.
     edges = np.unique(np.quantile(present, inner)) if present.size else np.empty(0)
     p, q = _shares(before, edges), _shares(now, edges)
     return float(((q - p) * np.log(q / p)).sum())

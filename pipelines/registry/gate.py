@@ -1,4 +1,4 @@
-"""The gate: whether a challenger becomes champion, decided from evidence and from nothing else."""
+"""The gate: decides from evidence alone whether a challenger becomes champion."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class GatePolicy:
     Attributes:
         confidence: of the interval of the loss difference that has to lie below zero.
         resamples: bootstrap draws; another seed moves an end by about 2 % of the interval's width.
-        seed: of the draws, so that the same evidence gets the same verdict.
+        seed: of the draws, so that the same evidence gets the same result.
         min_units: below this many independent units the bootstrap's interval is too narrow.
         max_calibration_error: of probabilities on the hold-out; at 0.02 a shown 10 % is 8 to 12 %.
-            A champion that is worse calibrated sets the bound instead: refusing what is better
-            would keep it.
+            A worse calibrated champion sets the bound instead, lest the gate keep it by refusing a
+            better calibrated challenger.
         max_age_seconds: of the newest row of each view that the model reads. A day is the shortest
-            time to live of a view (session_events): past it nothing of the view is served.
-        min_agreement: online with offline values, by view; one in a thousand may be under way.
+            time to live of a view (session_events): beyond it nothing of the view is served.
+        min_agreement: online with offline values, by view; one in a thousand may be in flight.
         max_drift: population stability index of a feature; above 0.25 it is another population.
             A feature that moves further from week to week by itself, such as a mean over seven days
             of a few dozen routes, has that as its bound.
@@ -49,21 +49,21 @@ class GatePolicy:
 
 @dataclass(frozen=True)
 class GateEvidence:
-    """What is known of a challenger and of what it would replace.
+    """The evidence on a challenger and the version that it would replace.
 
     Attributes:
         challenger: its loss per unit of the hold-out.
-        champion: the losses of what it has to beat, in the same order; None if there is nothing.
+        champion: the losses of the version to beat, in the same order; None if there is none.
         units: what each loss belongs to; losses of one unit are drawn together. None: each its own.
-        rival: what it has to beat, in words.
+        rival: the version to beat, in words.
         calibration_error: the challenger's; None if it gives no probabilities.
-        champion_calibration_error: the same of what it has to beat.
+        champion_calibration_error: that of the version to beat.
         ages: seconds since the newest row by view; None where there is none.
         agreement: share of equal values online and offline, by view; None if no key was compared.
         unknown: why the agreement is not known, if so.
         drift: population stability index by feature.
         usual_drift: the largest index that an earlier week had against the others, by feature.
-        undrifted: features with too few rows to tell.
+        undrifted: features with too few rows to compare.
     """
 
     challenger: Floats
@@ -82,7 +82,7 @@ class GateEvidence:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a verdict: what was asked, what was found, what was allowed."""
+    """One check of the gate: its name, result and bound."""
 
     name: str
     ok: bool
@@ -106,7 +106,7 @@ class Verdict:
     accepted: bool
     reasons: tuple[Check, ...]
     first: bool = False
-    """There was no champion and nothing to beat."""
+    """There was no champion and no version to beat."""
 
     @property
     def word(self) -> str:
@@ -115,18 +115,18 @@ class Verdict:
             return "first"
         return "accepted" if self.accepted else "refused"
 
-    def tags(self, moment: datetime, against: str = "") -> dict[str, str]:
-        """The tags of the version that was judged; `moment` is UTC and naive."""
+    def tags(self, at: datetime, against: str = "") -> dict[str, str]:
+        """The tags of the evaluated version; `at` is UTC and naive."""
         return {
             **{f"gate.{check.name}": check.outcome for check in self.reasons},
             "gate.against": against or "nothing",
-            "gate.at": moment.strftime("%Y-%m-%d %H:%M:%S"),
+            "gate.at": at.strftime("%Y-%m-%d %H:%M:%S"),
             "gate.verdict": self.word,
         }
 
 
 def decide(evidence: GateEvidence, policy: GatePolicy | None = None) -> Verdict:
-    """Judge a challenger. It is accepted if every check holds."""
+    """Decide on a challenger. It is accepted if every check holds."""
     policy = policy or GatePolicy()
     checks = (
         _better(evidence, policy),
@@ -150,7 +150,7 @@ def loss_difference(
     Args:
         challenger: (losses,).
         champion: (losses,) of the same rows in the same order.
-        units: (losses,) what belongs together; None if each stands alone.
+        units: (losses,) the unit of each loss; None if each is its own.
         policy: confidence, number of draws and their seed.
 
     Returns:

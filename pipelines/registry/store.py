@@ -1,4 +1,4 @@
-"""The model registry: versions of the three models in MLflow, and the aliases that say who serves.
+"""The model registry: versions of the three models in MLflow, and their aliases.
 
 A version is a package (see `packaging`) that MLflow stores as a pyfunc model, so MLflow alone can
 load it, and Feast finds the feature service of `models:/<name>/champion` by a tag. (Feast 0.67
@@ -42,7 +42,7 @@ HISTORY_TAG: Final = "champions"
 """On the registered model: the version numbers of earlier champions, oldest first, as JSON."""
 PACKAGE: Final = "package"
 FORMAT: Final = 1
-"""Of what a version's tags and package mean; a version without one has the first."""
+"""Format of a version's tags and package; a version without one has format 1."""
 FORMAT_TAG: Final = "format"
 HISTORY_PREFIX: Final = "champion_"
 
@@ -75,7 +75,7 @@ class ModelVersion:
 
     @property
     def name(self) -> str:
-        """How it is called in sentences."""
+        """Its name in messages."""
         return f"{self.model} {self.version}"
 
 
@@ -91,7 +91,7 @@ class ModelRegistry:
         self.store = MlflowStore(config)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment that runs of this name belong to; made if it is not there."""
+        """The id of the experiment of this name; created where missing."""
         return self.store.experiment(name)
 
     def register(
@@ -112,18 +112,18 @@ class ModelRegistry:
 
         Args:
             model: one of MODELS.
-            predictor: what `packaging` can save.
+            predictor: a model that `packaging` can save.
             kind: its packaging kind.
             run_id: the MLflow run that trained it; it may be under way.
             example: a few rows of input, equally long columns.
-            outcome: what the predictor answers to them.
+            outcome: the predictor's output for them.
             service: the feature service that the model reads.
             metrics: the most important first.
             tags: further tags of the version.
-            is_baseline: whether it is there to be beaten.
+            is_baseline: whether it is a baseline to beat.
 
         Raises:
-            BrokenModelError: the columns are not the model's, or what was saved does not load or
+            BrokenModelError: the columns are not the model's, or the saved model does not load or
                 answers the example differently.
             UnknownNameError: there is no such model, kind, service or run.
         """
@@ -183,7 +183,7 @@ class ModelRegistry:
         )
 
     def with_alias(self, model: str, alias: str) -> ModelVersion | None:
-        """The version that an alias stands for; None if it stands for none."""
+        """The version that has an alias; None if there is none."""
         contract_of(model)
         with self.store.client() as client:
             from mlflow.exceptions import MlflowException
@@ -222,9 +222,14 @@ class ModelRegistry:
     def set_alias(
         self, version: ModelVersion, alias: str, reasons: Mapping[str, str] | None = None
     ) -> None:
-        """Let an alias stand for a version; the reasons become its tags before that.
+        """Set an alias to a version, after writing the reasons to its tags.
 
-        The champion is changed by `promote`, which remembers the one before.
+        The champion is changed by `promote`, which records its predecessor.
+
+        Args:
+            version: the version.
+            alias: the alias.
+            reasons: why, as tags of the version.
         """
         with self._moving(), self.store.client(writes=True) as client:
             _tag(client, version, reasons or {})
@@ -233,7 +238,7 @@ class ModelRegistry:
     def promote(
         self, model: str, version: int, reasons: Mapping[str, str] | None = None
     ) -> ModelVersion:
-        """Make a version the champion, and remember the one it replaces.
+        """Make a version the champion, and record the one it replaces.
 
         Args:
             model: one of MODELS.
@@ -249,8 +254,8 @@ class ModelRegistry:
             before = self.with_alias(model, CHAMPION)
             _tag(client, chosen, {"promoted.at": _now(), **(reasons or {})})
             if before is not None and before.version != version:
-                # First, so that nothing is forgotten if this ends half-way; a champion that is
-                # its own predecessor is passed over by a rollback.
+                # First, so that a crash in between loses nothing; a rollback skips a champion that
+                # is its own predecessor.
                 _remember(client, model, [*_history(client, model), before.version])
             client.set_registered_model_alias(model, CHAMPION, str(version))
             if CHALLENGER in chosen.aliases:
@@ -258,7 +263,7 @@ class ModelRegistry:
         return self.get(model, version)
 
     def rollback(self, model: str) -> ModelVersion:
-        """Give the championship back to the version that held it before; repeat to go further.
+        """Make the previous champion the champion again; repeat to go further back.
 
         Raises:
             UsageError: there is no earlier champion.
@@ -279,12 +284,18 @@ class ModelRegistry:
         return self.get(model, earlier[-1])
 
     def log_history(
-        self, version: ModelVersion, metrics: Mapping[str, float], moment: datetime
+        self, version: ModelVersion, metrics: Mapping[str, float], at: datetime
     ) -> None:
-        """Add to a version's history: `champion_<metric>` in its run, at a moment (UTC, naive)."""
+        """Log `champion_<metric>` to a version's run.
+
+        Args:
+            version: the version.
+            metrics: values by name.
+            at: the metrics' time, UTC and naive.
+        """
         from mlflow.entities import Metric
 
-        stamp = int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+        stamp = int(at.replace(tzinfo=UTC).timestamp() * 1000)
         with self.store.client(writes=True) as client:
             client.log_batch(
                 version.run_id,

@@ -1,12 +1,12 @@
 """Delay forecasts that can be served: the graph network, gradient boosting, and persistence.
 
-All take the columns of one snapshot (or of several, told apart by `snapshot`), one row per route,
+All take the columns of one snapshot (or of several, numbered by `snapshot`), one row per route,
 and give, per row, for the shipments that leave in the next 24 hours:
 
 - expected_delay_hours: mean hours past the promise;
 - late_probability: of such a shipment;
 - expected_carbon_kg: per shipment;
-- delay_index: mean of min(hours past the promise / base_hours, 1), which delays are judged by;
+- delay_index: mean of min(hours past the promise / base_hours, 1), the metric of delays;
 - expected_risk: mean of the delay_risk that carriers will publish.
 """
 
@@ -95,7 +95,7 @@ class Gnn:
         return self.predict_on(columns, self._graph(columns))
 
     def predict_on(self, columns: Columns, graph: Graph) -> dict[str, NDArray[Any]]:
-        """The same on a given graph, e.g. one with shuffled edges."""
+        """As `predict`, on a given graph, e.g. one with shuffled edges."""
         values = inputs(columns)
         if not len(values):
             none = np.zeros(0)

@@ -118,7 +118,7 @@ class Ppo(Greedy):
 
     Args:
         config, weights: of the greedy rule.
-        regions: warehouse regions that the agent tells apart.
+        regions: warehouse regions that the agent distinguishes.
         network: names and values of the scorer's weights.
     """
 
