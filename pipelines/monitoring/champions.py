@@ -330,7 +330,7 @@ def _drift(data: Dataset, reference: Mapping[str, ArrayLike], policy: GatePolicy
     if not len(data):
         drift.few.extend(reference)
         return drift
-    ages = data.moments.max() - data.moments
+    ages = data.timestamps.max() - data.timestamps
     weeks: NDArray[np.int64] = ages // WEEK
     whole = int(ages.max() // WEEK)
     earlier = [(weeks == week, (weeks > 0) & (weeks != week)) for week in range(1, whole)]

@@ -102,13 +102,13 @@ class TrainingSource:
             connection.close()
 
     def historical(self, entities: pd.DataFrame, service: str, name: str = "") -> pa.Table:
-        """The features of a service as of each entity row's moment, in the frame's order.
+        """The features of a service as of each entity row's event time, in the frame's order.
 
         Args:
             entities: the service's key columns and `event_timestamp` (UTC, with or without zone),
                 with further columns carried through.
             service: a feature service's name.
-            name: what this retrieval is called in the manifest; the service's name by default.
+            name: the retrieval's name in the manifest; the service's name by default.
 
         Returns:
             The entity rows with a column per feature.
@@ -131,7 +131,13 @@ class TrainingSource:
 
 
 def retrieve(store: FeatureStore, entities: pd.DataFrame, service: str) -> pa.Table:
-    """One point-in-time retrieval, unnoted; rows in the frame's order."""
+    """One point-in-time retrieval, not recorded in the manifest; rows in the frame's order.
+
+    Args:
+        store: Feast's.
+        entities: the service's key columns and `event_timestamp` (UTC, with or without zone).
+        service: a feature service's name.
+    """
     frame = entities
     stamps = frame[EVENT_TIMESTAMP]
     if stamps.dt.tz is None:
@@ -150,7 +156,7 @@ def _digest(name: str, column: pa.ChunkedArray) -> str:
     if pa.types.is_list(column.type):  # a file calls a list's values otherwise than memory does
         column = column.cast(pa.list_(column.type.value_type))
     digest = hashlib.sha256(f"{name}:{column.type};".encode())
-    # One batch written anew: slices and chunks share buffers, whose bytes would tell them apart.
+    # Copied into one batch: slices and chunks share buffers, which would change the digest.
     whole = pa.concat_arrays([*column.chunks, pa.array([], column.type)])
     written = whole.take(pa.array(np.arange(len(whole))))
     sink = pa.BufferOutputStream()

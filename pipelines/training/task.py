@@ -1,7 +1,7 @@
-"""What training asks of a task: a data set, models fitted on it, and how good they are.
+"""The interface of a training task: a data set, models fitted on it, and their evaluation.
 
-A task knows its labels, baselines and metrics. Tracking, registration and the report are the same
-for all of them and live in `run`.
+A task knows its labels, baselines and metrics. Tracking, registration and the report are common to
+all tasks and live in `run`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Floats = NDArray[np.float64]
 Columns = Mapping[str, Any]
 """Equally long columns: numpy arrays or lists."""
 Progress = Callable[[str, float], None]
-"""Told what is being done and the fraction of the task that is done, 0 to 1."""
+"""Callback: the current step, and the fraction of the task that is done, 0 to 1."""
 SEEDS: Final = (0, 1, 2, 3, 4)
 QUICK_SEEDS: Final = (0,)
 
 
 class Predictor(Protocol):
-    """Columns in, columns of the same length out; what is served is also packaged, by its kind."""
+    """Columns in, columns of the same length out; served models are also packaged, by kind."""
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """The outputs of the model's signature."""
@@ -38,7 +38,7 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its two-sided Student-t interval; one seed has no width to tell.
+    """A mean over seeds with its two-sided Student-t interval; with one seed its width is infinite.
 
     `values` are the seeds' own.
     """
@@ -64,9 +64,9 @@ class Evaluation:
     """How good a model is on a data set's hold-out.
 
     Attributes:
-        metrics: by name; higher or lower is better as each name says.
+        metrics: by name; whether higher or lower is better follows from the name.
         losses: one per independent unit (session, route-day, episode), lower is better, in the same
-            order for every model on the same data: what a paired test compares.
+            order for every model on the same data, for paired tests.
         calibration_error: expected calibration error of the model's probabilities; None if it
             gives none.
         units: the identity of each loss, for clustering; None when each is its own.
@@ -80,7 +80,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of the report: what must be true, what was measured, and whether it holds."""
+    """One line of the report: a target, the measured value, and whether it holds."""
 
     name: str
     target: str
@@ -91,7 +91,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One fitted model or baseline: what can be registered, and its metrics over the seeds.
+    """One fitted model or baseline that may be registered, with its metrics over the seeds.
 
     `kind` is the packaging kind, None for a baseline that is only compared against.
     """
@@ -115,10 +115,10 @@ class Trained:
         curves: training history, metric → values by epoch, to be logged with steps.
         figures: file stem → a function that draws it.
         example: a few input columns for the signature.
-        outcome: the outputs that belong to `example`.
+        outcome: the outputs for `example`.
         reference: by feature name, values of the training set for the drift check.
-        chance: for the report of a world without signal, in place of the claims.
-        unknown: features that were null throughout training, and that no model is shown.
+        chance: the claims for a world without signal.
+        unknown: features that were null throughout training, which no model gets.
     """
 
     model: Candidate
@@ -139,21 +139,21 @@ class Dataset:
     """Point-in-time rows with their labels, split by time and by user.
 
     Attributes:
-        columns: features and what else the signature's input has, equally long.
-        labels: equally long too; what happened after each row's moment.
-        moments: (rows,) datetime64[us], each row's moment.
-        groups: (rows,) what must not be on both sides of a split: the user, the session, ….
-        extra: what else the task keeps for itself.
+        columns: features and other inputs of the signature, equally long.
+        labels: equally long; what happened after each row's event time.
+        timestamps: (rows,) datetime64[us], UTC, each row's event time.
+        groups: (rows,) the user, session, … that must not be on both sides of a split.
+        extra: the task's own data.
     """
 
     columns: dict[str, Any]
     labels: dict[str, NDArray[Any]]
-    moments: NDArray[np.datetime64]
+    timestamps: NDArray[np.datetime64]
     groups: NDArray[Any]
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.moments)
+        return len(self.timestamps)
 
 
 class Task(Protocol):
@@ -161,7 +161,7 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """What the command line calls it: intent, gnn, ppo."""
+        """Its name on the command line: intent, gnn, ppo."""
 
     @property
     def model(self) -> str:
@@ -177,10 +177,10 @@ class Task(Protocol):
         """Entity rows and labels from the logs, features from Feast.
 
         Args:
-            source: where both come from.
+            source: of logs and features.
             quick: a smaller data set.
-            since: only rows whose labels became known after this moment (UTC, naive): what a
-                champion is scored on as labels arrive.
+            since: only rows whose labels became known after this time (UTC, naive), for scoring
+                champions on new labels.
 
         Raises:
             TrainingDataError: there are too few rows, or more than memory holds.
@@ -189,7 +189,14 @@ class Task(Protocol):
     def train(
         self, data: Dataset, *, seeds: Sequence[int], quick: bool, progress: Progress
     ) -> Trained:
-        """Fit the model and its baselines once per seed; what is registered is the first seed's."""
+        """Fit the model and its baselines once per seed; the first seed's are registered.
+
+        Args:
+            data: from `dataset`.
+            seeds: one fit each.
+            quick: smaller models, fewer epochs.
+            progress: see `Progress`.
+        """
 
     def evaluate(self, predictor: Predictor, data: Dataset) -> Evaluation:
         """Score any served model of this task on the data's hold-out (seed 0's split).

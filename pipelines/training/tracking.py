@@ -86,7 +86,7 @@ def tracked_run(config: BatchConfig, task: Task) -> Iterator[TrackedRun]:
     try:
         yield TrackedRun(store, run_id)
     except BaseException as error:
-        # What stopped it is what the caller must hear of, not that the store is gone too.
+        # Raise the original error, not that the store is unavailable too.
         with suppress(SynchroChainError), store.client(writes=True) as client:
             interrupted = isinstance(error, KeyboardInterrupt)
             client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")

@@ -44,7 +44,7 @@ def test_a_shop_becomes_a_served_delay_model(
     data = task.dataset(source, quick=True)
     assert same(data, task.dataset(TrainingSource(source.config), quick=True))
     assert [r.service for r in source.retrievals] == ["supply_gnn_v1"]
-    size = int((data.moments == data.moments[0]).sum())
+    size = int((data.timestamps == data.timestamps[0]).sum())
     assert data.columns["route_id"][:size].tolist() == data.columns["route_id"][-size:].tolist()
     for name in ("congestion", "delay_risk", *list(STOCK)[:2]):
         assert np.isfinite(data.columns[name]).mean() > 0.9, name

@@ -131,7 +131,7 @@ def test_a_data_set_is_thinned_out_where_memory_is_short(in_small_shop: Path) ->
     short = again(source, len(everything) * 15_000 * 9 // 10)
     some = make_dataset(short)
     assert 0.7 * len(everything) < len(some) < len(everything)
-    assert some.moments.min() < everything.moments.min() + np.timedelta64(1, "D")
+    assert some.timestamps.min() < everything.timestamps.min() + np.timedelta64(1, "D")
     assert whole.notes == []
     assert "prefixes of" in short.notes[0]
     assert "evenly over time" in short.notes[-1]
@@ -145,8 +145,8 @@ def test_a_data_set_is_thinned_out_where_memory_is_short(in_small_shop: Path) ->
 
     whole, short = again(source), again(source, 30_000_000)
     all_of_them, few = build(whole), build(short)
-    assert len(np.unique(few.moments)) < len(np.unique(all_of_them.moments))
-    assert few.moments.max() > all_of_them.moments.max() - np.timedelta64(1, "D")
+    assert len(np.unique(few.timestamps)) < len(np.unique(all_of_them.timestamps))
+    assert few.timestamps.max() > all_of_them.timestamps.max() - np.timedelta64(1, "D")
     assert "hours apart" in short.notes[0]
 
 

@@ -186,7 +186,7 @@ def test_training_ends_a_gap_before_the_test() -> None:
     """No shipment counts in a label on both sides, and all rows that count have labels."""
     data = snapshots_of()
     parts = split(data)
-    gap = data.moments[parts.test].min() - data.moments[parts.train].max()
+    gap = data.timestamps[parts.test].min() - data.timestamps[parts.train].max()
     assert gap >= GAP >= np.timedelta64(24, "h")
     assert (data.labels["shipments"][parts.train | parts.test] > 0).all()
 
@@ -243,7 +243,7 @@ def test_losses_are_by_route_and_day() -> None:
     plain = RouteMean(data, parts.train, np.ones(len(data)), habits)
     found = evaluation(judge(plain.predict, data))
     test = parts.test
-    days = ((data.moments[test] - data.moments.min()) // np.timedelta64(24, "h")).tolist()
+    days = ((data.timestamps[test] - data.timestamps.min()) // np.timedelta64(24, "h")).tolist()
     wanted = len(set(zip(days, data.columns["route_id"][test].tolist(), strict=True)))
     assert len(found.losses) == wanted
     assert found.units is not None

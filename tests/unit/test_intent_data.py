@@ -138,8 +138,8 @@ def test_a_feature_that_gives_the_label_away_is_caught(data: Dataset) -> None:
 
 def test_a_moment_other_than_the_last_events_is_caught(data: Dataset) -> None:
     """Rows asked for a second later than their last event are refused."""
-    with pytest.raises(LeakError, match="another moment"):
-        check_for_leaks(replace(data, moments=data.moments + np.timedelta64(1, "s")))
+    with pytest.raises(LeakError, match="another event time"):
+        check_for_leaks(replace(data, timestamps=data.timestamps + np.timedelta64(1, "s")))
 
 
 def test_no_prefix_ends_at_or_after_a_purchase_or_within_a_shared_moment() -> None:
@@ -197,7 +197,7 @@ def test_few_users_are_split_all_the_same(users: int, seed: int) -> None:
     groups = [set(data.groups[part]) for part in vars(parts).values()]
     assert all(groups)
     assert len(set.union(*groups)) == sum(map(len, groups))
-    assert data.moments[parts.train].max() < data.moments[parts.hold_out].min()
+    assert data.timestamps[parts.train].max() < data.timestamps[parts.hold_out].min()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_the_hold_out_is_later_and_of_other_users(data: Dataset, seed: int) -> N
     for earlier in (parts.train, parts.validation):
         assert earlier.any()
         assert not set(data.groups[earlier]) & set(data.groups[parts.hold_out])
-        assert data.moments[earlier].max() < data.moments[parts.hold_out].min()
+        assert data.timestamps[earlier].max() < data.timestamps[parts.hold_out].min()
     assert not set(data.groups[parts.train]) & set(data.groups[parts.validation])
 
 

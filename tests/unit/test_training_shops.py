@@ -181,8 +181,8 @@ def always_late(data: Dataset) -> None:
 
 def one_training_day(data: Dataset) -> None:
     """Shipments on one day before the test alone: a seed's draw of days may miss it."""
-    days = (data.moments - data.moments.min()) // np.timedelta64(24, "h")
-    cut = (data.extra["cut"] - data.moments.min()) // np.timedelta64(24, "h")
+    days = (data.timestamps - data.timestamps.min()) // np.timedelta64(24, "h")
+    cut = (data.extra["cut"] - data.timestamps.min()) // np.timedelta64(24, "h")
     data.labels["shipments"][(days != 2) & (days < cut)] = 0
 
 
@@ -192,7 +192,7 @@ def one_route(data: Dataset) -> Dataset:
     return Dataset(
         {name: values[rows] for name, values in data.columns.items()},
         {name: values[rows] for name, values in data.labels.items()},
-        data.moments[rows],
+        data.timestamps[rows],
         data.groups[rows],
         data.extra,
     )
@@ -222,7 +222,7 @@ def test_delays_are_learnt_in_a_shop_that_lacks_something(
 def test_delays_need_shipments_on_both_sides() -> None:
     """A shop whose first shipment left yesterday is told so."""
     data = snapshots_of(12)
-    data.labels["shipments"][data.moments < data.extra["cut"]] = 0
+    data.labels["shipments"][data.timestamps < data.extra["cut"]] = 0
     with pytest.raises(TrainingDataError, match="0 rows to train on and"):
         check(QuickGnn(), data, Path())
 

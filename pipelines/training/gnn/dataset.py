@@ -25,30 +25,30 @@ _EVERY_QUICK: Final = 3
 _A_ROW: Final = 4500  # bytes of a route in a snapshot, see `memory`
 _WARM_UP: Final = np.timedelta64(24, "h")
 GAP: Final = HORIZON + np.timedelta64(24, "h")
-"""Between training and test: their labels share no shipment, nor do their 24-hour features tell
-of what the other side is asked about."""
+"""The gap between training and test: their labels share no shipment, and the 24-hour features of
+the test contain no labels of the training."""
 _TEST_SHARE: Final = 0.35
-_FEWEST_MOMENTS: Final = 12
+_FEWEST_SNAPSHOTS: Final = 12
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows are learned from and which are judged on."""
+    """Masks of the rows to train on and to evaluate on."""
 
     train: NDArray[np.bool_]
     test: NDArray[np.bool_]
 
 
 def build(source: TrainingSource, *, quick: bool = False, since: datetime | None = None) -> Dataset:
-    """Snapshots every few hours, one row per route in each, moment by moment.
+    """Snapshots every few hours, one row per route in each, in order of time.
 
-    A row without known shipments is kept: it is part of the picture that its neighbours' forecasts
-    are made from. Its label `shipments` is 0.
+    A row without known shipments is kept, since its neighbours' forecasts use it. Its label
+    `shipments` is 0.
 
     Args:
         source: of logs and features.
         quick: fewer snapshots.
-        since: only labels that became known after this moment; all of them are hold-out then.
+        since: only labels that became known after this time (UTC, naive); then all are hold-out.
 
     Raises:
         TrainingDataError: there are too few labels.
@@ -59,28 +59,28 @@ def build(source: TrainingSource, *, quick: bool = False, since: datetime | None
     start = first.to_datetime64().astype("datetime64[h]") + np.timedelta64(1, "h") + _WARM_UP
     size = len(logs.routes)
     least = _EVERY_QUICK if quick or since is not None else _EVERY[0]
-    moments = _what_fits(source, start, logs.end - HORIZON, size, least)
-    found, known_at = labels(logs, moments)
+    times = _what_fits(source, start, logs.end - HORIZON, size, least)
+    found, known_at = labels(logs, times)
     if since is not None:
         new = known_at > np.datetime64(since, "us")
         found["shipments"] = np.where(new, found["shipments"], 0.0)
         keep = found["shipments"].reshape(-1, size).sum(axis=1) > 0
-        moments = moments[keep]
+        times = times[keep]
         rows = np.repeat(keep, size)
         found, known_at = {name: v[rows] for name, v in found.items()}, known_at[rows]
-    needed = 1 if since is not None else _FEWEST_MOMENTS
-    if len(moments) < needed or found["shipments"].sum() <= 0:
+    needed = 1 if since is not None else _FEWEST_SNAPSHOTS
+    if len(times) < needed or found["shipments"].sum() <= 0:
         raise TrainingDataError(
-            f"{len(moments)} snapshots with known delays are too few, {needed} are needed: let the "
+            f"{len(times)} snapshots with known delays are too few, {needed} are needed: let the "
             "shop run for longer, e.g. `synchrochain run --days 30`"
         )
-    columns = _columns(source, logs, moments)
-    at = np.repeat(moments, size)
+    columns = _columns(source, logs, times)
+    at = np.repeat(times, size)
     if since is None:
         cut = _cut(at, found["shipments"])
         tail = tails(logs, cut)
     else:
-        cut, tail = moments[0], tails(logs, moments[0])
+        cut, tail = times[0], tails(logs, times[0])
     extra: dict[str, Any] = {"cut": cut, "all_test": since is not None, "tails": tail}
     extra |= {"known_at": known_at, "until": logs.end}
     return Dataset(columns, dict(found), at, columns["route_id"], extra)
@@ -89,26 +89,26 @@ def build(source: TrainingSource, *, quick: bool = False, since: datetime | None
 def _what_fits(
     source: TrainingSource, start: np.datetime64, end: np.datetime64, routes: int, least: int
 ) -> NDArray[np.datetime64]:
-    """Moments of the snapshots: every `least` hours, or fewer and newer ones if memory is short.
+    """Times of the snapshots: every `least` hours, or fewer and newer ones if memory is short.
 
     Raises:
-        TrainingDataError: not even the fewest that are needed fit.
+        TrainingDataError: not even `_FEWEST_SNAPSHOTS` fit.
     """
     most = source.memory // (routes * _A_ROW)
     for hours in (h for h in _EVERY if h >= least):
-        moments = np.arange(start, end, np.timedelta64(hours, "h")).astype("datetime64[us]")
-        if len(moments) <= most:
+        times = np.arange(start, end, np.timedelta64(hours, "h")).astype("datetime64[us]")
+        if len(times) <= most:
             break
-    if most < min(len(moments), _FEWEST_MOMENTS):
-        what = f"{_FEWEST_MOMENTS} snapshots of {routes:,} routes"
-        needed = _FEWEST_MOMENTS * routes * _A_ROW
+    if most < min(len(times), _FEWEST_SNAPSHOTS):
+        what = f"{_FEWEST_SNAPSHOTS} snapshots of {routes:,} routes"
+        needed = _FEWEST_SNAPSHOTS * routes * _A_ROW
         raise TrainingDataError(too_large(what, needed, source.memory))
-    if hours > least or len(moments) > most:
+    if hours > least or len(times) > most:
         source.notes.append(
             f"snapshots of {routes:,} routes every {least} hours would take more memory than there "
-            f"is: the newest {min(len(moments), most):,} are taken, {hours} hours apart"
+            f"is: the newest {min(len(times), most):,} are taken, {hours} hours apart"
         )
-    return moments[-most:]
+    return times[-most:]
 
 
 def split(data: Dataset) -> Split:
@@ -117,12 +117,12 @@ def split(data: Dataset) -> Split:
     if data.extra["all_test"]:
         return Split(np.zeros(len(data), dtype=bool), labelled)
     cut = data.extra["cut"]
-    return Split(labelled & (data.moments <= cut - GAP), labelled & (data.moments >= cut))
+    return Split(labelled & (data.timestamps <= cut - GAP), labelled & (data.timestamps >= cut))
 
 
 def rows_of(data: Dataset, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """All rows of the snapshots in which there is a chosen row."""
-    return np.isin(data.moments, np.unique(data.moments[chosen]))
+    return np.isin(data.timestamps, np.unique(data.timestamps[chosen]))
 
 
 def take(columns: dict[str, Any], rows: NDArray[np.bool_]) -> dict[str, Any]:
@@ -131,26 +131,26 @@ def take(columns: dict[str, Any], rows: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _cut(at: NDArray[np.datetime64], shipments: NDArray[np.float64]) -> np.datetime64:
-    """The moment after which the test's share of known shipments left."""
-    moments, number = np.unique(at, return_inverse=True)
+    """The time after which the test's share of known shipments left."""
+    times, number = np.unique(at, return_inverse=True)
     share = np.cumsum(np.bincount(number, shipments)) / shipments.sum()
-    return np.datetime64(moments[int(np.searchsorted(share, 1 - _TEST_SHARE))])
+    return np.datetime64(times[int(np.searchsorted(share, 1 - _TEST_SHARE))])
 
 
-def _columns(source: TrainingSource, logs: Logs, moments: NDArray[np.datetime64]) -> dict[str, Any]:
-    """The model's input for every route at every moment, from one retrieval."""
+def _columns(source: TrainingSource, logs: Logs, times: NDArray[np.datetime64]) -> dict[str, Any]:
+    """The model's input for every route at every time, from one retrieval."""
     routes, size = logs.routes, len(logs.routes)
     chosen = logs.probes
     at_origin = routes["origin_id"].isin(list(chosen))
     warehouse = routes["origin_id"].where(at_origin, routes["destination_id"])
     asked = probe_of_each(warehouse.tolist(), chosen)
-    snapshot = np.repeat(np.arange(len(moments)), size)
+    snapshot = np.repeat(np.arange(len(times)), size)
     entities = pd.DataFrame(
         {
-            "route_id": np.tile(routes["route_id"].to_numpy(dtype=object), len(moments)),
-            "warehouse_id": np.tile(np.array([w for w, _ in asked], dtype=object), len(moments)),
-            "product_id": np.tile(np.array([p for _, p in asked], dtype=object), len(moments)),
-            EVENT_TIMESTAMP: np.repeat(moments, size),
+            "route_id": np.tile(routes["route_id"].to_numpy(dtype=object), len(times)),
+            "warehouse_id": np.tile(np.array([w for w, _ in asked], dtype=object), len(times)),
+            "product_id": np.tile(np.array([p for _, p in asked], dtype=object), len(times)),
+            EVENT_TIMESTAMP: np.repeat(times, size),
         }
     )
     table = source.historical(entities, SERVICE)
@@ -159,7 +159,7 @@ def _columns(source: TrainingSource, logs: Logs, moments: NDArray[np.datetime64]
         "route_id": entities["route_id"].to_numpy(),
     }
     for name in _STATIC:
-        columns[name] = np.tile(routes[name].to_numpy(), len(moments))
+        columns[name] = np.tile(routes[name].to_numpy(), len(times))
     for name in VIEWS_BY_NAME["route_conditions"].features:
         columns[name] = _values(table[name])
     _, shelf = np.unique(entities["warehouse_id"].to_numpy(dtype=str), return_inverse=True)

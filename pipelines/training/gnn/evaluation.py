@@ -46,7 +46,7 @@ def judge(forecast: Callable[[dict[str, Any]], Outputs], data: Dataset) -> Judge
         )
     rows = rows_of(data, test)
     outputs, kept = forecast(take(data.columns, rows)), test[rows]
-    days = (data.moments[test] - data.moments.min()) // _DAY
+    days = (data.timestamps[test] - data.timestamps.min()) // _DAY
     return Judged(
         outputs={name: np.asarray(v, dtype=np.float64)[kept] for name, v in outputs.items()},
         labels={name: values[test] for name, values in data.labels.items()},
@@ -160,11 +160,11 @@ def reliability(forecast: Floats, late: Floats, weight: Floats) -> list[tuple[fl
     place = np.cumsum(weight[order]) / weight.sum()
     number = np.minimum((place * _BINS).astype(np.int64), _BINS - 1)
     size = np.bincount(number, weight[order], minlength=_BINS)
-    told = np.bincount(number, (weight * forecast)[order], minlength=_BINS)
+    predicted = np.bincount(number, (weight * forecast)[order], minlength=_BINS)
     came = np.bincount(number, (weight * late)[order], minlength=_BINS)
     return [
         (float(t / s), float(c / s), float(s))
-        for t, c, s in zip(told, came, size, strict=True)
+        for t, c, s in zip(predicted, came, size, strict=True)
         if s > 0
     ]
 
@@ -180,7 +180,13 @@ def interval_over_days(
 ) -> tuple[float, float]:
     """95 % interval of the difference in R2 of two delay indices, days drawn with replacement.
 
-    What another stretch of days might have shown; seeds alone do not tell.
+    The uncertainty from the choice of days, which seeds do not cover.
+
+    Args:
+        judged: the hold-out.
+        better, worse: (rows,) the two delay indices.
+        seed: of the draws.
+        draws: number of bootstrap draws.
     """
     truth, weight = judged.labels["index"], judged.labels["shipments"]
     _, day = np.unique(judged.days, return_inverse=True)

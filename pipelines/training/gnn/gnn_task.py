@@ -103,8 +103,8 @@ class GnnTask:
         rounds = []
         for number, seed in enumerate(seeds):
             weights = _days(data, parts.train, seed) if number else np.ones(len(data))
-            told = partial(_within, progress, number / len(seeds), 1 / len(seeds), seed)
-            rounds.append(_Round.of(data, weights, seed, config, told))
+            report = partial(_within, progress, number / len(seeds), 1 / len(seeds), seed)
+            rounds.append(_Round.of(data, weights, seed, config, report))
         return _outcome(data, rounds, config, quick=quick)
 
     def evaluate(self, predictor: Predictor, data: Dataset) -> Evaluation:
@@ -135,7 +135,7 @@ class _Round:
         weights: Floats,
         seed: int,
         config: FitConfig,
-        told: Callable[[str, float], None],
+        report: Callable[[str, float], None],
     ) -> _Round:
         """Fit and judge."""
         parts = split(data)
@@ -155,14 +155,14 @@ class _Round:
                 edges=edges,
                 weights=weights,
                 config=config,
-                told=partial(_scaled, told, name, step * 0.25),
+                report=partial(_scaled, report, name, step * 0.25),
             )
             judged[name] = judge(partial(_forecast, fitted, habits), data)
             if name in _KINDS:
                 served[name] = Gnn(fitted.network, habits)
             if name == MODEL:
                 curves = {"training": fitted.training_loss, "test": fitted.test_loss}
-        told("gradient boosting", 0.75)
+        report("gradient boosting", 0.75)
         for name, neighbours in ((BOOSTING, False), (BOOSTING_NEIGHBOURS, True)):
             served[name] = boosting(
                 data, parts.train, weights, habits, neighbours=neighbours, seed=seed
@@ -173,7 +173,7 @@ class _Round:
                 judged[name] = judge(model.predict, data)
         judged[GLOBAL_LAG] = judge(GlobalLag(habits).predict, data)
         judged[ROUTE_MEAN] = judge(RouteMean(data, parts.train, weights, habits).predict, data)
-        told("judged", 1.0)
+        report("judged", 1.0)
         served = {name: ignoring(model, unknown) for name, model in served.items()}
         return cls(served, judged, curves, unknown)
 
@@ -206,8 +206,8 @@ def _outcome(data: Dataset, rounds: Sequence[_Round], config: FitConfig, *, quic
         for name in over
     ]
     parts = split(data)
-    moment = data.moments[parts.test][0]
-    example = take(data.columns, data.moments == moment)
+    first_time = data.timestamps[parts.test][0]
+    example = take(data.columns, data.timestamps == first_time)
     example = {name: values for name, values in example.items() if name != "snapshot"}
     model = first.predictors[MODEL]
     compared = {name: first.judged[name] for name in (MODEL, BOOSTING, PERSISTENCE)}
@@ -226,7 +226,7 @@ def _outcome(data: Dataset, rounds: Sequence[_Round], config: FitConfig, *, quic
             "quick": quick,
             "gap_hours": int(GAP / np.timedelta64(1, "h")),
             "cut": str(data.extra["cut"]),
-            "snapshots": len(np.unique(data.moments)),
+            "snapshots": len(np.unique(data.timestamps)),
             "routes": len(np.unique(data.groups)),
             "training_rows": int(parts.train.sum()),
             "test_rows": int(parts.test.sum()),
@@ -309,7 +309,7 @@ def _chance(rounds: Sequence[_Round]) -> list[Claim]:
 
 def _days(data: Dataset, train: NDArray[np.bool_], seed: int) -> Floats:
     """(N,) 1 on the days that this seed learns from, 0 on the others; all if none would be left."""
-    day = data.moments.astype("datetime64[D]")
+    day = data.timestamps.astype("datetime64[D]")
     days = np.unique(day)
     rng = np.random.default_rng([seed, 2])
     kept = rng.permutation(days)[: max(1, round(_DAYS_KEPT * len(days)))]
@@ -323,5 +323,5 @@ def _within(
     progress(f"seed {seed}: {what}", start + share * fraction)
 
 
-def _scaled(told: Callable[[str, float], None], what: str, start: float, fraction: float) -> None:
-    told(what, start + 0.25 * fraction)
+def _scaled(report: Callable[[str, float], None], what: str, start: float, fraction: float) -> None:
+    report(what, start + 0.25 * fraction)

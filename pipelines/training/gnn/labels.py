@@ -1,10 +1,10 @@
-"""What came of each route's next 24 hours, from the processed logs.
+"""Labels: the outcome of each route's next 24 hours, from the processed logs.
 
 A shipment's delay in hours has a tail so heavy that its mean over the two to eight shipments of a
 route and day is mostly noise. So the target is the **delay index**: hours past the promise in units
 of the route's base hours, at most one. It needs no delivery: one base time after the promise the
-index is known, whether the shipment has come or not. So a row's label becomes known at a moment
-that does not depend on the outcome, and nothing is lost to shipments still under way.
+index is known, whether the shipment has come or not. So a row's label becomes known at a time
+that does not depend on the outcome, and shipments still under way cause no bias.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ _A_SHIPMENT, _A_CHANGE = 600, 200
 
 @dataclass(frozen=True)
 class Logs:
-    """What the labels are made from.
+    """The logs that labels are computed from.
 
     Attributes:
         routes: reference data, one row per route, in order of route_id.
         shipments, published: in order of time.
-        probes: by warehouse, the products whose stock stands for all of it.
-        end: the last moment that the logs tell of.
+        probes: by warehouse, the products whose stock represents all of it.
+        end: the last event time in the logs.
     """
 
     routes: pd.DataFrame
@@ -153,15 +153,16 @@ def delays(logs: Logs) -> pd.DataFrame:
 
 
 def labels(
-    logs: Logs, moments: NDArray[np.datetime64]
+    logs: Logs, times: NDArray[np.datetime64]
 ) -> tuple[dict[str, Floats], NDArray[np.datetime64]]:
-    """What came after each moment, for every route.
+    """Labels after each time, for every route.
 
     Args:
-        moments: (S,) in increasing order.
+        logs: the processed logs.
+        times: (S,) in increasing order.
 
     Returns:
-        Labels of (S * routes,) rows, moment by moment: `shipments` that left in (t, t + 24 h] (0
+        Labels of (S * routes,) rows, in order of time: `shipments` that left in (t, t + 24 h] (0
         where not all of their delay indices are known yet), their means `late`, `index`, `hours`,
         `carbon`; `risk` and `congestion`, the means of what carriers published in that time, and
         `published`, 1 where there is such. And when each row's label was known.
@@ -169,22 +170,22 @@ def labels(
     size = len(logs.routes)
     sent = delays(logs)
     ready = sent["known_at"].to_numpy() <= logs.end
-    waiting = _per_route(logs, moments, sent, [np.asarray(~ready, dtype=np.float64)])[0]
+    waiting = _per_route(logs, times, sent, [np.asarray(~ready, dtype=np.float64)])[0]
     values = [sent[name].to_numpy() for name in ("late", "index", "hours", "carbon_kg")]
     one = np.ones(len(sent))
-    count, *sums = _per_route(logs, moments, sent, [one, *values])
-    over = np.repeat(moments + HORIZON <= logs.end, size)
+    count, *sums = _per_route(logs, times, sent, [one, *values])
+    over = np.repeat(times + HORIZON <= logs.end, size)
     usable = over & (waiting < 0.5)
     count = np.where(usable, np.round(count), 0.0)
-    said = logs.published
-    told = pd.DataFrame(
+    changes = logs.published
+    events = pd.DataFrame(
         {
-            "route": pd.Index(logs.routes["route_id"]).get_indexer(said["route_id"]),
-            "shipped_at": said["updated_at"].to_numpy(),
+            "route": pd.Index(logs.routes["route_id"]).get_indexer(changes["route_id"]),
+            "shipped_at": changes["updated_at"].to_numpy(),
         }
     )
-    values = [said[name].to_numpy() for name in ("delay_risk", "congestion")]
-    reports, risk, congestion = _per_route(logs, moments, told, [np.ones(len(said)), *values])
+    values = [changes[name].to_numpy() for name in ("delay_risk", "congestion")]
+    reports, risk, congestion = _per_route(logs, times, events, [np.ones(len(changes)), *values])
     published = np.where(over & (reports > 0.5), 1.0, 0.0)
     found = {
         name: np.where(count > 0, total / np.maximum(count, 1), 0.0)
@@ -196,21 +197,21 @@ def labels(
         "congestion": published * congestion / np.maximum(reports, 1),
         "published": published,
     }
-    return found, _known_at(logs, moments, sent)
+    return found, _known_at(logs, times, sent)
 
 
 def _per_route(
-    logs: Logs, moments: NDArray[np.datetime64], events: pd.DataFrame, values: list[Floats]
+    logs: Logs, times: NDArray[np.datetime64], events: pd.DataFrame, values: list[Floats]
 ) -> list[Floats]:
-    """Sums of values by moment and route over the events in (t, t + 24 h], each (S * routes,)."""
+    """Sums of values by time and route over the events in (t, t + 24 h], each (S * routes,)."""
     size = len(logs.routes)
     at, route = events["shipped_at"].to_numpy(), events["route"].to_numpy()
-    # The moments t with t < at <= t + 24 h are neighbours: first <= number < last.
-    first = np.searchsorted(moments, at - HORIZON, side="left")
-    last = np.searchsorted(moments, at, side="left")
+    # The times t with t < at <= t + 24 h are neighbours: first <= number < last.
+    first = np.searchsorted(times, at - HORIZON, side="left")
+    last = np.searchsorted(times, at, side="left")
     found = []
     for value in values:
-        steps = np.zeros((len(moments) + 1, size))
+        steps = np.zeros((len(times) + 1, size))
         np.add.at(steps, (first, route), value)
         np.add.at(steps, (last, route), -value)
         found.append(np.cumsum(steps, axis=0)[:-1].reshape(-1))
@@ -218,14 +219,14 @@ def _per_route(
 
 
 def _known_at(
-    logs: Logs, moments: NDArray[np.datetime64], sent: pd.DataFrame
+    logs: Logs, times: NDArray[np.datetime64], sent: pd.DataFrame
 ) -> NDArray[np.datetime64]:
     """(S * routes,) when the last of the row's delay indices is known, at least t + 24 h."""
     size = len(logs.routes)
-    known = np.repeat(moments + HORIZON, size).reshape(len(moments), size)
+    known = np.repeat(times + HORIZON, size).reshape(len(times), size)
     at = sent["shipped_at"].to_numpy()
-    first = np.searchsorted(moments, at - HORIZON, side="left")
-    last = np.searchsorted(moments, at, side="left")
+    first = np.searchsorted(times, at - HORIZON, side="left")
+    last = np.searchsorted(times, at, side="left")
     route, ready = sent["route"].to_numpy(), sent["known_at"].to_numpy().astype(known.dtype)
     for step in range(int((last - first).max(initial=0))):
         there = first + step < last

@@ -76,12 +76,12 @@ def snapshots(data: Dataset, chosen: NDArray[np.bool_], weights: Floats | None =
     """The snapshots with a chosen row; other rows are context, with no weight in the loss.
 
     Args:
-        data: whose rows come snapshot by snapshot with the same routes in each.
+        data: rows in order of snapshots, with the same routes in each.
         chosen: (N,) rows that count.
         weights: (N,) by which the rows' shipments are multiplied; also given to what is published.
     """
     rows = rows_of(data, chosen)
-    size = int((data.moments == data.moments[0]).sum())
+    size = int((data.timestamps == data.timestamps[0]).sum())
     counts = np.where(chosen, 1.0 if weights is None else weights, 0.0)[rows]
 
     def tensor(name: str) -> Tensor:
@@ -106,12 +106,17 @@ def snapshots(data: Dataset, chosen: NDArray[np.bool_], weights: Floats | None =
 
 
 def graph(data: Dataset, edges: Edges, seed: int) -> Graph:
-    """The routes of one snapshot, between other places on request.
+    """The routes of one snapshot as a graph, optionally shuffled.
 
-    Shuffling deals the origins and the destinations out anew among the routes: every place keeps
-    as many routes as it has, only they are others.
+    Shuffling permutes the origins and the destinations among the routes: every place keeps its
+    number of routes.
+
+    Args:
+        data: with snapshots.
+        edges: "shuffled" permutes the ends of the routes.
+        seed: of the permutation.
     """
-    first = data.moments == data.moments[0]
+    first = data.timestamps == data.timestamps[0]
     found = Graph.of(take(data.columns, first))
     if edges != "shuffled":
         return found
@@ -129,9 +134,9 @@ def fit(
     edges: Edges = "true",
     weights: Floats | None = None,
     config: FitConfig | None = None,
-    told: Callable[[float], None] = lambda _: None,
+    report: Callable[[float], None] = lambda _: None,
 ) -> Fitted:
-    """Fit one network; the test rows are looked at for the learning curve alone.
+    """Fit one network; the test rows are used for the learning curve only.
 
     Args:
         data: with snapshots.
@@ -140,7 +145,7 @@ def fit(
         edges: which graph it learns on.
         weights: (N,) of the training rows.
         config: how to fit.
-        told: called with the fraction that is done.
+        report: callback with the fraction that is done.
     """
     config = config or FitConfig()
     sizes = config.network if edges != "none" else GnnConfig(config.network.width, 0)
@@ -177,7 +182,7 @@ def fit(
                 total += float(found.detach())
             curves[0].append(total / steps)
             curves[1].append(_whole_loss(network, judged, routes, scale))
-            told((epoch + 1) / config.epochs)
+            report((epoch + 1) / config.epochs)
     network.eval()
     return Fitted(network, routes, *curves)
 

@@ -1,4 +1,4 @@
-"""What the Intent Transformer is compared with, fitted on the same rows (FACTS.md)."""
+"""Baselines of the Intent Transformer, fitted on the same rows."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _both(labels: Bools) -> Bools:
 
 
 def _buyers(train: Rows) -> Bools:
-    """Rows before a purchase; all where there is no more than one to tell soon from late by."""
+    """Rows before a purchase; all rows if there are fewer than two of them."""
     return train.purchase if train.purchase.sum() > 1 else np.ones(len(train.purchase), dtype=bool)
 
 

@@ -1,7 +1,7 @@
 """Prefixes of sessions with what happened after them.
 
-Labels come from the log alone, features from Feast alone: what lies after a prefix's moment cannot
-reach its input by this code. `leaks` checks that it does not reach it by the features either.
+Labels come from the log alone, features from Feast alone: what lies after a prefix's end cannot
+reach its input by this code. `leaks` checks that it does not through the features either.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Bools = NDArray[np.bool_]
 
 SERVICE: Final = "intent_transformer_v1"
 FIXED_PREFIXES: Final = (3, 5, 10)
-"""Lengths at which models are compared (FACTS.md)."""
+"""Prefix lengths, in events, at which models are compared."""
 SESSION_ENDS_AFTER: Final = timedelta(minutes=30)
-"""Silence that ends a session. Before it passed nothing of the session is a label, bought or not:
-were buyers taken at once, the newest rows would be of buyers alone."""
+"""Inactivity that ends a session. Until then the session gives no rows, with a purchase or without:
+if buyers were taken at once, the newest rows would be buyers only."""
 HOLD_OUT_TIME: Final = 0.3
 HOLD_OUT_USERS: Final = 0.4
 VALIDATION_USERS: Final = 0.12
@@ -71,7 +71,7 @@ class Events:
 
     @property
     def usable(self) -> Bools:
-        """(events,) whether a prefix may end here: last of its moment, before any purchase."""
+        """(events,) whether a prefix may end here: last at its event time, before any purchase."""
         after = np.append(self.session[1:] != self.session[:-1], True)
         moves_on = np.append(self.time[1:] != self.time[:-1], True)
         before = np.isnat(self.bought_at) | (self.time < self.bought_at)
@@ -80,7 +80,7 @@ class Events:
 
 
 def read_events(source: TrainingSource) -> Events:
-    """All events as they were inserted; of every so many sessions one, where memory is short."""
+    """All inserted events, or those of a sample of sessions where memory is short."""
     with source.logs("clickstream") as connection:
         row = connection.execute("SELECT count(*) FROM clickstream WHERE op = 'I'").fetchone()
         count = row[0] if row else 0
@@ -151,13 +151,13 @@ def make_dataset(
 
     Args:
         source: where log and features come from.
-        since: only sessions whose outcome became known after this moment (UTC, naive), and of
+        since: only sessions whose outcome became known after this time (UTC, naive), and of
             them only the fixed prefixes.
-        most_sessions: take so many, evenly over time, so that no part of a split goes without.
+        most_sessions: the most sessions, evenly over time, so that every part of a split gets some.
 
     Raises:
         TrainingDataError: there are too few sessions or purchases, or too many for the memory.
-        LeakError: a row knows what came after its moment.
+        LeakError: a row contains data from after its event time.
     """
     events = read_events(source)
     now = events.time.max()
@@ -195,7 +195,7 @@ def make_dataset(
             "purchase": ~np.isnat(events.bought_at[at]),
             "soon": np.nan_to_num(left, nan=np.inf) <= SOON_S,
         },
-        moments=events.time[at],
+        timestamps=events.time[at],
         groups=events.user[at],
         extra={"events": events, "at": at, "since": since, "until": now},
     )
@@ -204,7 +204,13 @@ def make_dataset(
 
 
 def thinned(known: NDArray[np.datetime64], taken: Bools, most: int | None) -> Bools:
-    """At most so many of the sessions taken, evenly over the times at which they were known."""
+    """At most `most` of the sessions taken, evenly over the times at which they were known.
+
+    Args:
+        known: (sessions,) when each outcome was known.
+        taken: (sessions,) which to choose from.
+        most: None for all.
+    """
     if most is None or taken.sum() <= most:
         return taken
     chosen = np.flatnonzero(taken)
@@ -283,7 +289,7 @@ def split(data: Dataset, seed: int) -> Split:
     session = events.session[data.extra["at"]]
     ends = np.sort(events.known[np.unique(session)])
     cut = ends[int(len(ends) * (1 - HOLD_OUT_TIME))]
-    early, late = events.known[session] < cut, data.moments >= cut
+    early, late = events.known[session] < cut, data.timestamps >= cut
     luck = shares(data.groups, seed)
     tested, watched = luck < HOLD_OUT_USERS, luck >= 1 - VALIDATION_USERS
     found = Split(early & ~tested & ~watched, early & watched, tested & late)
@@ -317,7 +323,7 @@ def check_split(data: Dataset, seed: int) -> Split:
     if parts.train.sum() < 2 or not parts.validation.any() or not parts.hold_out.any():
         events: Events = data.extra["events"]
         sessions = len(np.unique(events.session[data.extra["at"]]))
-        span = data.moments.max() - data.moments.min()
+        span = data.timestamps.max() - data.timestamps.min()
         hours = span / np.timedelta64(1, "h")
         raise TrainingDataError(
             f"{sessions:,} sessions of {len(np.unique(data.groups)):,} users within {hours:.1f} "

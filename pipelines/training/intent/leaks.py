@@ -1,6 +1,6 @@
-"""Does a data set of prefixes know what came after them? Checked before anything is trained.
+"""Checks for leaks from the future in a data set of prefixes, before anything is trained.
 
-The log is the judge: what a row lists must be what the log holds up to the row's moment.
+A row must list exactly the events that the log holds up to the row's event time.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ if TYPE_CHECKING:
     from pipelines.training.intent.dataset import Events
 
 SUSPICIOUS_AUC: Final = 0.95
-"""The hidden intent itself reaches 0.80 to 0.88 (FACTS.md); one feature above this is a leak."""
+"""In the simulated shop the hidden intent itself reaches an AUC of 0.80 to 0.88 for a purchase, so
+a single feature above this bound is a leak."""
 _SAMPLE: Final = 5000
 _LEAST_POSITIVES: Final = 20
 
 
 class LeakError(SynchroChainError):
-    """The input of a training row holds what happened after the row's moment."""
+    """The input of a training row contains data from after its event time."""
 
 
 def check_for_leaks(data: Dataset) -> None:
-    """Refuse a data set whose rows know the future.
+    """Reject a data set whose rows contain data from the future.
 
     Raises:
-        LeakError: a prefix is longer than the log up to its moment, holds other events, holds a
-            purchase, or a single feature all but gives the label away.
+        LeakError: a prefix is longer than the log up to its event time, holds other events or a
+            purchase, or a single feature nearly determines the label.
     """
     events: Events = data.extra["events"]
     at = data.extra["at"]
     _refuse(
-        data.moments != events.time[at],
-        "have another moment than the event they end with",
+        data.timestamps != events.time[at],
+        "have another event time than the event they end with",
         data,
     )
     _refuse(
         data.columns["event_count"] != events.place[at],
-        "count other events than the log has up to their moment",
+        "count other events than the log has up to their event time",
         data,
     )
     length = np.minimum(events.place[at], WINDOW)
@@ -55,13 +56,13 @@ def check_for_leaks(data: Dataset) -> None:
     back = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
     bought = np.zeros(len(at), dtype=bool)
     bought[row[listed == PURCHASE]] = True
-    _refuse(bought, "hold a purchase, which is what is to be foretold", data)
+    _refuse(bought, "hold a purchase, which is what is to be predicted", data)
     source = (at - length + 1)[row] + back
     wrong = np.zeros(len(at), dtype=bool)
     wrong[row[listed != events.action[source]]] = True
-    _refuse(wrong, "list other actions than the log has up to their moment", data)
+    _refuse(wrong, "list other actions than the log has up to their event time", data)
     _refuse(
-        data.labels["purchase"] & (events.bought_at[at] <= data.moments),
+        data.labels["purchase"] & (events.bought_at[at] <= data.timestamps),
         "end at or after their purchase",
         data,
     )
@@ -73,8 +74,8 @@ def _refuse(wrong: NDArray[np.bool_], what: str, data: Dataset) -> None:
         first = int(np.flatnonzero(wrong)[0])
         raise LeakError(
             f"{int(wrong.sum())} of {len(data)} training rows {what}, first at "
-            f"{data.moments[first]}: the features are not of the rows' moments, so nothing is "
-            "trained; repair the offline files with `synchrochain audit`"
+            f"{data.timestamps[first]}: the features are not as of the rows' event times, so nothing "
+            "is trained; repair the offline files with `synchrochain audit`"
         )
 
 
@@ -90,7 +91,7 @@ def _check_single_features(data: Dataset) -> None:
         area = _auc(np.nan_to_num(column, nan=-1.0), truth)
         if max(area, 1 - area) > SUSPICIOUS_AUC:
             raise LeakError(
-                f"the feature {name} alone tells a purchase with AUC {max(area, 1 - area):.3f}, "
+                f"the feature {name} alone predicts a purchase with AUC {max(area, 1 - area):.3f}, "
                 f"above {SUSPICIOUS_AUC}: it knows what came later, so nothing is trained"
             )
 

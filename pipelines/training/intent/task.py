@@ -96,7 +96,7 @@ class IntentTask:
 
         Raises:
             TrainingDataError: there are too few sessions or purchases, or too many.
-            LeakError: a row knows what came after its moment.
+            LeakError: a row contains data from after its event time.
         """
         return make_dataset(source, since=since, most_sessions=QUICK_SESSIONS if quick else None)
 
@@ -116,10 +116,10 @@ class IntentTask:
         fitted = []
         for number, seed in enumerate(seeds):
 
-            def tell(what: str, share: float, number: int = number) -> None:
+            def report(what: str, share: float, number: int = number) -> None:
                 progress(what, (number + share) / len(seeds))
 
-            fitted.append(_fit(data, seed, config, tell))
+            fitted.append(_fit(data, seed, config, report))
         return _outcome(data, fitted, config)
 
     def evaluate(self, predictor: Predictor, data: Dataset) -> Evaluation:
@@ -159,10 +159,10 @@ def _fit(data: Dataset, seed: int, config: IntentConfig, progress: Progress) -> 
     for name, kind, start in (("GRU", IntentGru, 0.2), (TRANSFORMER, IntentTransformer, 0.6)):
         torch.manual_seed(seed)
 
-        def tell(share: float, name: str = name, start: float = start) -> None:
+        def report(share: float, name: str = name, start: float = start) -> None:
             progress(name, start + 0.4 * share)
 
-        network, histories[name] = fit_network(kind(config), windows, check, config, seed, tell)
+        network, histories[name] = fit_network(kind(config), windows, check, config, seed, report)
         models[name] = Transformer(network, calibrate(*forecasts(network, check)))
     held = hold_out(data, seed)
     found = {name: forecast(model, held) for name, model in models.items()}

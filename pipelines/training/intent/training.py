@@ -42,9 +42,17 @@ def fit_network(
     validation: Windows,
     config: IntentConfig,
     seed: int,
-    tell: Callable[[float], None],
+    report: Callable[[float], None],
 ) -> tuple[Any, History]:
-    """Train; the returned network has the averaged weights of the best epoch in validation."""
+    """Train; the returned network has the averaged weights of the best epoch in validation.
+
+    Args:
+        network: to train, in place.
+        train, validation: windows of events.
+        config: sizes and rates.
+        seed: of the order of batches.
+        report: callback with the fraction that is done.
+    """
     rng = np.random.default_rng(seed)
     averaged = copy.deepcopy(network)
     best, best_loss = copy.deepcopy(network.state_dict()), float("inf")
@@ -76,7 +84,7 @@ def fit_network(
         history.validation.append(loss)
         if loss < best_loss:
             best, best_loss = copy.deepcopy(averaged.state_dict()), loss
-        tell((epoch + 1) / config.epochs)
+        report((epoch + 1) / config.epochs)
     averaged.load_state_dict(best)
     return averaged.eval(), history
 

@@ -31,7 +31,7 @@ class Desk(VecEnv):
     and units that it takes included, less the least that serving or losing the order could have
     cost. Over an episode that sums up to what the plan was missed by. The prices belong to the
     episode and are hidden, like the delays; they bring the cost of taking the last slot forward to
-    the moment of taking it, which plain rewards tell hours and a hundred orders later.
+    the decision that takes it, while plain rewards show it hours and a hundred orders later.
 
     Args:
         make: a new game, always of the same number of episodes, with (B, T, O) $ of prices.

@@ -1,4 +1,4 @@
-"""The shop as the logs and Feast know it: places, goods, routes, recorded orders.
+"""The shop from the logs and Feast: places, goods, routes, recorded orders.
 
 Features come from one retrieval of `ppo_agent_v1`; the delays that shipments met afterwards come
 from the log of shipments and are the environment's hidden truth.
@@ -58,14 +58,14 @@ class History:
 
     Attributes:
         shop, lines: for the environment.
-        users, moments: (lines,) who ordered, and when (datetime64[us]).
+        users, timestamps: (lines,) who ordered, and when (datetime64[us], UTC).
         days: number of days of history, the first one at `origin`.
     """
 
     shop: Shop
     lines: Lines
     users: Ints
-    moments: NDArray[np.datetime64]
+    timestamps: NDArray[np.datetime64]
     origin: np.datetime64
     days: int
 
@@ -83,23 +83,23 @@ def read_history(
     source's notes say so.
 
     Args:
-        source: where both come from.
-        since: only orders recorded after this moment.
+        source: of logs and features.
+        since: only orders placed after this time (UTC, naive).
         intent, delay: served models whose forecasts the policies see; the features' own without.
 
     Raises:
-        TrainingDataError: there are too few orders, nothing to choose between, or too much of it.
+        TrainingDataError: there are too few orders or options, or more data than memory holds.
     """
     tables = read_tables(source, with_sessions=intent is not None)
     orders, left_out = usable_orders(tables)
     if since is not None:
-        orders = orders[orders.moment > since].reset_index(drop=True)
+        orders = orders[orders.order_timestamp > since].reset_index(drop=True)
     check_enough(orders, left_out)
-    first, last = orders.moment.min().floor("D"), orders.moment.max()
+    first, last = orders.order_timestamp.min().floor("D"), orders.order_timestamp.max()
     days = int((last - first) // pd.Timedelta(days=1)) + 1
     hours, kept = _what_fits(source, tables, len(orders), days)
     first += pd.Timedelta(days=days - kept)
-    orders = orders[orders.moment >= first].reset_index(drop=True)
+    orders = orders[orders.order_timestamp >= first].reset_index(drop=True)
     check_enough(orders, left_out)
     source.notes += [left_out] if left_out else []
     origin = np.datetime64(first, "us")
@@ -151,7 +151,7 @@ def _what_fits(source: TrainingSource, tables: Tables, orders: int, days: int) -
 def _features(
     source: TrainingSource, tables: Tables, orders: pd.DataFrame, looks: NDArray[np.datetime64]
 ) -> pa.Table:
-    """ppo_agent_v1 at every order's moment, then for every look at every route."""
+    """ppo_agent_v1 at every order's time, then for every look at every route."""
     routes = tables.routes.route_id
     first = orders.iloc[0]
     at_orders = pd.DataFrame(
@@ -162,8 +162,8 @@ def _features(
             "route_id": routes.iloc[0],
             "quantity": orders.quantity,
             "price": orders.price.astype(float),
-            # Just before it: when an order is decided, no feature counts it yet.
-            EVENT_TIMESTAMP: orders.moment - pd.Timedelta(microseconds=1),
+            # Just before it: no feature may count the order that is decided.
+            EVENT_TIMESTAMP: orders.order_timestamp - pd.Timedelta(microseconds=1),
         }
     )
     at_looks = pd.DataFrame(
@@ -194,7 +194,8 @@ def _urgency(
     orders: pd.DataFrame,
     features: pa.Table,
 ) -> Floats:
-    """(lines,) 0–1: what the intent model says of the session before the order, if there is one."""
+    """(lines,) 0–1: the intent model's forecast for the session before the order, if there is
+    one."""
     score = _numbers(features, "urgency_score")[: len(orders)]
     urgency = np.minimum(np.nan_to_num(score, nan=1.0) / 2, 1.0)
     if intent is None:
@@ -202,9 +203,9 @@ def _urgency(
     before = tables.sessions[tables.sessions.id.isin(orders.id)]
     table = source.historical(before, "intent_transformer_v1")
     columns = {name: table[name].to_pylist() for name in table.column_names}
-    told = dict(zip(columns["id"], intent.predict(columns)["urgency"].tolist(), strict=True))
-    said = orders.id.map(told).to_numpy(np.float64)
-    return np.where(np.isnan(said), urgency, np.clip(said, 0, 1))
+    forecast = dict(zip(columns["id"], intent.predict(columns)["urgency"].tolist(), strict=True))
+    known = orders.id.map(forecast).to_numpy(np.float64)
+    return np.where(np.isnan(known), urgency, np.clip(known, 0, 1))
 
 
 def _forecasts(
@@ -226,9 +227,9 @@ def _forecasts(
     for name in ("warehouse_stock_ratio", "warehouse_low_stock_share", "warehouse_days_of_cover"):
         columns[name] = np.full(rows.num_rows, np.nan)
     columns["snapshot"] = np.repeat(np.arange(looks), len(routes))
-    told = delay.predict(columns)
+    forecast = delay.predict(columns)
     expected, late = (
-        np.asarray(told[name], np.float64).reshape(looks, -1)
+        np.asarray(forecast[name], np.float64).reshape(looks, -1)
         for name in ("expected_delay_hours", "late_probability")
     )
     return expected, late
@@ -243,7 +244,7 @@ def _history(
     days: int,
 ) -> History:
     count = len(orders)
-    since = (orders.moment - pd.Timestamp(origin)).dt.total_seconds().to_numpy() / 3600
+    since = (orders.order_timestamp - pd.Timestamp(origin)).dt.total_seconds().to_numpy() / 3600
     day = (since // _DAY).astype(np.int64)
 
     def numbers(column: str, names: Sequence[str]) -> Ints:
@@ -262,5 +263,5 @@ def _history(
         preferred=features["preferred_shipping_method"].to_pandas().to_numpy(object)[:count],
         weight=np.ones(count),
     )
-    moments = orders.moment.to_numpy().astype("datetime64[us]")
-    return History(shop, lines, orders.user_id.to_numpy(np.int64), moments, origin, days)
+    timestamps = orders.order_timestamp.to_numpy().astype("datetime64[us]")
+    return History(shop, lines, orders.user_id.to_numpy(np.int64), timestamps, origin, days)

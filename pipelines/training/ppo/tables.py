@@ -1,4 +1,4 @@
-"""What the processed logs say of a shop and its orders, as frames."""
+"""The shop and its orders from the processed logs, as data frames."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CARRIED: Final = """
         AND op <> 'D'"""
 _ORDERS: Final = """
     SELECT o.id, o.user_id, u.region, o.product_id, o.quantity, o.price, o.warehouse_id,
-        o.shipping_method, o.order_timestamp AS moment
+        o.shipping_method, o.order_timestamp
     FROM orders o JOIN (SELECT user_id, arg_max(region, seq) AS region FROM users
         WHERE op <> 'D' GROUP BY user_id) u USING (user_id)
     WHERE o.op = 'I' ORDER BY o.order_timestamp, o.id"""
@@ -61,7 +61,7 @@ _SESSIONS: Final = """
 
 @dataclass(frozen=True)
 class Tables:
-    """What the logs say: reference data as it is now, all orders and shipments there were.
+    """The logs' tables: current reference data, all orders and shipments.
 
     `carried` stays an Arrow table: a shop may have millions of positions.
     """

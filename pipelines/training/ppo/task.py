@@ -87,8 +87,8 @@ class PpoTask:
             "urgency": lines.urgency,
         }
         extra = {"history": history, "since": since, "quick": quick}
-        extra["until"] = history.moments.max()
-        return Dataset(columns, {}, history.moments, history.users, extra)
+        extra["until"] = history.timestamps.max()
+        return Dataset(columns, {}, history.timestamps, history.users, extra)
 
     def train(
         self, data: Dataset, *, seeds: Sequence[int], quick: bool, progress: Progress
@@ -97,10 +97,10 @@ class PpoTask:
         runs: list[_Run] = []
         for number, seed in enumerate(seeds):
 
-            def tell(what: str, done: float, number: int = number, seed: int = seed) -> None:
+            def report(what: str, done: float, number: int = number, seed: int = seed) -> None:
                 progress(f"seed {seed}: {what}", (number + done) / len(seeds))
 
-            runs.append(self._run(data.extra["history"], seed, quick, tell))
+            runs.append(self._run(data.extra["history"], seed, quick, report))
         comparisons = [run.comparison for run in runs]
         names = list(comparisons[0].outcomes)
         metrics = {name: _over_seeds([run.metrics(name) for run in runs]) for name in names}
@@ -144,13 +144,13 @@ class PpoTask:
         return judge(game, served(predictor), weights, bounds)
 
     def _run(
-        self, history: History, seed: int, quick: bool, tell: Callable[[str, float], None]
+        self, history: History, seed: int, quick: bool, report: Callable[[str, float], None]
     ) -> _Run:
         settings = self.quick_settings if quick else self.settings
         episodes = self.quick_episodes if quick else self.episodes
         train, test = split(history, seed)
 
-        tell("tuning the greedy rule", 0.0)
+        report("tuning the greedy rule", 0.0)
         greedy, paced = tune(deal(history, train, self.config, (seed, _TUNE), _TUNING))
         watched = deal(history, train, self.config, (seed, _WATCH), episodes // 2)
         low, high = play(watched, weighed(greedy)).value.mean(), _bounds(watched).mean()
@@ -159,20 +159,20 @@ class PpoTask:
         def follow(agent: Ppo, done: float) -> None:
             value = play(watched, served(agent)).value.mean()
             curve.append(float((value - low) / (high - low)))
-            tell("learning", 0.15 + 0.7 * done)
+            report("learning", 0.15 + 0.7 * done)
 
         practice = deal(history, train, self.config, (seed, _TRAIN), settings.priced)
         unknown = [name for name, seen in practice.fixed.items() if np.isnan(seen).all()]
         learnt = train_agent(practice, paced, settings, seed=seed, follow=follow)
         agent: Predictor = ignoring(learnt, unknown)
-        tell("comparing policies", 0.9)
+        report("comparing policies", 0.9)
         game = deal(history, test, self.config, (seed, _TEST), episodes)
         policies = {GREEDY: weighed(greedy), PACED: weighed(paced), AGENT: served(agent)}
         comparison = compare(history, train, game, policies, greedy, seed)
         blind = replace(game.shop, **_shuffled(game.shop, seed))
         without = play(FulfilmentGame(blind, self.config, game.episodes), served(agent))
         gain = float((comparison.outcomes[AGENT].value - without.value).mean())
-        tell("done", 1.0)
+        report("done", 1.0)
         return _Run(agent, greedy, paced, game, comparison, curve, gain, unknown)
 
     def _settings(self, quick: bool, runs: list[_Run]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Training the agent: MaskablePPO from the best tuned rule on, on regret at shadow prices.
 
 The clairvoyant programme prices every slot and unit of a training episode; what a decision takes is
-charged to it at once, at these prices. To regress the network on the prices first was tried: it
-closed less of the gap than the rule that it then started from.
+charged to it at once, at these prices. Regressing the network on the prices first was tried: it
+closed less of the gap than the rule that training starts from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipelines.training.ppo.desk import Desk, DeskPolicy, Judge
 
 Floats = NDArray[np.float64]
 Follow = Callable[[Ppo, float], None]
-"""Told of the agent so far and the share of training that is done."""
+"""Callback: the agent so far, and the share of training that is done."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def train_agent(
         weights: of the tuned rule to start from.
         config: settings.
         seed: of initialisation and exploration.
-        follow: told of progress.
+        follow: callback with the agent so far, see `Follow`.
     """
     regions = sorted(set(priced.shop.warehouse_regions.tolist()))
     prices = option_prices(priced, [best_plan(priced, e) for e in range(len(priced.episodes))])
@@ -99,31 +99,31 @@ def train_agent(
         state = {name: value.numpy().copy() for name, value in judge.scorer.state_dict().items()}
         return Ppo(priced.config, weights.tolist(), regions, state)
 
-    def tell(done: float) -> None:
+    def report(done: float) -> None:
         if follow is not None:
             follow(agent(), done)
 
-    tell(0.0)
-    learner.learn(config.steps, callback=_Reporting(tell, config.steps))
-    tell(1.0)
+    report(0.0)
+    learner.learn(config.steps, callback=_Reporting(report, config.steps))
+    report(1.0)
     return agent()
 
 
 class _Reporting(BaseCallback):
     """Reports after each quarter of the steps but the last."""
 
-    def __init__(self, tell: Callable[[float], None], steps: int) -> None:
+    def __init__(self, report: Callable[[float], None], steps: int) -> None:
         super().__init__()
-        self._tell, self._steps, self._told = tell, steps, 0
+        self._report, self._steps, self._reported = report, steps, 0
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
         quarter = 4 * self.num_timesteps // self._steps
-        if quarter > self._told:
-            self._told = quarter
-            self._tell(min(self.num_timesteps / self._steps, 1.0))
+        if quarter > self._reported:
+            self._reported = quarter
+            self._report(min(self.num_timesteps / self._steps, 1.0))
 
 
 def option_prices(game: FulfilmentGame, plans: list[Plan]) -> Floats:
