@@ -44,12 +44,12 @@ class Layout:
 
 
 class Observer:
-    """Looks at a game the way a policy does; what does not change is encoded once.
+    """Encodes a game's state for a policy; constant features are encoded once.
 
     Args:
         game: one or many episodes.
         weights: (6,) of the greedy rule, see `fulfilment_options.WEIGHED`.
-        regions: names of the warehouse regions that the policy tells apart.
+        regions: names of the warehouse regions that the policy distinguishes.
     """
 
     def __init__(

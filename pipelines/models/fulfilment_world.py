@@ -86,8 +86,8 @@ class Shop:
         demand: (W, P) expected units per order of the shop that the warehouse is nearest for.
         lead_days: (W, P) of the supplier.
         capacity: (W,) share of all packing that a warehouse can do.
-        conditions: feature of route_conditions → (L, Q); what was seen holds until the next look.
-        forecast_delay, forecast_late: (L, Q) what a policy is told.
+        conditions: feature of route_conditions → (L, Q); each holds until the next look.
+        forecast_delay, forecast_late: (L, Q) forecasts that a policy sees: hours, probability.
         true_delay: (L, Q) mean hours of delay that a shipment met; hidden from policies.
         carbon: (Q,) kgCO2e per tonne, by which the reward counts.
         carbon_intensity: (W, P) kgCO2e held in a unit.
@@ -126,8 +126,8 @@ class Lines:
     """Recorded orders, (N,) arrays; `day` counts from the first hour of the shop's history.
 
     `time` is the hour of the day with its fraction, `features` those of user_intent and
-    user_orders at the order's moment, by name, `preferred` the customer's
-    preferred method, `weight` how readily a line is drawn.
+    user_orders as of the order's time, by name, `preferred` the customer's preferred method,
+    `weight` the relative probability that a line is drawn.
     """
 
     day: Ints

@@ -114,10 +114,11 @@ class IntentTransformer(nn.Module):
             slope = F.softplus(layer["forgetting"]).view(m, 1, h, 1, 1)
             score = q @ k.transpose(-1, -2) * (d // h) ** -0.5 - slope * distance  # (M, B, H, T, T)
             attention = score.masked_fill(distance < 0, -torch.inf).softmax(-1)
-            heard = (attention @ v).transpose(2, 3).reshape(m, b * t, d)  # (M, B·T, D)
-            x = x + self._drop(torch.bmm(heard, layer["mix"]))
+            attended = (attention @ v).transpose(2, 3).reshape(m, b * t, d)  # (M, B·T, D)
+            x = x + self._drop(torch.bmm(attended, layer["mix"]))
             if number == len(self.layers) - 1:
-                x = x + about_user  # after the last attention: a row knows its own moment only
+                # After the last attention: a row gets its own user features only.
+                x = x + about_user
             hidden = F.relu(torch.bmm(_rms_norm(x, layer["norm_mlp"]), layer["up"])).square()
             x = x + self._drop(torch.bmm(hidden, layer["down"]))
         x = _rms_norm(x, self.norm_out)

@@ -1,9 +1,9 @@
 """The supply network as a graph: places are nodes, routes are edges, delays are forecast per edge.
 
-What is seen on one route (its published risk, its recent lateness) tells about the two places that
-it joins, and so about the other routes there. The network pools what the routes of a place show
-into the place's state, hands that back to the routes, and repeats; each round reaches one place
-further. Nothing is learned about a place or a route by name, so new ones are answered too.
+Observations on one route (published risk, recent lateness) carry information on the two places that
+it joins, and so on the other routes there. The network pools the states of a place's routes into a
+state of the place, passes that back to the routes, and repeats; each round reaches one place
+further. No place or route is learned by name, so new ones can be forecast too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEASURES: Final = (
 )
 INPUTS: Final = len(MEASURES) + len(MODES)
 CONDITIONS: Final = MEASURES[:6]
-"""How a route is doing, as against what it is: what tells about its places."""
+"""Measures of a route's current conditions, not its constants: informative on its places."""
 STOCK: Final[Mapping[str, str]] = {
     "warehouse_stock_ratio": "stock_ratio",
     "warehouse_low_stock_share": "is_low_stock",
@@ -180,7 +180,7 @@ class Graph:
 def neighbour_means(columns: Mapping[str, Any]) -> Floats:
     """(N, 2 x CONDITIONS) means of the conditions over the routes at each of a route's two ends.
 
-    What a model without edges is given when it is to know its neighbours all the same.
+    Inputs for a model without edges that shall use its neighbours' conditions.
     """
     graph = Graph.of(columns)
     place, size = graph.place.numpy(), graph.places
@@ -198,7 +198,7 @@ def neighbour_means(columns: Mapping[str, Any]) -> Floats:
 
 
 def _positive(values: Any) -> Floats:
-    """Numbers from 0 up; what is below, as nothing that can be measured is, is not known."""
+    """Numbers from 0 up; negative ones, which are invalid, become NaN."""
     found = floats(values)
     return np.where(found >= 0, found, np.nan)
 
@@ -214,7 +214,7 @@ class GnnConfig:
 
     Attributes:
         width: of a route's and a place's state.
-        rounds: how often routes and places tell each other; at 0 each route is seen alone.
+        rounds: of message passing between routes and places; with 0 each route is seen alone.
         dropout: share of states that are left out in training.
     """
 
@@ -225,7 +225,7 @@ class GnnConfig:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is forecast of each route's next 24 hours, each (N,).
+    """Forecasts for each route's next 24 hours, each (N,).
 
     Attributes:
         late: log-odds that a shipment is late.
@@ -246,8 +246,8 @@ class SupplyGnn(nn.Module):
 
     Args:
         config: sizes.
-        mean, spread: (INPUTS,) of the training inputs, for standardising; what is missing counts
-            as the mean and is flagged.
+        mean, spread: (INPUTS,) of the training inputs, for standardising; missing values become
+            the mean and are flagged.
     """
 
     mean: Tensor
@@ -282,18 +282,18 @@ class SupplyGnn(nn.Module):
         seen = torch.cat([scaled, (~known).to(scaled.dtype)], dim=1)  # (N, 2I)
         state = self.read(seen)  # (N, W)
         if self.overall is not None:
-            # What goes on everywhere, so that the edges are left with what goes on near by.
+            # The network-wide state, so that the edges only need to carry local deviations.
             general = _pool(seen, graph.snapshot, graph.snapshots, "mean")  # (S, 2I)
             state = state + self.overall(general)[graph.snapshot]  # (N, W)
         both = place.T.reshape(-1)  # (2N,) all origins, then all destinations
         for trust, tell, hear in zip(self.trust, self.tell, self.hear, strict=True):
-            # How much a route has to tell depends on what is known of it, e.g. its deliveries.
+            # A route's weight depends on how much is known of it, e.g. its deliveries.
             weight = functional.softplus(trust(seen))  # (N, 1)
-            told = torch.cat([weight * tell(state), weight], dim=1)  # (N, W + 1)
-            pooled = _pool(told.repeat(2, 1), both, places, "sum")  # (P, W + 1)
+            message = torch.cat([weight * tell(state), weight], dim=1)  # (N, W + 1)
+            pooled = _pool(message.repeat(2, 1), both, places, "sum")  # (P, W + 1)
             mean = pooled[:, :-1] / (pooled[:, -1:] + 1e-6)  # (P, W)
-            heard = mean[place].reshape(len(values), -1)  # (N, 2W) of origin and destination
-            change = hear(torch.cat([state, heard], dim=1))  # (N, W)
+            received = mean[place].reshape(len(values), -1)  # (N, 2W) of origin and destination
+            change = hear(torch.cat([state, received], dim=1))  # (N, W)
             state = state + self.dropout(functional.silu(change))  # (N, W)
         out = self.forecast(torch.cat([state, seen], dim=1))  # (N, 5)
         return Forecast(*out.unbind(dim=1))  # 5 x (N,)

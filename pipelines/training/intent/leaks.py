@@ -74,8 +74,8 @@ def _refuse(wrong: NDArray[np.bool_], what: str, data: Dataset) -> None:
         first = int(np.flatnonzero(wrong)[0])
         raise LeakError(
             f"{int(wrong.sum())} of {len(data)} training rows {what}, first at "
-            f"{data.timestamps[first]}: the features are not as of the rows' event times, so nothing "
-            "is trained; repair the offline files with `synchrochain audit`"
+            f"{data.timestamps[first]}: the features are not as of the rows' event times, so "
+            "nothing is trained; repair the offline files with `synchrochain audit`"
         )
 
 
