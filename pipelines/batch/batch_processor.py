@@ -248,7 +248,7 @@ class BatchProcessor:
                         spans = plan(
                             readers,
                             self.state.bound_offsets(BATCH_READER),
-                            self.state.streamed_positions(),
+                            self.state.streamed_offsets(),
                         )
                         processor.extract(readers, spans)
             produced = processor.produced

@@ -1,4 +1,4 @@
-"""The processed logs: one typed log per live table, and what a row of it must satisfy.
+"""The processed logs: one typed log per live table, and the rules for its rows.
 
 A log row is a change: `seq` and `op` (I, U, D) from the change log, `committed_at`, then the
 table's columns in their types. Both flows read these definitions, so a row that one flow rejects
@@ -318,8 +318,8 @@ LOGS: Final = (
 
 BY_NAME: Final[Mapping[str, Log]] = {log.name: log for log in LOGS}
 READING_ORDER: Final = ("supply_chain", "orders", "users", "inventory")
-"""Databases that refer to others come first: what a row refers to was committed before it, so a
-database read later surely holds it."""
+"""Databases that refer to others come first: the row referred to was committed before, so a
+database read later contains it."""
 
 
 def logs_of(database: str) -> tuple[Log, ...]:

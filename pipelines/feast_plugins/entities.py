@@ -122,7 +122,7 @@ def _values(column: pd.Series[Any]) -> list[Any]:
 
 
 def _listed(column: Any) -> Any:
-    """A series or an array of a dict as a list; what else is no list is Feast's to read."""
+    """A series or an array of a dict as a list; Feast reads any other value."""
     if isinstance(column, pd.Series):
         return _values(column)
     if isinstance(column, pa.Array | pa.ChunkedArray):

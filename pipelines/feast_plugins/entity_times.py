@@ -1,4 +1,4 @@
-"""The event times of entities: only what is a time stamp is one, whatever pandas would take."""
+"""The event times of entities: only timestamps are valid, whatever else pandas accepts."""
 
 from __future__ import annotations
 

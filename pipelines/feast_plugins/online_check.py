@@ -1,9 +1,9 @@
-"""Whether the online store holds what is published offline; what is missing or wrong is mended.
+"""Compares the online store with the published offline sources, and repairs it.
 
 Each view's newest published row of each key within its time to live should be online, or a newer
-one that a streamer has written. Of up to a hundred thousand keys of a view the times are compared
-each time, of more a part in turn; of some hundred, in turn, every value. So neither deletions nor
-evictions nor damaged rows last, and no key of Redis is scanned for. The thorough comparison is
+one that a streamer has written. Each check compares the times of up to a hundred thousand keys of a
+view, in turn, and all values of some hundred. So lost, evicted and damaged rows are restored, and
+Redis' keys are never scanned. The thorough comparison is
 `synchrochain audit`.
 """
 
@@ -53,10 +53,15 @@ def check_server(
     *,
     whole: bool = False,
 ) -> dict[str, Any]:
-    """Look at the server and at the rows; at all of them if some may have been lost.
+    """Check the server and the rows; all of them if some may have been lost.
 
     Args:
-        before: what an earlier look returned, or nothing.
+        client: connected to the server.
+        endpoint: the server.
+        check: compares the rows.
+        now: UTC, naive.
+        before: the result of the previous check, or empty.
+        whole: compare all rows.
 
     Returns:
         Plain values: `at`, `turn`, `server`, `signs` of a loss and a `warning` in words (or none),
@@ -88,8 +93,8 @@ def check_server(
 
 @dataclass
 class Found:
-    """What one check found of one view: how many keys it looked at, and the rows that were wrong,
-    by kind. They are mended."""
+    """The result of one check of one view: how many keys and values were compared, and how many
+    rows were wrong and repaired, by kind."""
 
     keys: int = 0
     values: int = 0
@@ -101,11 +106,14 @@ class Found:
 
 
 class OnlineCheck:
-    """Compares and mends, view by view.
+    """Compares and repairs, view by view.
 
     Args:
-        ttls: seconds by view; None for a view without an end of life.
-        stopped: asked between parts of the work, whether to leave off.
+        client: connected to the server.
+        project: the Feast project.
+        state: the pipeline's state.
+        ttls: seconds by view; None for a view without a time to live.
+        stopped: called between parts of the work; true to stop.
     """
 
     def __init__(
@@ -122,15 +130,15 @@ class OnlineCheck:
         self._stopped = stopped
 
     def run(self, now: datetime, turn: int, *, whole: bool = False) -> dict[str, Found]:
-        """Look at each view that does not wait to be materialized.
+        """Check each view without a pending materialization.
 
         Args:
             now: UTC, naive; times to live count from it.
-            turn: a number that grows, which decides whose turn it is.
-            whole: look at all keys however many they are.
+            turn: an increasing number, which decides which part of the keys is checked.
+            whole: check all keys.
 
         Raises:
-            redis.RedisError: as it comes; what was found so far is mended.
+            redis.RedisError: as raised by the client; rows found so far are repaired.
             CorruptFileError: a published file is missing, altered or cannot be read.
         """
         files = {view.name: verified(self._state, "view", view.name) for view in VIEWS}
@@ -186,7 +194,7 @@ class OnlineCheck:
 
 
 class _Part:
-    """The newest published rows of a view, as far as they live."""
+    """The newest published rows of a view within its time to live."""
 
     def __init__(
         self,
@@ -204,7 +212,7 @@ class _Part:
         )
 
     def count(self) -> int:
-        """How many keys there are, give or take some in a hundred."""
+        """How many keys there are, to within a few percent."""
         query = f"SELECT approx_count_distinct(hash({self._keys})) FROM {self._source}"
         found = self._connection.execute(query).fetchone()
         return int(found[0]) if found else 0
@@ -217,7 +225,7 @@ class _Part:
             f"(SELECT {self._keys}, {newest} AS t FROM {self._source} "
             f"WHERE hash({self._keys}) % {parts} = {part} GROUP BY ALL)"
         ).to_arrow_reader(ROWS_PER_READ)
-        # All at once, for the connection is needed for the rows that are wrong: 40 bytes a key.
+        # Read all first (40 bytes a key): the connection is needed again for the wrong rows.
         for batch in list(reader):
             yield pa.Table.from_batches([batch])
 

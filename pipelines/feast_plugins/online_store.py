@@ -168,7 +168,11 @@ class SharedRedisOnlineStore(RedisOnlineStore):
         data: list[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """As `online_write_batch`; it runs in this thread, since a batch takes milliseconds."""
+        """Call `online_write_batch` in this thread, since a batch takes milliseconds.
+
+        Args:
+            config, table, data, progress: as for `online_write_batch`.
+        """
         self.online_write_batch(config, table, data, progress)
 
     def get_online_features(

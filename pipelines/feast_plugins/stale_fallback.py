@@ -1,4 +1,4 @@
-"""What this process last read from Redis, for the time in which Redis is away."""
+"""Last known values: what this process last read from Redis, for while it is unavailable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _errors_wanted: ContextVar[bool] = ContextVar("errors_wanted", default=False)
 
 
 class Block(NamedTuple):
-    """Keys that are asked for the same fields."""
+    """Keys of which the same fields are read."""
 
     fields: Fields
     keys: Sequence[bytes]
@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 @contextmanager
 def errors_instead_of_stale_values() -> Iterator[None]:
-    """Reads inside raise RedisUnavailableError instead of answering from what was seen last."""
+    """Reads inside raise RedisUnavailableError instead of answering with last known values."""
     token = _errors_wanted.set(True)
     try:
         yield
@@ -58,10 +58,10 @@ class ReadMode:
 
 
 class StaleFallback:
-    """Remembers replies, and stands in when Redis does not answer.
+    """Caches replies, and answers from them when Redis does not.
 
-    Redis is asked again at most every `PROBE_SECONDS`, so that a frozen server costs one time-out
-    a second and not one per read. Safe to share between threads.
+    An unavailable Redis is probed at most every `PROBE_SECONDS`, so that a frozen server costs one
+    time-out a second and not one per read. Safe to share between threads.
 
     Args:
         clock: seconds, monotonic.
@@ -80,22 +80,23 @@ class StaleFallback:
     def read(
         self, blocks: Sequence[Block], ask: Callable[[], Sequence[Reply]]
     ) -> Sequence[Sequence[Reply]]:
-        """The replies to each block: those of Redis, else the last ones.
+        """The replies to each block: from Redis, else the last known ones.
 
-        A field that was never seen is None.
+        A field that was never read is None.
 
         Args:
-            ask: asks Redis for all keys of all blocks, in their order.
+            blocks: keys and fields.
+            ask: reads all keys of all blocks from Redis, in their order.
 
         Raises:
-            RedisUnavailableError: Redis is away, and the caller wants errors or nothing was ever
-                read here.
+            RedisUnavailableError: Redis is unavailable, and the caller wants errors or nothing was
+                read before.
         """
         if self._may_ask():
             try:
                 replies = ask()
             except RedisUnavailableError as error:
-                if _errors_wanted.get() or not self._replies:  # nothing was seen to answer from
+                if _errors_wanted.get() or not self._replies:  # no last known values
                     raise
                 self._note_failure(error)
             else:
@@ -109,7 +110,7 @@ class StaleFallback:
 
     @property
     def mode(self) -> ReadMode:
-        """Where answers come from just now."""
+        """Where answers come from now."""
         if self._failed is None:
             return self._present
         age = self._clock() - self._answered
@@ -146,7 +147,7 @@ def _by_block(blocks: Sequence[Block], replies: Sequence[Reply]) -> Sequence[Seq
 
 
 class _Generations:
-    """Replies by fields and key. When the younger half is full, the older one is forgotten."""
+    """Replies by fields and key. When the younger half is full, the older one is dropped."""
 
     def __init__(self) -> None:
         self._young: _Seen = {}

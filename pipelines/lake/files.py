@@ -1,6 +1,6 @@
-"""Writing files that no reader ever sees half of.
+"""Writes files atomically: no reader ever sees a partial one.
 
-A file is written under a hidden name beside its place, synced, and renamed when the whole cycle is
+A file is written under a hidden name beside its target, synced, and renamed when the whole cycle is
 ready. Parquet pages carry checksums, and the file's own SHA-256 goes into the pipeline's state.
 """
 
@@ -34,7 +34,7 @@ PARTIAL_PREFIX: Final = "."
 PARTIAL_SUFFIX: Final = ".partial"
 ROWS_PER_GROUP: Final = 65_536
 BYTES_AT_ONCE: Final = 1 << 28
-"""Of a record batch that is written at once, at most; a column of texts takes no more than 2 GB."""
+"""The most bytes of a record batch that is written at once: a text column is limited to 2 GB."""
 
 
 @dataclass(frozen=True)

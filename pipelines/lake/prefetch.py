@@ -1,4 +1,4 @@
-"""Working ahead: the next items are made in a thread while the last one is dealt with."""
+"""Prefetching: a thread produces the next items while the caller processes the last one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _END: Final = object()
 
 
 def prefetched(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
-    """The same items, made by a thread of their own, which stays at most `ahead` in front.
+    """The same items, produced by a thread that is at most `ahead` items in front.
 
-    It pays where making and using an item both leave Python: one reads a database or computes in
-    DuckDB while the other writes Parquet. What goes wrong in the thread is raised here; when the
-    caller stops early, the thread does too.
+    This pays where producing and using an item both release the GIL: one reads a database or
+    computes in DuckDB while the other writes Parquet. Errors in the thread are raised here; when
+    the caller stops early, the thread does too.
     """
     made: queue.Queue[object] = queue.Queue(ahead)
     stopped = threading.Event()

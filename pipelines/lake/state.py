@@ -62,13 +62,13 @@ class PublishedFile:
 class PipelineState:
     """Reads and writes the state file; every method is one transaction.
 
-    A file of an older format is upgraded as it is opened.
+    A file of an older format is upgraded when it is opened.
 
     Raises:
         PipelineStateError: the file cannot be read or written.
-        DamagedStateError: it holds what no version writes.
+        DamagedStateError: its content is invalid.
         NewerFormatError: it was written by a newer version.
-        UnusablePathError: it is a folder or the like.
+        UnusablePathError: it is not a file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,17 +86,17 @@ class PipelineState:
         return self._path
 
     def offsets(self, reader: str) -> dict[str, int]:
-        """The last `seq` that `reader` has dealt with, by database; absent means none."""
+        """The last `seq` that `reader` has processed, by database; absent means none."""
         rows = self._query("SELECT database, seq FROM offsets WHERE reader = ?", reader)
         return {row["database"]: row["seq"] for row in rows}
 
     def bound_offsets(self, reader: str) -> dict[str, Offset]:
-        """The same with what binds each to its change log."""
+        """As `offsets`, each with the identity of its change log and row."""
         rows = self._query("SELECT * FROM offsets WHERE reader = ?", reader)
         return {r["database"]: Offset(r["seq"], r["identity"], r["nonce"]) for r in rows}
 
-    def streamed_positions(self) -> dict[str, Offset]:
-        """The furthest change of each log that the streamer has read, as far as is known."""
+    def streamed_offsets(self) -> dict[str, Offset]:
+        """The last change of each log that the streamer has read, as far as is known."""
         written, seen = self.bound_offsets(STREAM_READER), self.bound_offsets(SEEN_READER)
         beyond = {n: at for n, at in seen.items() if n not in written or at.seq > written[n].seq}
         return written | beyond
@@ -104,11 +104,9 @@ class PipelineState:
     def set_offsets(
         self, reader: str, offsets: Mapping[str, Offset], generation: str | None = None
     ) -> bool:
-        """Move the offsets of a reader that publishes no files.
+        """Move the offsets (by database) of a reader that publishes no files.
 
         Args:
-            reader: the reader's name.
-            offsets: its new offset by database.
             generation: the `generation` when the reader began. After a rebuild since, its offsets
                 are outdated and are not stored.
 
@@ -176,11 +174,8 @@ class PipelineState:
         """Record how a cycle ended.
 
         Args:
-            cycle: the number of the cycle.
-            now: UTC, naive.
-            report: what the cycle did, as JSON.
-            step: the step that failed.
-            error: why it failed; None if the cycle succeeded.
+            cycle, now, report: its number, its end (UTC, naive), what it did.
+            step, error: what failed, and why; None if it succeeded.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -225,13 +220,7 @@ class PipelineState:
     def files(
         self, kind: str, name: str | None = None, status: str = "live"
     ) -> list[PublishedFile]:
-        """Files of a kind (and name), oldest event time first.
-
-        Args:
-            kind: one of `KINDS`.
-            name: the log or view; None for all.
-            status: one of `STATUSES`.
-        """
+        """Files of one of `KINDS` (and a log or view), oldest event time first."""
         rows = self._query(
             "SELECT * FROM files WHERE status = ? AND kind = ? AND (? IS NULL OR name = ?) "
             "ORDER BY coalesce(min_time, ''), path",
@@ -244,13 +233,7 @@ class PipelineState:
             return [self._file(row) for row in rows]
 
     def add_pending(self, cycle: int, files: Sequence[PublishedFile], now: datetime) -> None:
-        """Record files before they are renamed into place.
-
-        Args:
-            cycle: the number of the cycle.
-            files: the files, not in place yet.
-            now: UTC, naive.
-        """
+        """Record a cycle's files before they are renamed into place, at `now` (UTC, naive)."""
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT INTO files (path, kind, name, cycle, rows, bytes, sha256, min_time, "
@@ -290,12 +273,9 @@ class PipelineState:
         """Make a cycle's files live, move the offsets and supersede old files: all or nothing.
 
         Args:
-            cycle: the number of the cycle.
-            now: UTC, naive.
-            reader: whose offsets move; None if none do.
-            offsets: the reader's new offset by database.
-            superseded: files that the new ones replace.
-            identities: of the files that are verified.
+            cycle, now: its number, the time (UTC, naive).
+            reader, offsets: whose offsets move (None if none do), and to where, by database.
+            superseded, identities: replaced files; identities of the verified ones.
             waiting: per view, the oldest and newest event time that still has to be materialized;
                 merged with what is already pending.
             late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.

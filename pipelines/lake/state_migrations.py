@@ -73,7 +73,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _DELETIONS,
     _FIELD_WORDS,
 )
-"""Statements by step; the first makes a new file, each later one takes the next format's."""
+"""Statements by step; the first creates a new file, each later one leads to the next format."""
 
 FORMAT: Final = len(STEPS)
 _UNNUMBERED: Final = frozenset(re.findall(r"CREATE TABLE (\w+)", " ".join(_FORMAT_1)))
@@ -97,7 +97,7 @@ def is_current(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def upgrade(connection: sqlite3.Connection, path: Path) -> None:
-    """Take the steps that the file lacks: all of them or none.
+    """Apply the steps that the file lacks: all of them or none.
 
     Raises:
         NewerFormatError: the file has a later format.
@@ -109,7 +109,7 @@ def upgrade(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _take_steps(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("BEGIN IMMEDIATE")  # whoever comes second waits, and finds it done
+    connection.execute("BEGIN IMMEDIATE")  # a second process waits, and finds it done
     with connection:
         (done,) = connection.execute("PRAGMA user_version").fetchone()
         if not done and _tables(connection):

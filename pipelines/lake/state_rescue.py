@@ -1,4 +1,4 @@
-"""What to say, and what to do, when data/pipeline_state.db cannot be used."""
+"""Errors and recovery when data/pipeline_state.db cannot be used."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def state_error(path: Path, error: sqlite3.Error) -> SynchroChainError:
 
 
 def set_damaged_aside(path: Path, read: Callable[[], object]) -> Path | None:
-    """Move a state that is damaged out of the way, for a new one to be made.
+    """Move a damaged state out of the way, so that a new one can be created.
 
     Args:
         path: the state.
-        read: reads all that is in it, and raises DamagedStateError if it does not make sense.
+        read: reads all of it, and raises DamagedStateError if the content is invalid.
 
     Returns:
-        Where it lies now; None if it is whole, or not there.
+        Its new path; None if it is whole, or does not exist.
 
     Raises:
-        NewerFormatError: it was written by a newer version, and is none of our business.
-        SynchroChainError: it cannot be read just now.
+        NewerFormatError: it was written by a newer version.
+        SynchroChainError: it cannot be read now.
     """
     check_sqlite_file(path)
     if not path.exists():
@@ -81,7 +81,7 @@ def set_damaged_aside(path: Path, read: Callable[[], object]) -> Path | None:
             return None
     names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
     aside = next(name for name in names if not name.exists())
-    for suffix in ("-wal", "-shm", ""):  # the database last: until then it is still to be moved
+    for suffix in ("-wal", "-shm", ""):  # the database last: a crash in between leaves it to move
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(f"{aside}{suffix}")
     return aside

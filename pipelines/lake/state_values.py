@@ -1,4 +1,4 @@
-"""What the columns of data/pipeline_state.db hold, and how it is written there."""
+"""Conversion of values to and from the columns of data/pipeline_state.db."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Cycle:
 
 
 def as_text(time: datetime) -> str:
-    """A time (UTC, naive) as text that sorts as times do."""
-    # What `_TIME_FORMAT` reads; strftime would leave out the zeros in front of an early year.
+    """A time (UTC, naive) as text that sorts by time."""
+    # As `_TIME_FORMAT`, but strftime omits the leading zeros of early years.
     return time.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def as_time(text: str) -> datetime:
-    """The time that such a text stands for.
+    """The inverse of `as_text`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not such a time.
     """
     return datetime.strptime(text, _TIME_FORMAT)
 

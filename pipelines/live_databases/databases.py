@@ -23,7 +23,7 @@ class LiveDatabases:
 
     @classmethod
     def open(cls, config: DataConfig) -> LiveDatabases:
-        """Open what `config` names; nothing is created inside the databases."""
+        """Open the databases of `config`; nothing is created inside them."""
         return cls(
             {
                 name: open_engine(config.database_url(name), config.busy_timeout)
@@ -32,7 +32,7 @@ class LiveDatabases:
         )
 
     def create(self) -> None:
-        """Make the schema of all four where it is not there yet.
+        """Create the schema of all four where it is missing.
 
         Raises:
             ContractError: a table has lost triggers or columns.
@@ -42,10 +42,10 @@ class LiveDatabases:
             check_contract(engine, METADATA[name])
 
     def check_triggers(self) -> None:
-        """Make sure that no table has lost the triggers that record its changes.
+        """Check that no table has lost the triggers that record its changes.
 
         Raises:
-            TriggersError: one has, so changes may be missing from all that is derived.
+            TriggersError: one has, so features may lack changes.
             LiveDatabaseError: a database cannot be read.
         """
         for name, engine in self.engines.items():
@@ -53,7 +53,7 @@ class LiveDatabases:
                 check_contract(engine, METADATA[name])
             except TriggersError:
                 raise
-            except ContractError:  # whoever needs what is missing says so
+            except ContractError:  # reported by those that need the table
                 continue
 
     def __getitem__(self, name: str) -> sa.Engine:

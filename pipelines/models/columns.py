@@ -19,7 +19,13 @@ Floats = NDArray[np.float64]
 def never_known(
     columns: Mapping[str, Any], names: Iterable[str], rows: NDArray[np.bool_]
 ) -> list[str]:
-    """The numeric columns among `names` that have no value in any of the rows."""
+    """The numeric columns that have no value in any of the rows.
+
+    Args:
+        columns: by name, equally long.
+        names: of the columns to check.
+        rows: (N,) mask.
+    """
     return [n for n in names if np.isnan(np.asarray(columns[n], dtype=np.float64)[rows]).all()]
 
 

@@ -59,9 +59,12 @@ STOCK: Final = (
 def encode_fixed(
     config: FulfilmentConfig, columns: Columns, regions: Sequence[str]
 ) -> NDArray[np.float32]:
-    """(…, len(FIXED) + len(regions)) numbers of about unit size; what is unknown is guessed mildly.
+    """(…, len(FIXED) + len(regions)) inputs of about unit size; unknown values get a typical one.
 
-    The last ones say in which of `regions` the warehouse stands.
+    Args:
+        config: of the game.
+        columns: of the options, by name.
+        regions: of warehouses; the last inputs are one-hot over them.
     """
     dollars = fixed_parts(config, columns)
     hour = _known(columns, "hour_of_day", 12.0)

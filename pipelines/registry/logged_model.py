@@ -24,10 +24,15 @@ SERVICE_TAG: Final = "feast.feature_service"
 
 
 def check_round_trip(package: Path, example: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
-    """Compare what a saved model answers to its example with what the model itself did.
+    """Check that a saved model answers its example as the model itself did.
+
+    Args:
+        package: the saved model's folder.
+        example: a few rows of input, equally long columns.
+        outcome: the model's own output for them.
 
     Raises:
-        BrokenModelError: it does not load, or answers otherwise.
+        BrokenModelError: it does not load, or answers differently.
     """
     answered = outputs_of(read_package(package), as_inputs(example))
     for name, wanted in outcome.items():
@@ -54,8 +59,17 @@ def log_package(
 ) -> tuple[str, str]:
     """Store a package as a pyfunc model of a run, with its signature and the example.
 
+    Args:
+        client: MLflow's.
+        package: the saved model's folder.
+        model: one of MODELS.
+        kind: its packaging kind.
+        run_id: the MLflow run.
+        example: a few rows of input, equally long columns.
+        outcome: the model's output for them.
+
     Returns:
-        The logged model's id, and where its artifacts lie.
+        The logged model's id, and the path of its artifacts.
 
     Raises:
         UnknownNameError: there is no such run.

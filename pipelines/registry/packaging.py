@@ -1,6 +1,6 @@
-"""A served model as files: a folder with its weights and `model.json`, which says what it is.
+"""A served model as files: a folder with its weights and `model.json`, its description.
 
-No pickle is involved: whoever can write the folder cannot make the reader run code. MLflow stores
+There is no pickle, so that reading a folder never runs code from it. MLflow stores
 the folder as the artifact of a pyfunc model, so anyone can load it with MLflow alone.
 """
 
@@ -56,6 +56,11 @@ class BrokenModelError(SynchroChainError):
 
 def write_package(model: Any, kind: str, folder: Path) -> None:
     """Save a model with its description into a new folder.
+
+    Args:
+        model: has `save(folder)`.
+        kind: one of KINDS.
+        folder: does not exist yet.
 
     Raises:
         UnknownNameError: there is no such kind.

@@ -84,7 +84,12 @@ def contract_of(model: str) -> Contract:
 
 
 def check_columns(model: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Compare an example's columns with what the model is asked and answers.
+    """Check an example's columns against the model's contract.
+
+    Args:
+        model: one of MODELS.
+        inputs: the example's input columns.
+        outputs: its output columns.
 
     Raises:
         BrokenModelError: a column is missing or not in the contract.
@@ -106,7 +111,13 @@ def check_columns(model: str, inputs: Mapping[str, Any], outputs: Mapping[str, A
 def signature_of(
     model: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
 ) -> ModelSignature:
-    """MLflow's signature for a version whose example has these columns."""
+    """MLflow's signature for a version whose example has these columns.
+
+    Args:
+        model: one of MODELS.
+        inputs: the example's input columns.
+        outputs: its output columns.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 

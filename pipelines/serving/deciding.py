@@ -49,9 +49,10 @@ _FEATURES: Final = (
 
 @dataclass(frozen=True)
 class Case:
-    """One order, completed, with the ways it can go and what is read for them.
+    """One completed order with its fulfilment options.
 
-    `places` are the distinct (warehouse, route) of the ways; `place_of` has by way which one.
+    `places` are the distinct (warehouse, route) of the options; `place_of` has by option its index
+    in `places`.
     """
 
     order: Order
@@ -62,7 +63,12 @@ class Case:
 
 
 def case_of(order: Order, reference: Reference, at_most: int) -> Case:
-    """Complete an order and lay out its ways.
+    """Complete an order and list its fulfilment options.
+
+    Args:
+        order: as it came in.
+        reference: looks up products, regions and routes.
+        at_most: the most warehouses.
 
     Raises:
         OrderError: it cannot be decided.
@@ -294,7 +300,14 @@ class Round:
 def states_of(
     read: OnlineRows, view: str, max_age: float | None, rows: Sequence[int] | None = None
 ) -> list[State]:
-    """Whether rows of a view count; stale also by the age that is set for it."""
+    """Whether rows of a view count.
+
+    Args:
+        read: the result of a read.
+        view: the view.
+        max_age: seconds beyond which a row is stale; None for the time to live only.
+        rows: indices; None for all.
+    """
     known = read.views[view]
     oldest = 0.0 if max_age is None else read.read_at - max_age
     return [

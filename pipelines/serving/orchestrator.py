@@ -96,7 +96,13 @@ class ModelOrchestrator:
     def open(
         cls, data: DataConfig, batch: BatchConfig, options: ServingOptions | None = None
     ) -> Self:
-        """For a data directory; nothing is read before `start`."""
+        """Create it for a data directory; nothing is read before `start`.
+
+        Args:
+            data: the live databases and Redis.
+            batch: the data directory.
+            options: of serving; None for the defaults.
+        """
         options = options or ServingOptions()
         return cls(
             LiveDatabases.open(data),
@@ -109,7 +115,7 @@ class ModelOrchestrator:
     def start(self) -> None:
         """Open the store, read the network, load the models, and keep all of it up to date.
 
-        Takes seconds. What is merely away (Redis, the registry) is tried again later.
+        Takes seconds. An unavailable Redis or registry is retried later.
 
         Raises:
             NotReadyError: the feature repository was never applied here.

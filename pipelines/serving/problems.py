@@ -72,7 +72,13 @@ TITLES: Final = {
 
 
 def problem(status: int, detail: str, errors: list[FieldProblem] | None = None) -> JSONResponse:
-    """The response for an error."""
+    """The response for an error.
+
+    Args:
+        status: the HTTP status.
+        detail: one line.
+        errors: of fields, if there are any.
+    """
     title = TITLES.get(status, "Error")
     body = Problem(title=title, status=status, detail=detail, errors=errors or [])
     headers = RETRY_AFTER if status == 503 else None

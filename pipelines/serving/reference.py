@@ -191,6 +191,11 @@ class Reference:
     def candidates(self, region: str, product: Product, at_most: int) -> list[Candidate]:
         """The nearest warehouses that deliver to a region and carry a product.
 
+        Args:
+            region: the destination.
+            product: the product.
+            at_most: the most warehouses.
+
         Raises:
             UnservedOrderError: there are none.
         """

@@ -94,7 +94,7 @@ def _serve(
 
 
 def configuration(app: Any) -> Any:
-    """uvicorn's configuration: clients that are slow or many hold nobody else up."""
+    """uvicorn's configuration: slow or many clients must not delay others."""
     import uvicorn
 
     from pipelines.serving.connections import KEEP_ALIVE_SECONDS, Connection
@@ -114,9 +114,14 @@ def configuration(app: Any) -> Any:
 def listen(host: str, port: int, *, insecure: bool = False) -> socket.socket:
     """A socket that listens on an address.
 
+    Args:
+        host: a name or an IP address.
+        port: 0 for any free one.
+        insecure: whether other machines may reach it.
+
     Raises:
-        UsageError: it cannot, for instance because somebody else does; or other machines could
-            reach it, and that was not asked for.
+        UsageError: the address cannot be used, for example because it is in use; or other machines
+            could reach it without `insecure`.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

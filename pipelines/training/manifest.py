@@ -58,6 +58,12 @@ def write_manifest(source: TrainingSource, folder: Path, *, task: str, quick: bo
     It holds for each retrieval the feature service, the number of rows and a digest per column;
     the digest of each service's definition and of the registry file; the published files with
     their checksums; and the version of the code.
+
+    Args:
+        source: with the retrievals made so far.
+        folder: where to write to.
+        task: the task's name.
+        quick: whether the data set is a smaller one.
     """
     (folder / "entities").mkdir(parents=True)
     retrievals = []
@@ -93,7 +99,12 @@ def write_manifest(source: TrainingSource, folder: Path, *, task: str, quick: bo
 
 
 def rebuild(config: BatchConfig, run_id: str, folder: Path) -> RebuildReport:
-    """Retrieve an old run's data set anew from its manifest in `folder`, and compare.
+    """Retrieve an old run's data set anew from its manifest, and compare.
+
+    Args:
+        config: the data directory.
+        run_id: the MLflow run.
+        folder: with the manifest and entity dataframes.
 
     Raises:
         CorruptFileError: the manifest or an entity dataframe is missing or cannot be read.

@@ -28,12 +28,18 @@ def room() -> int:
 
 
 def amount(size: float) -> str:
-    """Bytes for people."""
+    """A number of bytes, formatted."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def too_large(what: str, needed: float, free: float) -> str:
-    """The line that refuses: the shop's property, the estimate, what to do."""
+    """The error message: the data, the estimate, and what to do.
+
+    Args:
+        what: the data, in words.
+        needed: bytes, estimated.
+        free: bytes that may be used.
+    """
     return (
         f"{what} would take about {amount(needed)} of memory to train on, and {amount(free)} may "
         "be used here: train on a machine with more memory"

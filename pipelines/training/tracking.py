@@ -32,7 +32,13 @@ class TrackedRun:
     run_id: str
 
     def log_data(self, source: TrainingSource, task: Task, *, quick: bool) -> None:
-        """The manifest and the entity dataframes of what was retrieved."""
+        """Log the manifest and the entity dataframes of all retrievals.
+
+        Args:
+            source: with the retrievals made so far.
+            task: the task.
+            quick: whether the data set is a smaller one.
+        """
         with tempfile.TemporaryDirectory() as folder:
             write_manifest(source, Path(folder) / DATASET, task=task.name, quick=quick)
             with self.store.client(writes=True) as client:
@@ -96,7 +102,12 @@ def tracked_run(config: BatchConfig, task: Task) -> Iterator[TrackedRun]:
 
 
 def fetch_manifest(config: BatchConfig, run_id: str, folder: Path) -> Path:
-    """Copy the data set's manifest and entity dataframes of a run into `folder`.
+    """Copy the data set's manifest and entity dataframes of a run into a folder.
+
+    Args:
+        config: the data directory.
+        run_id: the MLflow run.
+        folder: where to copy to.
 
     Raises:
         UnknownNameError: there is no such run, or it has no manifest.

@@ -104,13 +104,14 @@ def match(views: Sequence[ViewRead], span: tuple[int, int] | None, cut_off: bool
 
 
 def ties(i: int, view: ViewRead) -> tuple[str, str] | None:
-    """For a view whose rows may share an event time: whether that matters, and what mends it.
+    """For a view whose rows may share an event time: a check for ties, and their resolution.
 
-    An ASOF join takes any of them. Looking for them among the rows that were matched is much less
-    work than leaving one row of each event time beforehand.
+    An ASOF join takes any of them. Finding them among the matched rows is much cheaper than keeping
+    one row of each event time beforehand.
 
     Args:
-        i: the view's place among those that were matched without a cut-off.
+        i: the view's index among those that were matched without a cut-off.
+        view: the view.
 
     Returns:
         A query for one boolean, and a statement that puts the newest created row in its place;

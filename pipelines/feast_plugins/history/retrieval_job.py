@@ -80,7 +80,7 @@ class EntityFrame:
 
 
 class _Steps(NamedTuple):
-    """Statements of a run; `ties` are checks, each with what to do where it is true."""
+    """Statements of a run; `ties` are checks, each with the statement to run where it is true."""
 
     match: str
     ties: Sequence[tuple[str, str]]
@@ -265,7 +265,7 @@ class PointInTimeJob(RetrievalJob):
 
     @contextmanager
     def _prepared(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, _Steps]]:
-        """A connection with the entity rows, and what is to be run there."""
+        """A connection with the entity rows, and the statements to run."""
         with connect(self._config) as connection:
             # DuckDB cannot know how many rows a view will leave for a few entity rows: compared
             # one by one, these take minutes where a sort takes a second.

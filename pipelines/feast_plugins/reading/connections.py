@@ -1,4 +1,4 @@
-"""Many HMGETs in one round trip, without redis-py's work per command."""
+"""Many HMGETs in one round trip, without redis-py's overhead per command."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class ReadConnections:
         self._process = os.getpid()
 
     def ask(self, packed: bytes, replies: int) -> list[Reply]:
-        """Send packed commands, read that many replies; an empty one of a key that is no hash.
+        """Send packed commands, read that many replies; an empty one for a key that is not a hash.
 
         Raises:
-            redis.RedisError: as it comes; the connection is closed then.
+            redis.RedisError: as raised by the client; the connection is closed.
         """
         connection = self._take()
         try:
@@ -41,7 +41,7 @@ class ReadConnections:
                 connection.disconnect()
                 found = _exchange(connection, packed, replies)
         except BaseException:
-            connection.disconnect()  # what it may still answer belongs to nobody
+            connection.disconnect()  # drop late replies
             raise
         finally:
             self._idle.append(connection)

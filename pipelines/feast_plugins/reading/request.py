@@ -52,7 +52,7 @@ class ReadRequest(NamedTuple):
 
 
 def read_request(plan: ReadPlan, entity_rows: Any) -> ReadRequest | None:
-    """The request, or None for one that is left to Feast: unusual, incomplete or wrong.
+    """The request, or None if Feast has to handle it: unusual, incomplete or invalid.
 
     Raises:
         UsageError: a key is null, or not of its type.

@@ -51,7 +51,7 @@ class ColumnarResponse(OnlineResponse):
     """An `OnlineResponse` whose protobuf message is made when it is first looked at.
 
     Attributes:
-        read_mode: where the values come from, Redis or what was seen last.
+        read_mode: where the values come from, Redis or last known values.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ColumnarResponse(OnlineResponse):
         return [n for n in self._request.given if n in plan.join_keys or n in plan.returned]
 
     def _copied(self, columns: Columns) -> Columns:
-        """The same values, for somebody who may change them."""
+        """Copies of the values, which the caller may change."""
         changeable = self._plan.changeable
         return {
             name: deepcopy(values) if name in changeable else list(values)

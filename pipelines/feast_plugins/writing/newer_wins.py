@@ -3,8 +3,8 @@
 Feast's layout: a hash per entity key; per view a field with the event time, a serialized protobuf
 Timestamp (field 1 seconds, field 2 nanos, both varints), and a field per feature. Beside it we
 keep `_created:<view>`: the event time again, then the created timestamp as 20 digits of
-microseconds. Whoever reads Feast's layout does not see that field; if another writer has replaced
-the row since, its event time differs from Feast's field and it counts for nothing.
+microseconds. Readers of Feast's layout do not see that field; if another writer has replaced the
+row since, its event time differs from Feast's field and it is ignored.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-# Whether the hash `key` holds a newer row, and whether what it holds is damaged: fields of the
-# event and the created timestamp, new values. Whatever bytes are stored, it raises nothing on their
-# account: an event time that is none is replaced by any row, a created timestamp that is none by
-# any of the same event time, and a key that holds no hash is removed.
+# Whether the hash `key` holds a newer row, and whether that is damaged; arguments: the fields of
+# the event time and the created timestamp, the new values. Stored bytes never raise an error: any
+# row replaces an invalid event time, any row of the same event time an invalid created timestamp,
+# and a key that is not a hash is removed.
 _HOLDS_NEWER: Final = """
 local call, pcall, unpack = redis.call, redis.pcall, unpack
 local function varint(text, at)

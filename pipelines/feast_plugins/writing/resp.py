@@ -21,7 +21,7 @@ from pipelines.feast_plugins.writing import binary_arrays
 from pipelines.feast_plugins.writing.binary_arrays import Integers, data_of, joined
 
 BYTES_AT_ONCE: Final = 1 << 17
-PARTS_UNDER_WAY: Final = 2  # so that the server has work while we read what it answered before
+PARTS_UNDER_WAY: Final = 2  # so that the server works while we read earlier replies
 
 _SHORT: Final = 1024
 
@@ -82,7 +82,7 @@ def exchange(client: redis.Redis, commands: Commands) -> list[Any]:
             lambda: _talk(connection, commands), lambda _: connection.disconnect()
         )
     except BaseException:
-        connection.disconnect()  # replies may be under way, which nobody else must read
+        connection.disconnect()  # late replies must not reach the next user
         raise
     finally:
         pool.release(connection)

@@ -69,7 +69,15 @@ class Usual:
     def outputs(
         self, columns: Columns, *, late: Floats, index: Floats, risk: Floats, carbon: Floats
     ) -> dict[str, NDArray[Any]]:
-        """The signature's outputs, each (N,)."""
+        """The signature's outputs, each (N,).
+
+        Args:
+            columns: the routes, with `base_hours` and `mode`.
+            late: (N,) probability, 0–1.
+            index: (N,) delay index, 0–1.
+            risk: (N,) expected delay_risk, 0–1.
+            carbon: (N,) kg CO2e per shipment.
+        """
         index = np.clip(index, 0.0, 1.0)
         base = floats(columns["base_hours"])
         base = np.where(base > 0, base, self.base_hours)

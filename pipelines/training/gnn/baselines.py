@@ -25,7 +25,13 @@ _LEAST_KG: Final = 1e-6
 
 
 def usual(data: Dataset, train: NDArray[np.bool_], weights: Floats) -> Usual:
-    """Means by mode over the training shipments; `weights` (N,) multiply them."""
+    """Means by mode over the training shipments.
+
+    Args:
+        data: of snapshots.
+        train: (N,) rows to learn from.
+        weights: (N,) factors of the rows' shipments.
+    """
     shipments = data.labels["shipments"] * np.where(train, weights, 0.0)
     mode = np.asarray(data.columns["mode"], dtype=object)
 
@@ -56,7 +62,16 @@ def boosting(
     neighbours: bool,
     seed: int,
 ) -> GradientBoosting:
-    """Trees for each output; squared error, whose minimum is the mean, and gamma for carbon."""
+    """Trees for each output; squared error, whose minimum is the mean, and gamma for carbon.
+
+    Args:
+        data: of snapshots.
+        train: (N,) rows to learn from.
+        weights: (N,) factors of the rows' shipments.
+        habits: means by mode, see `usual`.
+        neighbours: whether inputs include the neighbours' conditions.
+        seed: of the trees.
+    """
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     seen = GradientBoosting.inputs(data.columns, neighbours=neighbours)

@@ -128,7 +128,12 @@ def of_predictor(predictor: Predictor, data: Dataset) -> Evaluation:
 def r2(truth: Floats, forecast: Floats, weight: Floats) -> float:
     """1 - weighted squared error over weighted variance about the hold-out's own mean.
 
-    NaN where nothing weighs anything, or nothing varies.
+    NaN without weight or variance.
+
+    Args:
+        truth: (rows,).
+        forecast: (rows,).
+        weight: (rows,) the rows' shipments.
     """
     if not weight.any():
         return float("nan")
@@ -155,7 +160,13 @@ def auc(score: Floats, late: Floats, weight: Floats) -> float:
 
 
 def reliability(forecast: Floats, late: Floats, weight: Floats) -> list[tuple[float, float, float]]:
-    """(mean forecast, share late, shipments) in bins of about as many shipments each."""
+    """(mean forecast, share late, shipments) in bins of about equally many shipments.
+
+    Args:
+        forecast: (rows,) probability of being late.
+        late: (rows,) share of the row's shipments that were late.
+        weight: (rows,) the rows' shipments.
+    """
     order = np.argsort(forecast, kind="stable")
     place = np.cumsum(weight[order]) / weight.sum()
     number = np.minimum((place * _BINS).astype(np.int64), _BINS - 1)
@@ -170,7 +181,11 @@ def reliability(forecast: Floats, late: Floats, weight: Floats) -> list[tuple[fl
 
 
 def calibration_error(forecast: Floats, late: Floats, weight: Floats) -> float:
-    """Expected calibration error over the bins of `reliability`."""
+    """Expected calibration error over the bins of `reliability`.
+
+    Args:
+        forecast, late, weight: as for `reliability`.
+    """
     bins = np.array(reliability(forecast, late, weight))
     return float(np.average(np.abs(bins[:, 0] - bins[:, 1]), weights=bins[:, 2]))
 

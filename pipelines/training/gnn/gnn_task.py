@@ -69,10 +69,15 @@ class GnnTask:
     def dataset(
         self, source: TrainingSource, *, quick: bool, since: datetime | None = None
     ) -> Dataset:
-        """Snapshots of the network with what came of each route's next 24 hours.
+        """Snapshots of the network with labels of each route's next 24 hours; see `Task.dataset`.
+
+        Args:
+            source: of logs and features.
+            quick: fewer snapshots.
+            since: only labels that became known after this time (UTC, naive).
 
         Raises:
-            TrainingDataError: there are too few.
+            TrainingDataError: there are too few labels.
         """
         return build(source, quick=quick, since=since)
 
@@ -89,6 +94,13 @@ class GnnTask:
 
         The first seed learns from all training days, each further one from a part of them drawn
         anew; initialisation, order and the shuffled edges change with the seed too.
+
+        Args:
+            data: from `dataset`.
+            seeds: one fit each.
+            quick: recorded in the settings.
+            progress: see `Progress`.
+            config: sizes and rates; None for the defaults.
 
         Raises:
             TrainingDataError: one side of the split is empty.

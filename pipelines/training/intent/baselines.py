@@ -68,7 +68,12 @@ def base_rate(train: Rows) -> BaseRate:
 
 
 def gradient_boosting(train: Rows, validation: Rows, seed: int) -> GradientBoosting:
-    """The best of a few settings in validation, calibrated there."""
+    """The best of a few settings in validation, calibrated there.
+
+    Args:
+        train, validation: rows with labels.
+        seed: of the trees.
+    """
     label, weight = validation.purchase.astype(float), validation.weight
     seen = no_column_of_nulls(train.features)
     tried = []
@@ -178,7 +183,14 @@ def last_event(sequences: Sequences, train: Rows) -> LastEvent:
 
 
 def markov(sequences: Sequences, train: Rows, columns: Columns, validation: Rows) -> Markov:
-    """Transition frequencies, one more of each seen; calibrated in validation."""
+    """Log-odds of transitions with add-one smoothing, calibrated in validation.
+
+    Args:
+        sequences: of the training rows.
+        train: the training rows.
+        columns: of the validation rows.
+        validation: the validation rows.
+    """
     size = len(ACTIONS)
     tables = []
     for outcome in (True, False):

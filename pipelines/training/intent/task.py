@@ -94,6 +94,11 @@ class IntentTask:
     ) -> Dataset:
         """Prefixes of finished sessions; `quick` takes 20,000 sessions, evenly over time.
 
+        Args:
+            source: of logs and features.
+            quick: fewer sessions.
+            since: only outcomes that became known after this time (UTC, naive).
+
         Raises:
             TrainingDataError: there are too few sessions or purchases, or too many.
             LeakError: a row contains data from after its event time.
@@ -104,6 +109,12 @@ class IntentTask:
         self, data: Dataset, *, seeds: Sequence[int], quick: bool, progress: Progress
     ) -> Trained:
         """Fit everything once per seed; a seed draws the hold-out's users and the weights.
+
+        Args:
+            data: from `dataset`.
+            seeds: one fit each.
+            quick: fewer members and epochs.
+            progress: see `Progress`.
 
         Raises:
             TrainingDataError: a part of a split is empty.

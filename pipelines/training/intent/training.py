@@ -143,14 +143,26 @@ def forecasts(network: nn.Module, windows: Windows) -> tuple[Floats, Floats, Flo
 
 
 def weighted_log_loss(probability: Floats, label: Floats, weight: Floats) -> float:
-    """Mean log loss of the purchase."""
+    """Mean log loss of the purchase.
+
+    Args:
+        probability: (rows,) forecast, 0–1.
+        label: (rows,) 0 or 1.
+        weight: (rows,).
+    """
     kept = np.clip(probability, 1e-6, 1 - 1e-6)
     losses = -(label * np.log(kept) + (1 - label) * np.log(1 - kept))
     return float((losses * weight).sum() / weight.sum())
 
 
 def calibrate(logit: Floats, label: Floats, weight: Floats) -> Calibration:
-    """Platt's scaling by maximum likelihood; as it was if there is no purchase to learn from."""
+    """Platt scaling by maximum likelihood; the identity if all labels are equal.
+
+    Args:
+        logit: (rows,) log-odds.
+        label: (rows,) 0 or 1.
+        weight: (rows,).
+    """
     if not 0 < label.mean() < 1:
         return Calibration()
 

@@ -79,7 +79,15 @@ def _period(
 def deal(
     history: History, period: Period, config: FulfilmentConfig, seed: tuple[int, ...], count: int
 ) -> FulfilmentGame:
-    """A game of `count` episodes; the same seed gives the same demand and supply."""
+    """A game of episodes; the same seed gives the same demand and supply.
+
+    Args:
+        history: the shop with its recorded orders.
+        period: the days and orders to draw from.
+        config: of the game.
+        seed: of the draws.
+        count: number of episodes.
+    """
     rng = np.random.default_rng(seed)
     episodes = draw_episodes(history.shop, period.lines, config, rng, count, period.days)
     return FulfilmentGame(history.shop, config, episodes)

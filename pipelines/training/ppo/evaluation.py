@@ -85,6 +85,14 @@ def compare(
     """Play the hold-out by the given policies and by the simple ones.
 
     The rolling programme plays the first few episodes only: it solves hundreds of programmes.
+
+    Args:
+        history: the shop with its recorded orders.
+        train: the period from which the rolling programme draws demand.
+        game: the hold-out's episodes.
+        policies: by name.
+        weights: of the greedy rule.
+        seed: of random policies and draws.
     """
     outcomes = {name: play(game, policy) for name, policy in policies.items()}
     outcomes |= {name: play(game, policy) for name, policy in SIMPLE.items()}

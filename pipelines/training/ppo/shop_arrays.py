@@ -24,14 +24,20 @@ _PRIOR_SHIPMENTS: Final = 8.0  # by which few shipments are drawn to their route
 _PRIOR_ROUTE: Final = 20.0  # and a route's to its mode's
 _LONGEST_DELAY: Final = 96.0  # hours; or one shipment of freight's tail would make a route's day
 _PRIOR_UNITS: Final = 0.5  # that every product is taken to have sold beyond its sales
-_USUAL_LEAD_DAYS: Final = 7.0  # where nobody is known to deliver
+_USUAL_LEAD_DAYS: Final = 7.0  # where no supplier is known
 
 
 def true_delays(tables: Tables, origin: np.datetime64, looks: int, hours: int) -> Floats:
     """(looks, routes) mean delay of the shipments that left in the 24 hours after a look.
 
-    Few shipments are drawn to their route's mean, and routes of few shipments to their mode's. What
-    is not there yet at the end of the log counts as arriving then.
+    Means of few shipments shrink to their route's mean, and those of routes with few shipments to
+    their mode's. A shipment under way at the end of the log counts as arriving then.
+
+    Args:
+        tables: the shop's tables.
+        origin: time of the first look, UTC.
+        looks: number of looks.
+        hours: between two looks.
     """
     routes, ahead = tables.routes, _AHEAD_HOURS // hours
     number = pd.Index(routes.route_id).get_indexer(tables.shipped.route_id)
@@ -63,7 +69,17 @@ def shop_of(
     truth: Floats,
     look_hours: int,
 ) -> Shop:
-    """Put places, goods and routes into arrays."""
+    """Build the arrays of places, goods and routes.
+
+    Args:
+        tables: the shop's tables.
+        orders: usable orders, for the demand.
+        conditions: (looks, routes) by feature of route_conditions.
+        expected: (looks, routes) forecast hours of delay.
+        late: (looks, routes) forecast probability of a delay.
+        truth: (looks, routes) mean hours of delay.
+        look_hours: hours between two looks.
+    """
     routes, products, outbound = tables.routes, tables.products, tables.outbound
     warehouses = tables.warehouses.warehouse_id.tolist()
     regions = sorted(outbound.destination_id.unique())

@@ -74,7 +74,13 @@ class PpoTask:
     def dataset(
         self, source: TrainingSource, *, quick: bool, since: datetime | None = None
     ) -> Dataset:
-        """The shop's history; `quick` changes nothing, as the logs are read whole."""
+        """The shop's history.
+
+        Args:
+            source: of logs and features.
+            quick: fewer episodes in `evaluate`; the logs are read whole.
+            since: only orders placed after this time (UTC, naive).
+        """
         history = read_history(source, since=since, intent=self.intent, delay=self.delay)
         lines = history.lines
         columns = {
@@ -93,7 +99,14 @@ class PpoTask:
     def train(
         self, data: Dataset, *, seeds: Sequence[int], quick: bool, progress: Progress
     ) -> Trained:
-        """Fit greedy weights and an agent per seed, and compare them on that seed's hold-out."""
+        """Fit greedy weights and an agent per seed, and compare them on that seed's hold-out.
+
+        Args:
+            data: from `dataset`.
+            seeds: one fit each.
+            quick: fewer steps and episodes.
+            progress: see `Progress`.
+        """
         runs: list[_Run] = []
         for number, seed in enumerate(seeds):
 
