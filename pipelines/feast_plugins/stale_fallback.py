@@ -124,7 +124,7 @@ class StaleFallback:
         with self._lock:
             if self._failed is None:
                 self._outages += 1
-                logger.warning("online reads answer from what was seen last: %s", error)
+                logger.warning("online reads answer with last known values: %s", error)
             self._failed = self._clock()
             self._error = str(error)
 

@@ -16,7 +16,7 @@ class ServingOptions:
     Attributes:
         max_warehouses: nearest warehouses among which is chosen.
         outlook_age: the network's snapshot is renewed when it is older.
-        stale_after: a snapshot older than this is stale, and so is what was seen last when Redis
+        stale_after: a snapshot older than this is stale, and so are last known values when Redis
             has been away for longer.
         reference_age: how often the live databases are asked whether routes or products changed.
         poll: how often the registry's aliases are looked at.

@@ -263,7 +263,7 @@ class ModelOrchestrator:
         snapshot = self.outlook.snapshot
         if not reasons and snapshot is not None:
             if snapshot.read_mode != "redis":
-                reasons.append("Redis is away: decisions are made from what was seen last")
+                reasons.append("Redis is away: decisions are made from last known values")
             age = snapshot.age(unix_now())
             if age > self.options.stale_after:
                 reasons.append(f"the network has not been read for {age:.0f} s")

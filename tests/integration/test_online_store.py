@@ -204,7 +204,7 @@ def test_a_direct_read_expires_too(store: Any, route: str) -> None:
 def test_reads_survive_a_dead_server(
     store: Any, folder: Path, route: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They answer from what was seen last and say so; a caller may ask for an error instead."""
+    """They answer with last known values and say so; a caller may ask for an error instead."""
     now = [0.0]
     ours = online_store(store)
     ours.stale_fallback = StaleFallback(clock=lambda: now[0])
@@ -223,7 +223,7 @@ def test_reads_survive_a_dead_server(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "_plan", lambda *_: None)  # Feast's own way of reading
         assert congestion(store, route) == 1.0
-    assert [r for r in caplog.messages if "seen last" in r] == caplog.messages
+    assert [r for r in caplog.messages if "last known values" in r] == caplog.messages
     assert len(caplog.messages) == 1
     with errors_instead_of_stale_values(), pytest.raises(RedisUnavailableError):
         read(store, route)
