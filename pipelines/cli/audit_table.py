@@ -34,13 +34,11 @@ def print_live_audit(report: LiveAudit) -> None:
     print_table("live tables against their logs", [*headings, "too old", "same digest"], rows)
     for name, table in report.tables.items():
         if table.keys:
-            answers.print(Text(f"{name}, some that differ: {', '.join(table.keys)}"))
+            answers.print(f"{name}, some that differ: {', '.join(table.keys)}")
         if table.not_comparable:
             answers.print(
-                Text(
-                    f"{name}: {table.not_comparable:,} rows are older than what the logs hold, so "
-                    "they were not compared"
-                )
+                f"{name}: {table.not_comparable:,} rows are older than what the logs hold, so they "
+                "were not compared"
             )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from pipelines.cli.layout import answer_rows
 from pipelines.cli.options import AsJson, DataDir
 
 Keys = Annotated[int, typer.Option(min=1000, help="Keys that are materialized.")]
@@ -68,7 +69,7 @@ def batch(
     if as_json:
         print_json(found)
     else:
-        print_table("batch flow", ["figure", "value"], [list(i) for i in found.items()])
+        print_table("batch flow", ["figure", "value"], answer_rows(found))
 
 
 def freshness(
@@ -93,7 +94,7 @@ def freshness(
     if as_json:
         print_json(found)
     else:
-        print_table("freshness", ["figure", "value"], [list(i) for i in found.items()])
+        print_table("freshness", ["figure", "value"], answer_rows(found))
 
 
 def decide(
@@ -120,7 +121,7 @@ def decide(
     for name, values in found.items():
         if isinstance(values, dict):
             title = name.replace("_", " ")
-            print_table(title, ["part", "value"], [list(item) for item in values.items()])
+            print_table(title, ["part", "value"], answer_rows(values))
 
 
 def materialize(
@@ -205,7 +206,7 @@ def _measured(parts: Sequence[str], path: Path | None, as_json: bool, **sizes: i
 
 
 def _answer(found: dict[str, Any], as_json: bool) -> None:
-    from pipelines.cli.console import print_json, print_table
+    from pipelines.cli.console import answers, print_json, print_table
 
     if as_json:
         print_json(found)
@@ -230,7 +231,7 @@ def _answer(found: dict[str, Any], as_json: bool) -> None:
     print_table("targets", ["ratio", "measured", "must", "aim", ""], targets)
     for part, name, text in SETTINGS:
         if part in found:
-            typer.echo(f"{text}: {_words(found[part][name])}")
+            answers.print(f"{text}: {_words(found[part][name])}")
 
 
 def _words(setting: Any) -> str:

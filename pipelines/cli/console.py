@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,10 +17,10 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
-from pipelines.printable import json_text, printable, shown
+from pipelines.cli.layout import Column, laid_out, lines_of, wrapped
+from pipelines.printable import json_text, printable
 
 
 class _Plain(Console):
@@ -35,7 +34,20 @@ class _Plain(Console):
         return super().render_str(printable(text, lines=True), **style)
 
 
-answers = _Plain()
+class _Answers(_Plain):
+    """Where answers go: sentences break between words, and a path that is too long not at all."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does; text is laid out for the width of the terminal."""
+        laid = [
+            Text(wrapped(printable(one, lines=True), self.width)) if isinstance(one, str) else one
+            for one in objects
+        ]
+        whole: dict[str, Any] = {"no_wrap": True, "overflow": "ignore", "crop": False}
+        super().print(*laid, **(whole | options))
+
+
+answers = _Answers()
 messages = _Plain(stderr=True)
 
 
@@ -45,21 +57,28 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
-    """Print a table, narrow enough for a small terminal, with number columns to the right."""
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for index, heading in enumerate(headings):
-        numbers = rows and all(isinstance(row[index], int | float | None) for row in rows)
-        made.add_column(
-            heading,
-            justify="right" if numbers else "left",
-            overflow="fold",
-            no_wrap=index == 0,
-        )
-    for row in rows:
-        made.add_row(*(Text(printable(shown(value))) for value in row))
+    """Print a table as `laid_out` lays it out for this terminal, with figures to the right."""
     if title:
-        answers.print(Text(printable(title), style="bold"))
-    answers.print(made)
+        answers.print(title, style="bold")
+    layout = laid_out(headings, rows, answers.width)
+    for columns in layout.parts:
+        _print_columns(columns, layout.gap)
+    for line in layout.below:
+        answers.print(f"  {line}")
+    if layout.below:
+        answers.print()
+
+
+def _print_columns(columns: list[Column], gap: int) -> None:
+    headings = [column.heading for column in columns]
+    if any(headings):
+        for line in lines_of(columns, headings, gap):
+            answers.print(Text(line, style="bold"))
+        rule = "-" if answers.options.ascii_only else "─"
+        answers.print(rule * (sum(column.width for column in columns) + gap * (len(columns) - 1)))
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        answers.print(Text("\n".join(lines_of(columns, cells, gap))))
+    answers.print()
 
 
 def age(seconds: float | None) -> str:

@@ -201,11 +201,13 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
         champions = sum(task["accepted"] for task in trained.get("tasks", []))
         said = trained.get("skipped") or (
             f"{len(trained['tasks'])} models and their baselines, {champions} passed the gate"
-            + "".join(f"\n{name}: {why}" for name, why in trained.get("failed", {}).items())
         )
         rows.append(["train", said, seconds["train"]])
         rows.append(["decide", f"{len(report['decisions'])} live orders", seconds["decide"]])
     print_table("what happened", ["stage", "", "took"], [[a, b, age(c)] for a, b, c in rows])
+    if "skipped" not in trained:
+        for name, why in trained.get("failed", {}).items():
+            answers.print(f"train, {name}: {why}")
     keys = ", ".join(f"{name}={value}" for name, value in online["keys"].items())
     print_table(
         f"{online['view']} of {keys}, served online",

@@ -111,7 +111,7 @@ def _why_not(version: ModelVersion) -> str:
 
 
 def _answer(version: ModelVersion, before: ModelVersion | None, as_json: bool) -> None:
-    from pipelines.cli.console import print_json
+    from pipelines.cli.console import answers, print_json
     from pipelines.cli.models_table import moved
 
     was = None if before is None else before.version
@@ -125,4 +125,4 @@ def _answer(version: ModelVersion, before: ModelVersion | None, as_json: bool) -
             }
         )
     else:
-        typer.echo(moved(version, was))
+        answers.print(moved(version, was))

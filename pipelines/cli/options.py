@@ -57,11 +57,12 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 
 def print_answer(report: dict[str, Any], as_json: bool) -> None:
-    """A flat report, as one JSON document or as a table of two columns."""
+    """A report, as one JSON document or as a table of names and values."""
     from pipelines.cli.console import print_json, print_table
+    from pipelines.cli.layout import answer_rows
 
     if as_json:
         print_json(report)
         return
-    rows = [[name, value] for name, value in report.items() if value not in ({}, None)]
-    print_table("", ["", ""], rows)
+    said = {name: value for name, value in report.items() if value not in ({}, None)}
+    print_table("", ["", ""], answer_rows(said))
