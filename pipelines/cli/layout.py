@@ -23,7 +23,8 @@ MIN_TEXT: Final = 30
 """Columns within which a longer text is still readable."""
 
 _WORD: Final = re.compile(
-    r"\s*(?:[(\[]?\d{4}-\d\d-\d\d[ T]\d\d:\d\d\S*|[\d.,]+ (?:d|h|min|s|ms|MiB|%)(?![\w.])\S*|\S+)"
+    r"\s*(?:[(\[]?\d{4}-\d\d-\d\d[ T]\d\d:\d\d\S*(?: UTC\S*)?"
+    r"|[\d.,]+ (?:d|h|min|s|ms|MiB|%)(?![\w.])\S*|\S+)"
 )
 _TIME: Final = re.compile(r"(\d{4})-(\d\d-\d\d)[ T](\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)?")
 _FIGURE: Final = re.compile(r"[-+<≤≥]? ?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?: (?:d|h|min|s|%))?")
@@ -81,7 +82,8 @@ def laid_out(headings: Sequence[str], rows: Sequence[Sequence[Any]], width: int)
     if _total(columns, GAPS[0]) <= width:
         return Layout([columns], GAPS[0], [])
     columns = [_narrow(column) for column in columns]
-    texts = [column for column in columns[1:] if column.width > LONG and not _is_time(column)]
+    others = columns[_names(columns) :]
+    texts = [column for column in others if column.width > LONG and not _is_time(column)]
     texts.sort(key=lambda column: column.width, reverse=True)
     for gap in GAPS[1:]:
         for folded in range(len(texts) + 1):
@@ -89,12 +91,12 @@ def laid_out(headings: Sequence[str], rows: Sequence[Sequence[Any]], width: int)
             for tried in (kept, [_short_times(column) for column in kept]):
                 fitting = _wrapping_one(tried, width, gap)
                 if fitting:
-                    return Layout([fitting], gap, _below(columns[0], texts[:folded]))
+                    return Layout([fitting], gap, _below(columns, texts[:folded]))
     short = [_short_times(column) for column in _without(columns, texts)]
     parts = _parts(short, width, GAPS[1])
     if parts is None:
-        return Layout([], GAPS[1], _below(columns[0], columns[1:], longer_than=0))
-    return Layout(parts, GAPS[1], _below(columns[0], texts))
+        return Layout([], GAPS[1], _below(columns, columns[1:], longer_than=0))
+    return Layout(parts, GAPS[1], _below(columns, texts))
 
 
 def lines_of(columns: Sequence[Column], cells: Sequence[str], gap: int) -> list[str]:
@@ -223,17 +225,27 @@ def _wrapping_one(columns: list[Column], width: int, gap: int) -> list[Column] |
     return [made if column is widest else column for column in columns]
 
 
+def _names(columns: Sequence[Column]) -> int:
+    """How many of the first columns it takes to tell every row from the others."""
+    for count in range(1, len(columns)):
+        rows = list(zip(*(column.cells for column in columns[:count]), strict=True))
+        if len(set(rows)) == len(rows):
+            return count
+    return 1
+
+
 def _parts(columns: list[Column], width: int, gap: int) -> list[list[Column]] | None:
-    """The columns in tables that each begin with the first, or None where two do not fit."""
-    first, *others = columns
-    parts = [[first]]
+    """The columns in tables that each begin with the names, or None where two do not fit."""
+    count = _names(columns)
+    names, others = columns[:count], columns[count:]
+    parts = [names.copy()]
     for column in others:
-        if _total([first, column], gap) > width:
+        if _total([*names, column], gap) > width:
             return None
         if _total([*parts[-1], column], gap) > width:
-            parts.append([first])
+            parts.append(names.copy())
         parts[-1].append(column)
-    return parts if first.width <= width else None
+    return parts if _total(names, gap) <= width else None
 
 
 def _without(columns: Sequence[Column], texts: Sequence[Column]) -> list[Column]:
@@ -248,18 +260,25 @@ def _without(columns: Sequence[Column], texts: Sequence[Column]) -> list[Column]
     return kept
 
 
-def _below(first: Column, texts: Sequence[Column], longer_than: int = LONG) -> list[str]:
-    """A line per row: its name, and what its long cells say."""
+def _below(
+    columns: Sequence[Column], texts: Sequence[Column], longer_than: int = LONG
+) -> list[str]:
+    """A line per row: its names, and what its long cells say."""
+    names = columns[: _names(columns)]
+    folded = [column for column in columns[len(names) :] if any(column is text for text in texts)]
     lines = []
-    for index, name in enumerate(first.cells):
+    for index in range(len(columns[0].cells)):
         said = [
-            ": ".join(filter(None, [column.heading.replace("\n", " "), column.cells[index]]))
-            for column in texts
+            _pair(column, index, ": ")
+            for column in folded
             if column.cells[index] not in _NOTHING and cell_len(column.cells[index]) > longer_than
         ]
         if said:
-            named = " ".join(filter(None, [first.heading.replace("\n", " "), name.strip()]))
-            lines.append(
-                f"{named}, {'; '.join(said)}" if texts[0].heading else f"{named}: {said[0]}"
-            )
+            named = ", ".join(_pair(column, index, " ") for column in names)
+            lines.append(f"{named}{', ' if folded[0].heading else ': '}{'; '.join(said)}")
     return lines
+
+
+def _pair(column: Column, index: int, between: str) -> str:
+    heading = column.heading.replace("\n", " ")
+    return between.join(filter(None, [heading, column.cells[index].strip()]))
