@@ -21,7 +21,7 @@ def print_decisions(decisions: list[Plain]) -> None:
     headings = ["id", "order", "asked", "chosen", "$", "hours", "late"]
     print_table("decisions", headings, [_line(decision) for decision in decisions])
     for what, why, count in _fallbacks(decisions):
-        answers.print(f"{count} of {len(decisions)}: {what}: {why}", style="yellow")
+        answers.print(f"{count} of {len(decisions)}: {what}: {why}", style="bold")
 
 
 def print_decision(decision: Plain) -> None:
@@ -59,7 +59,7 @@ def print_decision(decision: Plain) -> None:
     ]
     print_table("models", ["step", "model", "version", "kind"], versions)
     for note in decision["fallbacks"]:
-        answers.print(f"{note['what']}: {note['why']}", style="yellow")
+        answers.print(f"{note['what']}: {note['why']}", style="bold")
 
 
 def print_replay(replay: Replay) -> None:
