@@ -73,6 +73,10 @@ class UnusablePathError(SynchroChainError):
     """A path of ours is a folder instead of a file, a pipe, a link to nothing, or not readable."""
 
 
+class NotAcceptedError(SynchroChainError):
+    """The gate refused a version of a model, or has never judged it."""
+
+
 class NewerFormatError(SynchroChainError):
     """Something was written in a format that this version does not know yet.
 

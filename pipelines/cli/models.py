@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import AsJson, DataDir
-from pipelines.errors import SynchroChainError
 
 if TYPE_CHECKING:
     from pipelines.registry.store import ModelRegistry, ModelVersion
@@ -66,16 +65,9 @@ def promote(
     from pipelines.registry.store import CHAMPION
 
     registry = _registry()
-    chosen = registry.get(model, version)
-    accepted = chosen.tags.get("gate.verdict") in ("accepted", "first")
-    if not accepted and not force:
-        raise SynchroChainError(
-            f"{model} {version} {_why_not(chosen)}; `synchrochain promote {model} {version} "
-            "--force` makes it champion all the same"
-        )
     before = registry.with_alias(model, CHAMPION)
-    reasons = {"promoted.by": "hand" if accepted else "hand, without the gate"}
-    _answer(registry.promote(model, version, reasons), before, as_json)
+    promoted = registry.promote(model, version, {"promoted.by": "hand"}, force=force)
+    _answer(promoted, before, as_json)
 
 
 def rollback(model: Model, data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -97,17 +89,6 @@ def _registry() -> ModelRegistry:
     from pipelines.registry.store import ModelRegistry
 
     return ModelRegistry(BatchConfig())
-
-
-def _why_not(version: ModelVersion) -> str:
-    if "gate.verdict" not in version.tags:
-        return "was never judged by the gate"
-    refused = [
-        f"{name.removeprefix('gate.')} ({text.removeprefix('refused: ')})"
-        for name, text in sorted(version.tags.items())
-        if name.startswith("gate.") and text.startswith("refused: ")
-    ]
-    return f"was refused by the gate: {', '.join(refused)}"
 
 
 def _answer(version: ModelVersion, before: ModelVersion | None, as_json: bool) -> None:

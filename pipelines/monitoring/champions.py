@@ -25,7 +25,7 @@ from pipelines.registry.drift import psi
 from pipelines.registry.gate import Check, GateEvidence, GatePolicy, Verdict, decide
 from pipelines.registry.packaging import BrokenModelError
 from pipelines.registry.signatures import contract_of
-from pipelines.registry.store import CHALLENGER, CHAMPION, ModelRegistry, ModelVersion
+from pipelines.registry.store import CHAMPION, ModelRegistry, ModelVersion
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.training.source import TrainingDataError, TrainingSource
 from pipelines.training.task import Dataset, Evaluation, Predictor, Task
@@ -147,7 +147,7 @@ def consider(
         first = Verdict(True, (), first=True)
         registry.promote(model, challenger.version, first.tags(now()))
         return first
-    registry.set_alias(challenger, CHALLENGER)
+    registry.challenge(challenger)
     found = task.evaluate(registry.load(challenger), data)
     rival, before, note = _rival(registry, task, data, champion, challenger)
     seen = health() if health is not None else collect(registry.config, now=now)

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
-from pipelines.errors import NewerFormatError, UnknownNameError, UsageError
+from pipelines.errors import NewerFormatError, NotAcceptedError, UnknownNameError, UsageError
 from pipelines.lake.clock import utc_now
 from pipelines.registry.logged_model import SERVICE_TAG, check_round_trip, log_package
 from pipelines.registry.mlflow_store import WAIT_SECONDS, MlflowStore, RegistryUnavailableError
@@ -45,6 +45,8 @@ FORMAT: Final = 1
 """Format of a version's tags and package; a version without one has format 1."""
 FORMAT_TAG: Final = "format"
 HISTORY_PREFIX: Final = "champion_"
+VERDICT_TAG: Final = "gate.verdict"
+ACCEPTED: Final = ("accepted", "first")
 
 __all__ = [
     "CHALLENGER",
@@ -219,40 +221,46 @@ class ModelRegistry:
         with self.store.client(writes=True) as client:
             _tag(client, version, tags)
 
-    def set_alias(
-        self, version: ModelVersion, alias: str, reasons: Mapping[str, str] | None = None
-    ) -> None:
-        """Set an alias to a version, after writing the reasons to its tags.
-
-        The champion is changed by `promote`, which records its predecessor.
-
-        Args:
-            version: the version.
-            alias: the alias.
-            reasons: why, as tags of the version.
-        """
+    def challenge(self, version: ModelVersion, reasons: Mapping[str, str] | None = None) -> None:
+        """Make a version the challenger, after writing the reasons to its tags."""
         with self._moving(), self.store.client(writes=True) as client:
             _tag(client, version, reasons or {})
-            client.set_registered_model_alias(version.model, alias, str(version.version))
+            client.set_registered_model_alias(version.model, CHALLENGER, str(version.version))
 
     def promote(
-        self, model: str, version: int, reasons: Mapping[str, str] | None = None
+        self,
+        model: str,
+        version: int,
+        reasons: Mapping[str, str] | None = None,
+        *,
+        force: bool = False,
     ) -> ModelVersion:
-        """Make a version the champion, and record the one it replaces.
+        """Make a version that the gate accepted the champion, and record the one it replaces.
 
         Args:
             model: one of MODELS.
             version: its number.
-            reasons: why, as tags of the version.
+            reasons: why, as tags of the version; the gate's verdict may be one of them.
+            force: even if the gate refused it or never judged it, which becomes a tag.
 
         Raises:
             NewerFormatError: a newer version of SynchroChain has registered it.
+            NotAcceptedError: the gate has not accepted it.
         """
         chosen = self.get(model, version)
         check_format(chosen)
+        reasons = dict(reasons or {})
+        known = {**chosen.tags, **reasons}
+        if known.get(VERDICT_TAG) not in ACCEPTED:
+            if not force:
+                raise NotAcceptedError(
+                    f"{chosen.name} {_why_not(known)}; `synchrochain promote {model} {version} "
+                    "--force` makes it champion all the same"
+                )
+            reasons["promoted.by"] = f"{reasons.get('promoted.by', 'hand')}, without the gate"
         with self._moving(), self.store.client(writes=True) as client:
             before = self.with_alias(model, CHAMPION)
-            _tag(client, chosen, {"promoted.at": _now(), **(reasons or {})})
+            _tag(client, chosen, {"promoted.at": _now(), **reasons})
             if before is not None and before.version != version:
                 # First, so that a crash in between loses nothing; a rollback skips a champion that
                 # is its own predecessor.
@@ -365,6 +373,17 @@ def check_format(version: ModelVersion) -> None:
 def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
     for name, value in tags.items():
         client.set_model_version_tag(version.model, str(version.version), name, value)
+
+
+def _why_not(tags: Mapping[str, str]) -> str:
+    if VERDICT_TAG not in tags:
+        return "was never judged by the gate"
+    refused = [
+        f"{name.removeprefix('gate.')} ({text.removeprefix('refused: ')})"
+        for name, text in sorted(tags.items())
+        if name.startswith("gate.") and text.startswith("refused: ")
+    ]
+    return f"was refused by the gate: {', '.join(refused)}"
 
 
 def _history(client: MlflowClient, model: str) -> list[int]:

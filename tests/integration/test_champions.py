@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiny_model
 from conftest import Clock
-from tiny_model import new_run, register
+from tiny_model import ACCEPTED, new_run, register
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.errors import SynchroChainError, UsageError
@@ -280,7 +280,7 @@ def test_a_gate_that_cannot_ask_redis_refuses_and_says_so(registry: ModelRegistr
 @pytest.fixture
 def champion(registry: ModelRegistry) -> ModelVersion:
     """A champion whose loss is 0.2 and a little noise."""
-    return registry.promote(MODEL, register(registry, 0.5).version)
+    return registry.promote(MODEL, register(registry, 0.5, tags=ACCEPTED).version)
 
 
 def history(registry: ModelRegistry, version: ModelVersion, name: str) -> list[tuple[int, float]]:
@@ -377,7 +377,7 @@ def test_a_new_champion_is_not_scored_on_labels_from_before_it(
     """It may have been trained on them."""
     task = Guessing()
     score_champions(registry.config, [task], NOW)
-    second = registry.promote(MODEL, register(registry, 0.35).version)
+    second = registry.promote(MODEL, register(registry, 0.35, tags=ACCEPTED).version)
     touch_shipments(registry)
     score_champions(registry.config, [task], NOW)
     assert task.asked[1] is not None

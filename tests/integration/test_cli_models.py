@@ -22,7 +22,7 @@ from tiny_model import new_run, register
 
 from pipelines.batch import BatchConfig
 from pipelines.cli import models
-from pipelines.errors import SynchroChainError
+from pipelines.errors import NotAcceptedError, SynchroChainError
 from pipelines.registry.store import ModelRegistry
 
 JUDGED = {
@@ -95,7 +95,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry.promote("supply_gnn", 1, {"gate.verdict": "first"})
     registry.tag(registry.get("supply_gnn", 1), {"champion.loss": "0.5"})
     registry.tag(registry.get("supply_gnn", 2), JUDGED)
-    registry.set_alias(registry.get("supply_gnn", 3), "challenger", REFUSED)
+    registry.challenge(registry.get("supply_gnn", 3), REFUSED)
     return folder
 
 
@@ -176,6 +176,7 @@ def test_an_accepted_version_is_promoted_and_taken_back(data_dir: Path) -> None:
 def test_a_refused_version_is_promoted_only_by_force(data_dir: Path) -> None:
     """The refusal repeats the gate's reasons and says how to overrule it."""
     error = run("promote", "supply_gnn", "3").error
+    assert isinstance(error, NotAcceptedError)
     assert str(error) == (
         "supply_gnn 3 was refused by the gate: drift (index of 2 features; beyond: gaps 0.300; "
         "wanted: each at most 0.25), fresh (oldest is user_intent, 48 h; wanted: each view at most "

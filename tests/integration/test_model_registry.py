@@ -22,10 +22,16 @@ import pandas as pd
 import pytest
 import tiny_model
 import yaml
-from tiny_model import Level, example, new_run, register
+from tiny_model import ACCEPTED, Level, example, new_run, register
 
 from pipelines.batch import BatchConfig
-from pipelines.errors import NewerFormatError, StorageFullError, UnknownNameError, UsageError
+from pipelines.errors import (
+    NewerFormatError,
+    NotAcceptedError,
+    StorageFullError,
+    UnknownNameError,
+    UsageError,
+)
 from pipelines.feast_plugins.repository import open_store
 from pipelines.registry import mlflow_store
 from pipelines.registry.packaging import BrokenModelError
@@ -54,7 +60,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = ModelRegistry(BatchConfig(data_dir=folder))
     run = new_run(registry)
     for level in (0.1, 0.2, 0.3):
-        register(registry, level, run_id=run, is_baseline=level == 0.1)
+        register(registry, level, run_id=run, is_baseline=level == 0.1, tags=ACCEPTED)
     registry.promote("supply_gnn", 2)
     return folder
 
@@ -130,7 +136,7 @@ def test_mlflow_alone_loads_and_predicts(tracked: ModelRegistry, model: str) -> 
     example too."""
     import mlflow
 
-    tracked.promote(model, register(tracked, 0.25, model).version)
+    tracked.promote(model, register(tracked, 0.25, model, tags=ACCEPTED).version)
     served = mlflow.pyfunc.load_model(f"models:/{model}@champion")
     frame = pd.DataFrame({name: pd.Series(values) for name, values in example(model).items()})
     whole = frame.iloc[:1].infer_objects()
@@ -284,7 +290,7 @@ def test_feast_resolves_the_feature_service(
     shared: ModelRegistry, tmp_path: Path, model: str
 ) -> None:
     """By alias, as Feast spells it; the features noted are those of the applied service."""
-    made = register(shared, 0.4, model)
+    made = register(shared, 0.4, model, tags=ACCEPTED)
     shared.promote(model, made.version)
     store = open_store(shared.config)
     assert store.mlflow.resolve_features(f"models:/{model}/champion") == made.service
@@ -435,6 +441,44 @@ def test_reasons_and_moments_are_tags(registry: ModelRegistry) -> None:
     datetime.fromisoformat(registry.get("supply_gnn", 3).tags["rolled_back.at"])
 
 
+@pytest.mark.parametrize(
+    ("verdict", "complaint"),
+    [
+        ({}, "supply_gnn 4 was never judged by the gate; "),
+        (
+            {"gate.verdict": "refused", "gate.drift": "refused: gaps 0.300", "gate.fresh": "ok"},
+            "supply_gnn 4 was refused by the gate: drift (gaps 0.300); ",
+        ),
+    ],
+    ids=["never judged", "refused"],
+)
+def test_what_the_gate_has_not_accepted_becomes_champion_only_by_force(
+    registry: ModelRegistry, verdict: dict[str, str], complaint: str
+) -> None:
+    """Whoever asks: one line that says why, and nothing has changed; force leaves a tag."""
+    register(registry, tags=verdict)
+    with pytest.raises(NotAcceptedError) as raised:
+        registry.promote("supply_gnn", 4)
+    remedy = "`synchrochain promote supply_gnn 4 --force` makes it champion all the same"
+    assert str(raised.value) == complaint + remedy
+    assert champion(registry) == 2
+    assert "promoted.at" not in registry.get("supply_gnn", 4).tags
+    forced = registry.promote("supply_gnn", 4, {"note": "tried"}, force=True)
+    assert (forced.aliases, forced.tags["note"]) == ((CHAMPION,), "tried")
+    assert forced.tags["promoted.by"] == "hand, without the gate"
+
+
+@pytest.mark.parametrize("verdict", ["accepted", "first"])
+def test_the_verdict_may_come_with_the_promotion(registry: ModelRegistry, verdict: str) -> None:
+    """As the gate gives it; and it counts more than an earlier one."""
+    register(registry, tags={"gate.verdict": "refused"})
+    promoted = registry.promote("supply_gnn", 4, {"gate.verdict": verdict})
+    assert promoted.aliases == (CHAMPION,)
+    assert "promoted.by" not in promoted.tags
+    with pytest.raises(NotAcceptedError, match="refused"):
+        registry.promote("supply_gnn", 3, {"gate.verdict": "refused"})
+
+
 def test_promoting_the_champion_again_changes_nothing(registry: ModelRegistry) -> None:
     """It does not become its own predecessor."""
     registry.promote("supply_gnn", 3)
@@ -479,7 +523,7 @@ def test_a_model_without_a_champion_cannot_be_rolled_back(registry: ModelRegistr
 def test_a_challenger_that_becomes_champion_is_challenger_no_more(registry: ModelRegistry) -> None:
     """The alias challenger belongs to one version, with its reasons as tags."""
     for number in (1, 3):
-        registry.set_alias(registry.get("supply_gnn", number), CHALLENGER, {"note": "tried"})
+        registry.challenge(registry.get("supply_gnn", number), {"note": "tried"})
     assert [v.aliases for v in registry.versions("supply_gnn")] == [(CHALLENGER,), (CHAMPION,), ()]
     promoted = registry.promote("supply_gnn", 3)
     assert (promoted.aliases, promoted.tags["note"]) == ((CHAMPION,), "tried")

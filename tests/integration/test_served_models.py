@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_model
 from serving_shop import open_shop, put_everything
-from tiny_model import register
+from tiny_model import ACCEPTED, register
 
 from pipelines.batch import BatchConfig
 from pipelines.feast_plugins.repository import open_store
@@ -54,8 +54,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     registry = ModelRegistry(BatchConfig(data_dir=folder))
     for model in MODELS:
-        register(registry, 0.25, model)
-        register(registry, 0.75, model)
+        register(registry, 0.25, model, tags=ACCEPTED)
+        register(registry, 0.75, model, tags=ACCEPTED)
         registry.promote(model, 1)
     return folder
 
