@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from pipelines.batch import BatchProcessor
 from pipelines.cache import DATA_TYPES, RealtimeCache
-from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
+from pipelines.errors import SynchroChainError, UnknownNameError, UsageError, first_line
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.lake.clock import utc_now
@@ -240,11 +240,11 @@ class DataLayerOrchestrator:
             *(duckdb.ParserException, duckdb.NotImplementedException, duckdb.TypeMismatchException),
         ) as error:  # of what was asked, not of the files
             raise UsageError(
-                f"the entities cannot be joined with the features: {str(error).splitlines()[0]}"
+                f"the entities cannot be joined with the features: {first_line(error)}"
             ) from error
         except duckdb.Error as error:
             raise SynchroChainError(
-                f"the offline sources cannot be read: {str(error).splitlines()[0]}: restore them "
+                f"the offline sources cannot be read: {first_line(error)}: restore them "
                 "from a backup, or make them anew with `synchrochain batch --rebuild --once`"
             ) from error
 

@@ -131,3 +131,14 @@ class RedisRefusedError(SynchroChainError):
 
 class SimulationError(SynchroChainError):
     """A simulated world cannot be continued from what lies in the data directory."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type's name if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def said(error: BaseException) -> str:
+    """The first line of an error; with its type's name, if it is not one of ours."""
+    line, kind = first_line(error), type(error).__name__
+    return line if isinstance(error, SynchroChainError) or line == kind else f"{kind}: {line}"

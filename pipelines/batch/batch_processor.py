@@ -37,6 +37,7 @@ from pipelines.errors import (
     RedisRefusedError,
     RedisUnavailableError,
     SynchroChainError,
+    said,
 )
 from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.clock import utc_now
@@ -350,11 +351,8 @@ class BatchProcessor:
             with interruptible():
                 return self._after_update()
         except Exception as error:  # whatever it is, the features are up to date
-            said = str(error).partition("\n")[0]
-            known = isinstance(error, SynchroChainError)
-            line = said if known else f"{type(error).__name__}: {said}"
-            logger.error("after the update: %s", line)
-            return {"error": line}
+            logger.error("after the update: %s", said(error))
+            return {"error": said(error)}
 
     def _retrying(self, error: type[Exception]) -> Iterable[Any]:
         return stamina.retry_context(

@@ -22,7 +22,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.online_stores.redis import _versioned_fv_name
 from feast.infra.registry.base_registry import BaseRegistry
 
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, first_line
 from pipelines.feast_plugins.online_store import SharedRedisOnlineStore
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, relation
 from pipelines.feast_plugins.writing.batch_encoder import BatchEncoder
@@ -77,7 +77,7 @@ class ArrowComputeEngine(LocalComputeEngine):
                     return super()._materialize_one(registry, task, **kwargs)
                 self._copy(connection, task, rows, types, builder)
         except duckdb.Error as error:
-            failure = UsageError(f"the source of {view.name} cannot be read: {_line(error)}")
+            failure = UsageError(f"the source of {view.name} cannot be read: {first_line(error)}")
             failure.__cause__ = error
             return LocalMaterializationJob(job_id, MaterializationJobStatus.ERROR, failure)
         except Exception as error:
@@ -202,7 +202,3 @@ def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     rows = -(-batch.num_rows // max(parts, 1))
     for start in range(0, batch.num_rows, max(rows, 1)):
         yield batch.slice(start, rows)
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, first_line
 from pipelines.feast_plugins.entity_times import event_times
 
 EVENT_TIMESTAMP: Final = "event_timestamp"
@@ -46,7 +46,7 @@ def entity_frame(given: Any) -> pd.DataFrame:
     try:
         frame = pd.DataFrame(given if isinstance(given, Mapping) else list(given))
     except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(f"the entity dataframe cannot be read: {_line(error)}") from error
+        raise UsageError(f"the entity dataframe cannot be read: {first_line(error)}") from error
     if EVENT_TIMESTAMP in frame:
         frame[EVENT_TIMESTAMP] = event_times(frame[EVENT_TIMESTAMP])
     return frame
@@ -113,7 +113,7 @@ def _table(given: Any) -> pa.Table | None:
         try:
             return pa.table(given)
         except (TypeError, ValueError, pa.ArrowException) as error:
-            raise UsageError(f"the entities cannot be read: {_line(error)}") from error
+            raise UsageError(f"the entities cannot be read: {first_line(error)}") from error
     return None
 
 
@@ -131,7 +131,3 @@ def _listed(column: Any) -> Any:
     if is_array or isinstance(column, pd.api.extensions.ExtensionArray | pd.Index):
         return [None if value is pd.NA else value for value in column.tolist()]
     return column
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

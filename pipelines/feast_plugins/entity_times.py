@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipelines.change_log.time_stamps import time_stamp_sql
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, first_line
 
 EXAMPLE: Final = "a time stamp such as 2026-01-31T12:00:00Z"
 _PARSED: Final = f"SELECT {time_stamp_sql('text')} AS at FROM texts"
@@ -41,9 +41,8 @@ def event_times(column: pd.Series[Any]) -> pd.Series[Any]:
     try:
         times.iloc[at] = pd.to_datetime(others, utc=True).to_numpy()
     except (ValueError, TypeError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"the entity dataframe's {column.name} cannot be read: {reason}"
+            f"the entity dataframe's {column.name} cannot be read: {first_line(error)}"
         ) from error
     places = is_text.to_numpy().nonzero()[0]
     if len(places):

@@ -36,7 +36,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, first_line
 from pipelines.feast_plugins.entities import EVENT_TIMESTAMP, check_columns, entity_frame
 from pipelines.feast_plugins.entity_times import event_times
 from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewRead
@@ -232,8 +232,7 @@ def _sql_frame(connection: duckdb.DuckDBPyConnection, query: str) -> EntityFrame
     try:
         found = connection.execute(f"DESCRIBE SELECT * FROM ({query})").fetchall()
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"DuckDB cannot run the entity query: {reason}") from error
+        raise UsageError(f"DuckDB cannot run the entity query: {first_line(error)}") from error
     kinds = {str(name): str(kind) for name, kind, *_ in found}
     times = {n: np.dtype("M8[us]" if k.startswith("TIMESTAMP") else "O") for n, k in kinds.items()}
     check_columns(list(kinds))
@@ -255,9 +254,7 @@ def _pandas_frame(
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise UsageError(
-            f"the entity dataframe cannot be read: {str(error).splitlines()[0]}"
-        ) from error
+        raise UsageError(f"the entity dataframe cannot be read: {first_line(error)}") from error
     for i, field in enumerate(table.schema):
         column = table[i]
         if pa.types.is_dictionary(field.type):
@@ -270,9 +267,7 @@ def _pandas_frame(
         connection.register("frame", numbered)
         found = connection.execute("DESCRIBE frame").fetchall()
     except duckdb.Error as error:
-        raise UsageError(
-            f"the entity dataframe cannot be read: {str(error).splitlines()[0]}"
-        ) from error
+        raise UsageError(f"the entity dataframe cannot be read: {first_line(error)}") from error
     kinds = [
         ONLY_NULLS if pa.types.is_null(field.type) else str(row[1])
         for field, row in zip(table.schema, found, strict=True)

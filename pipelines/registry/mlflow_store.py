@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from pipelines.errors import StorageFullError, SynchroChainError, UnusablePathError
+from pipelines.errors import StorageFullError, SynchroChainError, UnusablePathError, first_line
 from pipelines.paths import disk_is_full
 from pipelines.places import check_folder, check_sqlite_file
 from pipelines.settings import BatchConfig
@@ -166,7 +166,7 @@ class MlflowStore:
             raise
 
     def _unavailable(self, error: Exception) -> SynchroChainError:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = first_line(error)
         full = "disk I/O error" in said and disk_is_full(self.path.parent)
         if full or getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in said:
             return StorageFullError(f"{self.path}: the disk is full; free some room")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import SynchroChainError, UnknownNameError
+from pipelines.errors import SynchroChainError, UnknownNameError, first_line
 from pipelines.registry.kinds.ignoring import as_trained
 
 DESCRIPTION: Final = "model.json"
@@ -89,8 +89,9 @@ def read_package(folder: Path) -> Any:
     try:
         return as_trained(getattr(importlib.import_module(module), name).load(folder), folder)
     except _FAILURES_OF_LOADING as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BrokenModelError(f"the {kind} model in {folder} does not load: {problem}") from None
+        raise BrokenModelError(
+            f"the {kind} model in {folder} does not load: {first_line(error)}"
+        ) from None
 
 
 def kind_of(folder: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from pipelines.errors import SynchroChainError
+from pipelines.errors import said
 from pipelines.registry.packaging import BrokenModelError
 from pipelines.registry.signatures import CONTRACTS
 
@@ -163,15 +163,6 @@ class ChampionModels:
         if self._file is None:
             return None
         return [_stat(self._file.with_name(self._file.name + end)) for end in ("", "-wal")]
-
-
-def said(error: BaseException) -> str:
-    """An error's first line; its type as well, if it is not one of ours."""
-    text = str(error).strip().splitlines()
-    first = text[0] if text else ""
-    if isinstance(error, SynchroChainError):
-        return first
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _compute_in_one_thread() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pipelines.errors import SynchroChainError
+from pipelines.errors import SynchroChainError, first_line
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.clock import unix_now
 from pipelines.registry.signatures import CONTRACTS
@@ -146,7 +146,9 @@ class OnlineFeatures:
             raise
         except Exception as error:  # whatever fails in Feast becomes one clear error
             logger.warning("Feast could not read online features", exc_info=True)
-            raise NotReadyError(f"Feast could not read online features: {_first(error)}") from None
+            raise NotReadyError(
+                f"Feast could not read online features: {first_line(error)}"
+            ) from None
         mode, age = _mode_of(response)
         columns = response.to_dict()
         views = {
@@ -205,8 +207,3 @@ def _state(status: int) -> State:
     if status == _OUTSIDE_MAX_AGE:
         return "stale"
     return "present" if status == _PRESENT else "missing"
-
-
-def _first(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

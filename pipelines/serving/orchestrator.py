@@ -17,6 +17,7 @@ from pipelines.errors import (
     RedisUnavailableError,
     SynchroChainError,
     TriggersError,
+    said,
 )
 from pipelines.lake.clock import unix_now
 from pipelines.live_databases import LiveDatabases
@@ -25,7 +26,7 @@ from pipelines.serving.deciding import Case, Round, case_of
 from pipelines.serving.decision_log import FILE, DecisionLog, DecisionLogError
 from pipelines.serving.decisions import Decision, Fallback
 from pipelines.serving.fair_lock import FairLock
-from pipelines.serving.loading import MODELS, Absent, ChampionModels, ModelSource, Registry, said
+from pipelines.serving.loading import MODELS, Absent, ChampionModels, ModelSource, Registry
 from pipelines.serving.online import OnlineFeatures, OnlineRows
 from pipelines.serving.options import ServingOptions
 from pipelines.serving.orders import NotReadyError, Order, OrderError

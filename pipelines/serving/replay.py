@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipelines.errors import SynchroChainError
+from pipelines.errors import SynchroChainError, said
 from pipelines.serving.answers import unpack
 from pipelines.serving.decision_log import Logged
 from pipelines.serving.greedy import GreedyWeights, past_delays
-from pipelines.serving.loading import Absent, Served, said
+from pipelines.serving.loading import Absent, Served
 from pipelines.serving.outlook import TEXT_COLUMNS
 from pipelines.serving.steps import (
     RULE,

@@ -12,11 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.errors import said
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.registry.packaging import outputs_of
 from pipelines.serving.decisions import ModelUsed
 from pipelines.serving.greedy import GreedyWeights, greedy_scores, past_delays, past_urgency
-from pipelines.serving.loading import Absent, Served, said
+from pipelines.serving.loading import Absent, Served
 
 Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
