@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from pipelines.registry.signatures import contract_of
 from pipelines.registry.store import CHAMPION, ModelRegistry, ModelVersion
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.training.source import TrainingDataError, TrainingSource
-from pipelines.training.task import Dataset, Evaluation, Predictor, Task
+from pipelines.training.task import Dataset, Evaluation, Task
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -46,22 +46,6 @@ LABEL_LOGS: Final[Mapping[str, str]] = {
 }
 """The processed log in which a model's labels arrive."""
 NOTE: Final = "champion_scored:"
-
-
-class ScoredTask(Protocol):
-    """The part of a task that scoring a champion needs."""
-
-    @property
-    def model(self) -> str:
-        """The registered model's name."""
-
-    def dataset(
-        self, source: TrainingSource, *, quick: bool, since: datetime | None = None
-    ) -> Dataset:
-        """As a `Task`'s."""
-
-    def evaluate(self, predictor: Predictor, data: Dataset) -> Evaluation:
-        """As a `Task`'s."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +163,7 @@ def consider(
 
 
 def score_champions(
-    config: BatchConfig, tasks: Iterable[ScoredTask], now: datetime
+    config: BatchConfig, tasks: Mapping[str, Callable[[ModelRegistry], Task]], now: datetime
 ) -> dict[str, dict[str, Any]]:
     """Score every champion on the labels that became known since it was scored last.
 
@@ -189,7 +173,7 @@ def score_champions(
 
     Args:
         config: the data directory.
-        tasks: one per model to score.
+        tasks: by model, what makes its task; called once there is something to score.
         now: the current time, UTC and naive, at which the metrics are logged.
 
     Returns:
@@ -200,37 +184,42 @@ def score_champions(
         return {}
     state = PipelineState(config.state_path)
     found: dict[str, dict[str, Any]] = {}
-    for task in tasks:
+    for model, make_task in tasks.items():
         try:
-            scored = _score(config, state, task, now)
+            scored = _score(config, state, model, make_task, now)
         except SynchroChainError as error:
-            found[task.model] = {"error": str(error)}
+            found[model] = {"error": str(error)}
         else:
             if scored:
-                found[task.model] = scored
+                found[model] = scored
     return found
 
 
 def _score(
-    config: BatchConfig, state: PipelineState, task: ScoredTask, now: datetime
+    config: BatchConfig,
+    state: PipelineState,
+    model: str,
+    make_task: Callable[[ModelRegistry], Task],
+    now: datetime,
 ) -> dict[str, Any] | None:
-    noted = _Noted.read(state, task.model)
+    noted = _Noted.read(state, model)
     source = TrainingSource(config)
-    upto, rows = _new_rows(source, LABEL_LOGS[task.model], noted.looked)
+    upto, rows = _new_rows(source, LABEL_LOGS[model], noted.looked)
     if upto is None or rows < MIN_NEW_LABELS:
         return None
     registry = ModelRegistry(config)
-    champion = registry.with_alias(task.model, CHAMPION)
+    champion = registry.with_alias(model, CHAMPION)
     if champion is None:
-        _Noted(noted.scored, upto).write(state, task.model)
+        _Noted(noted.scored, upto).write(state, model)
         return None
     since = max(noted.scored or champion.created, champion.created)
+    task = make_task(registry)
     try:
         data = task.dataset(source, quick=True, since=since)
     except TrainingDataError:  # no new row is a label yet
         data = None
     if data is None or len(data) < MIN_NEW_LABELS:
-        _Noted(noted.scored, upto).write(state, task.model)
+        _Noted(noted.scored, upto).write(state, model)
         return None
     evaluation = task.evaluate(registry.load(champion), data)
     metrics = _finite(evaluation)
@@ -246,7 +235,7 @@ def _score(
     # Rows whose outcome was still open at the end of the log are scored once it is known.
     until = data.extra.get("until")
     ended = upto if until is None else min(upto, until.astype("datetime64[us]").astype(object))
-    _Noted(ended, upto).write(state, task.model)
+    _Noted(ended, upto).write(state, model)
     return {"version": champion.version, "labels": len(data), **metrics}
 
 

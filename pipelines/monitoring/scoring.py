@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipelines.lake.clock import utc_now
@@ -15,10 +15,9 @@ def champions_scorer(config: BatchConfig) -> Callable[[], dict[str, Any]]:
 
     def score() -> dict[str, Any]:
         from pipelines.monitoring.champions import score_champions
-        from pipelines.training.tasks import MODELS, TaskToScore
+        from pipelines.training.tasks import MODELS, task_named
 
-        if not os.path.lexists(config.mlflow_path / "mlflow.db"):
-            return {}
-        return score_champions(config, [TaskToScore(config, name) for name in MODELS], utc_now())
+        tasks = {model: partial(task_named, name) for name, model in MODELS.items()}
+        return score_champions(config, tasks, utc_now())
 
     return score

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
 from typing import Final
 
 from pipelines.registry.store import ModelRegistry
-from pipelines.settings import BatchConfig
-from pipelines.training.source import TrainingSource
-from pipelines.training.task import Dataset, Evaluation, Predictor, Task
+from pipelines.training.task import Predictor, Task
 
 MODELS: Final[Mapping[str, str]] = {
     "intent": "intent_transformer",
@@ -45,33 +40,6 @@ def task_named(name: str, registry: ModelRegistry) -> Task:
                 intent=_champion(registry, MODELS["intent"]),
                 delay=_champion(registry, MODELS["gnn"]),
             )
-
-
-@dataclass
-class TaskToScore:
-    """A task as far as scoring a champion goes; the task itself is made at first use."""
-
-    config: BatchConfig
-    name: str
-
-    @property
-    def model(self) -> str:
-        """The registered model's name."""
-        return MODELS[self.name]
-
-    @cached_property
-    def _task(self) -> Task:
-        return task_named(self.name, ModelRegistry(self.config))
-
-    def dataset(
-        self, source: TrainingSource, *, quick: bool, since: datetime | None = None
-    ) -> Dataset:
-        """The task's data set."""
-        return self._task.dataset(source, quick=quick, since=since)
-
-    def evaluate(self, predictor: Predictor, data: Dataset) -> Evaluation:
-        """The task's evaluation."""
-        return self._task.evaluate(predictor, data)
 
 
 def _champion(registry: ModelRegistry, model: str) -> Predictor | None:

@@ -304,7 +304,7 @@ def test_a_champion_is_scored_on_what_became_known(
 ) -> None:
     """From its registration on; into its history and onto its tags."""
     task = Guessing()
-    found = score_champions(registry.config, [task], NOW)
+    found = score_champions(registry.config, {MODEL: lambda _: task}, NOW)
     assert task.asked == [champion.created]
     scored = found[MODEL]
     assert (scored["version"], scored["labels"]) == (1, 500)
@@ -322,14 +322,14 @@ def test_a_champion_is_scored_on_what_became_known(
 def test_labels_are_scored_once(registry: ModelRegistry, champion: ModelVersion) -> None:
     """Then only those that have become known since; nobody is asked while there are none."""
     task = Guessing()
-    score_champions(registry.config, [task], NOW)
-    assert score_champions(registry.config, [task], NOW) == {}
+    score_champions(registry.config, {MODEL: lambda _: task}, NOW)
+    assert score_champions(registry.config, {MODEL: lambda _: task}, NOW) == {}
     assert len(task.asked) == 1
     ends = PipelineState(registry.config.state_path).files("log", "shipments")
     upto = max(file.max_time for file in ends if file.max_time)
     touch_shipments(registry)
     later = NOW + timedelta(minutes=5)
-    assert MODEL in score_champions(registry.config, [task], later)
+    assert MODEL in score_champions(registry.config, {MODEL: lambda _: task}, later)
     assert task.asked[1] == max(upto, champion.created)
     assert [moment for moment, _ in history(registry, champion, "loss")] == [
         1769860800000,
@@ -350,7 +350,7 @@ def test_labels_of_what_had_not_ended_are_scored_later(
                 return replace(super().data(), extra={"until": np.datetime64(until, "us")})
 
         state.set_metadata(f"champion_scored:{MODEL}", "")
-        assert MODEL in score_champions(registry.config, [CutOff()], NOW)
+        assert MODEL in score_champions(registry.config, {MODEL: lambda _: CutOff()}, NOW)
         noted = json.loads(state.metadata(f"champion_scored:{MODEL}") or "")
         assert noted == {"scored": min(until, upto).isoformat(), "looked": upto.isoformat()}
 
@@ -362,12 +362,12 @@ def test_too_few_labels_wait_for_more(
     """They are not forgotten, and Feast is not asked again before more rows have come."""
     task = Guessing(rows)
     touch_shipments(registry)  # committed after the champion was registered
-    assert score_champions(registry.config, [task], NOW) == {}
-    assert score_champions(registry.config, [task], NOW) == {}
+    assert score_champions(registry.config, {MODEL: lambda _: task}, NOW) == {}
+    assert score_champions(registry.config, {MODEL: lambda _: task}, NOW) == {}
     assert len(task.asked) == 1
     touch_shipments(registry)
     task.rows = 500
-    assert MODEL in score_champions(registry.config, [task], NOW)
+    assert MODEL in score_champions(registry.config, {MODEL: lambda _: task}, NOW)
     assert task.asked == [champion.created, champion.created]
 
 
@@ -376,10 +376,10 @@ def test_a_new_champion_is_not_scored_on_labels_from_before_it(
 ) -> None:
     """It may have been trained on them."""
     task = Guessing()
-    score_champions(registry.config, [task], NOW)
+    score_champions(registry.config, {MODEL: lambda _: task}, NOW)
     second = registry.promote(MODEL, register(registry, 0.35, tags=ACCEPTED).version)
     touch_shipments(registry)
-    score_champions(registry.config, [task], NOW)
+    score_champions(registry.config, {MODEL: lambda _: task}, NOW)
     assert task.asked[1] is not None
     assert task.asked[1] >= second.created
 
@@ -387,10 +387,10 @@ def test_a_new_champion_is_not_scored_on_labels_from_before_it(
 def test_without_a_champion_nothing_is_scored(registry: ModelRegistry) -> None:
     """Nor without a store; and it is not looked for again until there are new rows."""
     task = Guessing()
-    assert score_champions(registry.config, [task], NOW) == {}
+    assert score_champions(registry.config, {MODEL: lambda _: task}, NOW) == {}
     assert task.asked == []
     shutil.rmtree(registry.config.mlflow_path)
-    assert score_champions(registry.config, [task], NOW) == {}
+    assert score_champions(registry.config, {MODEL: lambda _: task}, NOW) == {}
 
 
 def test_a_broken_champion_is_told_and_tried_again(
@@ -401,32 +401,31 @@ def test_a_broken_champion_is_told_and_tried_again(
     good = path.read_text()
     path.write_text("")
     task = Guessing()
-    found = score_champions(registry.config, [task], NOW)
+    found = score_champions(registry.config, {MODEL: lambda _: task}, NOW)
     assert "truncated or altered" in found[MODEL]["error"]
     path.write_text(good)
-    assert score_champions(registry.config, [task], NOW)[MODEL]["labels"] == 500
+    assert score_champions(registry.config, {MODEL: lambda _: task}, NOW)[MODEL]["labels"] == 500
 
 
 def test_a_damaged_note_starts_again(registry: ModelRegistry, champion: ModelVersion) -> None:
     """From the champion's registration."""
     PipelineState(registry.config.state_path).set_metadata(f"champion_scored:{MODEL}", "[")
     task = Guessing()
-    assert MODEL in score_champions(registry.config, [task], NOW)
+    assert MODEL in score_champions(registry.config, {MODEL: lambda _: task}, NOW)
     assert task.asked == [champion.created]
 
 
 def test_nothing_new_costs_no_heavy_import(registry: ModelRegistry, champion: ModelVersion) -> None:
     """Neither MLflow nor Feast, every five minutes."""
-    score_champions(registry.config, [Guessing()], NOW)
+    score_champions(registry.config, {MODEL: lambda _: Guessing()}, NOW)
     program = f"""
 import sys
 from pathlib import Path
 from pipelines.lake.clock import utc_now
 from pipelines.monitoring.champions import score_champions
 from pipelines.settings import BatchConfig
-class Task:
-    model = {MODEL!r}
-assert score_champions(BatchConfig(data_dir=Path(sys.argv[1])), [Task()], utc_now()) == {{}}
+tasks = {{{MODEL!r}: None}}
+assert score_champions(BatchConfig(data_dir=Path(sys.argv[1])), tasks, utc_now()) == {{}}
 print([name for name in ("mlflow", "feast", "torch", "sklearn") if name in sys.modules])
 """
     found = subprocess.run(
