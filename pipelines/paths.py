@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import urllib.parse
@@ -23,6 +24,12 @@ _ROOM: Final = 1 << 18
 def duckdb_pattern(path: Path | str) -> str:
     """A pattern that matches this path and no other, as DuckDB and Python's `glob` read it."""
     return str(path).translate(_LITERAL)
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_parquet(paths: Iterable[Path | str], *, folders_are_columns: bool = False) -> str:

@@ -27,8 +27,8 @@ from pipelines.lake.verification import (
     FORMAT_KEY,
     identity_of,
     is_stable,
-    sha256_of,
 )
+from pipelines.paths import sha256_of
 
 PARTIAL_PREFIX: Final = "."
 PARTIAL_SUFFIX: Final = ".partial"

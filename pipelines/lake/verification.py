@@ -8,7 +8,6 @@ timestamps changes.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import time
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import CorruptFileError, NewerFormatError, StorageFullError
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.state_rescue import ANEW
+from pipelines.paths import sha256_of
 from pipelines.places import check_folder
 
 Read = TypeVar("Read")
@@ -148,12 +148,6 @@ def is_stable(identity: str) -> bool:
     """Whether any later change would show in the identity: its timestamps are in the past."""
     times = map(int, identity.split()[2:])
     return all(time.time_ns() - ns > _TICK_NS for ns in times)
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _identity(file: PublishedFile) -> str:

@@ -6,7 +6,6 @@ the folder as the artifact of a pyfunc model, so anyone can load it with MLflow 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import pickle
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import SynchroChainError, UnknownNameError, first_line
+from pipelines.paths import sha256_of
 from pipelines.registry.kinds.ignoring import as_trained
 
 DESCRIPTION: Final = "model.json"
@@ -70,7 +70,7 @@ def write_package(model: Any, kind: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     model.save(folder)
     files = {
-        str(path.relative_to(folder)): _sha256(path)
+        str(path.relative_to(folder)): sha256_of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -111,7 +111,7 @@ def kind_of(folder: Path) -> str:
         raise BrokenModelError(f"{folder} holds a model of kind {kind!r}, which is not known here")
     for name, wanted in files.items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != wanted:
+        if not path.is_file() or sha256_of(path) != wanted:
             raise BrokenModelError(
                 f"{path} is missing, truncated or altered: roll back, or train the model again"
             )
@@ -125,7 +125,7 @@ def fingerprint(folder: Path) -> str:
         BrokenModelError: there is no description.
     """
     try:
-        return _sha256(folder / DESCRIPTION)
+        return sha256_of(folder / DESCRIPTION)
     except OSError:
         raise BrokenModelError(
             f"{folder / DESCRIPTION} is missing: roll back, or train the model again"
@@ -150,8 +150,3 @@ def outputs_of(model: Any, columns: Mapping[str, Any]) -> dict[str, NDArray[Any]
         if len(values) != rows:
             raise BrokenModelError(f"the output {name!r} has {len(values)} values for {rows} rows")
     return outputs
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

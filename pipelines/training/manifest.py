@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow.parquet as pq
 
 from pipelines.errors import CorruptFileError
+from pipelines.paths import sha256_of
 from pipelines.settings import PROJECT_ROOT, BatchConfig
 from pipelines.training.source import TrainingSource, digests, retrieve
 
@@ -79,13 +80,14 @@ def write_manifest(source: TrainingSource, folder: Path, *, task: str, quick: bo
                 "columns": made.digests,
             }
         )
+    definition = source.config.registry_path
     services = sorted({made.service for made in source.retrievals})
     content = {
         "task": task,
         "quick": quick,
         "retrievals": retrievals,
         "definitions": definitions(source.store, services),
-        "registry_sha256": _file_sha256(source.config.registry_path),
+        "registry_sha256": sha256_of(definition) if definition.is_file() else None,
         "files": [
             {"kind": file.kind, "name": file.name, "file": file.path.name, "sha256": file.sha256}
             for kind in ("view", "log")
@@ -188,7 +190,3 @@ def _git(*words: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _file_sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
