@@ -19,6 +19,7 @@ from pipelines.batch.transform import ROWS_PER_BATCH, transform
 from pipelines.change_log.extract import Span, extract
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.change_log.reader import ChangeLogReader
+from pipelines.change_log.types import ARROW_TYPES
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View, feature_sql
 from pipelines.lake.files import StagedFile, write_lines, write_parquet
 from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
@@ -26,23 +27,13 @@ from pipelines.lake.workspace import Progress, columns
 from pipelines.settings import BatchConfig
 from pipelines.validation.check import Checked, check
 
-_ARROW_TYPES: Final = {
-    "BIGINT": pa.int64(),
-    "DOUBLE": pa.float64(),
-    "DECIMAL(10,2)": pa.decimal128(10, 2),
-    "VARCHAR": pa.string(),
-    "TIMESTAMP": pa.timestamp("us"),
-    "VARCHAR[]": pa.list_(pa.string()),
-    "BOOLEAN": pa.bool_(),
-}
-
 WORKERS: Final = 2
 """Files made at the same time; DuckDB computes each with all cores."""
 
 
 def log_schema(log: Log) -> pa.Schema:
     """The Arrow schema of a processed log's files."""
-    return pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in log.types.items()])
+    return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in log.types.items()])
 
 
 @dataclass
@@ -163,7 +154,7 @@ class DataProcessor:
         if query:
             target = self._config.processed_data_path / FOLDER / f"{log.name}_{cycle:08d}.parquet"
             schema = pa.schema(
-                [(n, _ARROW_TYPES[kind]) for n, kind in (log.types | dict(KEPT_COLUMNS)).items()]
+                [(n, ARROW_TYPES[kind]) for n, kind in (log.types | dict(KEPT_COLUMNS)).items()]
             )
             rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
             self._keep(write_parquet(target, KIND, log.name, schema, rows, "committed_at"))

@@ -12,12 +12,9 @@ import pyarrow as pa
 
 from pipelines.change_log.logs import READING_ORDER, logs_of
 from pipelines.change_log.offsets import Offset
-from pipelines.change_log.reader import SCHEMA, ChangeLogReader
+from pipelines.change_log.reader import RAW_COLUMNS, SCHEMA, ChangeLogReader
 
 DATABASES_AT_ONCE: Final = 2
-_CHANGES: Final = (
-    "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR, old_key VARCHAR"
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def _copy(
     progress: Callable[[int], None],
 ) -> int:
     with connection:
-        connection.execute(f"CREATE OR REPLACE TABLE changes_{name} ({_CHANGES})")
+        connection.execute(f"CREATE OR REPLACE TABLE changes_{name} ({RAW_COLUMNS})")
         for log in logs_of(name):
             connection.execute(
                 f"CREATE OR REPLACE VIEW raw_{log.name} AS "

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipelines.change_log.offsets import Offset, end_of_log
+from pipelines.change_log.types import DUCKDB_TYPES
 from pipelines.errors import LiveDatabaseError
 from pipelines.live_databases import (
     METADATA,
@@ -35,6 +36,8 @@ SCHEMA: Final = pa.schema(
         ("old_key", pa.string()),
     ]
 )
+RAW_COLUMNS: Final = ", ".join(f"{f.name} {DUCKDB_TYPES[f.type]}" for f in SCHEMA)
+"""The same for DuckDB."""
 TEXTS: Final = ", ".join(
     f'"{f.name}"' if f.type == pa.int64() else f'CAST("{f.name}" AS TEXT) AS "{f.name}"'
     for f in SCHEMA

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import duckdb
 import pyarrow as pa
 
+from pipelines.change_log.types import DUCKDB_TYPES
 from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, feature_sql, view_named
-
-_DUCKDB_TYPES: Final[Mapping[pa.DataType, str]] = {
-    pa.int64(): "BIGINT",
-    pa.float64(): "DOUBLE",
-    pa.string(): "VARCHAR",
-    pa.bool_(): "BOOLEAN",
-    pa.timestamp("us"): "TIMESTAMP",
-    pa.list_(pa.string()): "VARCHAR[]",
-    pa.list_(pa.float64()): "DOUBLE[]",
-}
 
 
 class FeatureEngineer:
@@ -43,7 +33,7 @@ class FeatureEngineer:
         """
         schema = view_named(view).schema
         columns = ", ".join(
-            f'CAST("{field.name}" AS {_DUCKDB_TYPES[field.type]}) AS "{field.name}"'
+            f'CAST("{field.name}" AS {DUCKDB_TYPES[field.type]}) AS "{field.name}"'
             for field in schema
             if field.name != CREATED_TIMESTAMP
         )

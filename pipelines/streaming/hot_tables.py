@@ -18,6 +18,7 @@ import ibis.expr.operations as ops
 import pyarrow as pa
 
 from pipelines.change_log.logs import BY_NAME, TEXT, TEXTS
+from pipelines.change_log.types import DUCKDB_TYPES
 from pipelines.features.views import Source, View
 
 BEGINNING: Final = datetime(1970, 1, 1)
@@ -127,7 +128,7 @@ def insert(cursor: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> Non
         cursor.execute(f"INSERT INTO {table} SELECT * FROM incoming_rows")
         cursor.unregister("incoming_rows")
         return
-    kinds = (_DUCKDB_TYPES.get(field.type, "VARCHAR") for field in rows.schema)
+    kinds = (DUCKDB_TYPES.get(field.type, "VARCHAR") for field in rows.schema)
     values = ", ".join(f"unnest(CAST(${n} AS {kind}[]))" for n, kind in enumerate(kinds, 1))
     cursor.execute(f"INSERT INTO {table} SELECT {values}", [c.to_pylist() for c in rows.columns])
 
@@ -176,12 +177,3 @@ def _of_keys_at_hand(view: View, log: str) -> str:
     # With every report on the same thing, even one under another key.
     same = f"SELECT {source.identity} FROM {view.name}.hot_{log} WHERE {wanted}"
     return f"{source.identity} IN ({same})"
-
-
-_DUCKDB_TYPES: Final = {
-    pa.uint64(): "UBIGINT",
-    pa.int64(): "BIGINT",
-    pa.float64(): "DOUBLE",
-    pa.timestamp("us"): "TIMESTAMP",
-    pa.decimal128(10, 2): "DECIMAL(10,2)",
-}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Final
 
 import duckdb
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
+from pipelines.change_log.reader import RAW_COLUMNS
 from pipelines.features.views import VIEWS, Source, View
 from pipelines.settings import DATABASE_NAMES
 from pipelines.streaming.accepted_keys import AcceptedKeys, keeps_accepted
@@ -36,10 +36,6 @@ from pipelines.streaming.hot_tables import (
 )
 from pipelines.streaming.known_keys import KnownKeys, keeps_keys
 from pipelines.streaming.recent_deletions import RecentDeletions, keeps_deletions
-
-RAW_COLUMNS: Final = (
-    "seq BIGINT, table_name VARCHAR, op VARCHAR, row VARCHAR, committed_at VARCHAR, old_key VARCHAR"
-)
 
 
 class HotWindow:
