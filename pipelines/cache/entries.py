@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -25,6 +25,14 @@ JSON_ROWS: Final = 100
 
 MARK: Final = b'{"event_timestamp":"'
 VERSION_BYTES: Final = len(MARK) + 26 + len('","created_timestamp":"') + 26
+
+
+class Item(NamedTuple):
+    """A value to keep, and how many seconds it lives."""
+
+    key: str
+    value: bytes
+    seconds: float
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from pipelines.cache.backend import Item
-from pipelines.cache.entries import VERSION_BYTES
+from pipelines.cache.entries import VERSION_BYTES, Item
 
 MAX_ITEMS: Final = 20_000
 MAX_BYTES: Final = 64 * 2**20
@@ -20,7 +19,7 @@ class _Kept(NamedTuple):
 
 
 class MemoryBackend:
-    """A bounded `CacheBackend`; when it is full, it evicts what expires soonest.
+    """A bounded store of values; when it is full, it evicts what expires soonest.
 
     So the five-minute history is evicted first, then the features and newest batches that were
     written longest ago. Every operation is O(log n) per item, amortised.

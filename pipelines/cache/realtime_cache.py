@@ -12,10 +12,10 @@ from typing import Any, Final, Self
 
 import pyarrow as pa
 
-from pipelines.cache.backend import Item
 from pipelines.cache.entries import (
     Batch,
     FeatureEntry,
+    Item,
     decode_batch,
     decode_features,
     encode_batch,

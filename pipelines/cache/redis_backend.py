@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
-from pipelines.cache.backend import Item
-from pipelines.cache.entries import MARK, VERSION_BYTES
+from pipelines.cache.entries import MARK, VERSION_BYTES, Item
 from pipelines.errors import RedisRefusedError
 from pipelines.redis_server import RedisEndpoint, connect, translate_redis_errors
 
@@ -57,7 +56,7 @@ _COUNT: Final = f"{_NOW} return redis.call('ZCOUNT', KEYS[1], '(' .. now, '+inf'
 
 
 class RedisBackend:
-    """A `CacheBackend` that all processes of the data directory share; one server, no cluster.
+    """A place that all processes of the data directory share; one server, no cluster.
 
     Each call is one round trip up to 1,000 items; newer wins in one atomic step per round trip.
 

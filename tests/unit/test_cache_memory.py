@@ -6,8 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipelines.cache.backend import Item
-from pipelines.cache.entries import FeatureEntry, encode_features
+from pipelines.cache.entries import FeatureEntry, Item, encode_features
 from pipelines.cache.memory_backend import MemoryBackend
 
 NOON = datetime(2024, 4, 1, 12)
