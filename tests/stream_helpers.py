@@ -102,7 +102,7 @@ class StreamWorld:
                 for other in sorted(step.waits_for):
                     self.run(other)
                 step = self.flow.step(name, final=True)
-            if not step.more:
+            if not step.changes:
                 return
 
     def stream(self, logs: Mapping[str, list[Row]] | None = None) -> None:

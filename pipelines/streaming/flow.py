@@ -54,11 +54,6 @@ class Step:
     changes: int = 0
     waits_for: frozenset[str] = frozenset()
 
-    @property
-    def more(self) -> bool:
-        """Whether there may be more to do at once."""
-        return self.changes > 0
-
 
 class StreamingFlow:
     """Streams, hot window, views and sinks, wired; a step of each stream is one call.

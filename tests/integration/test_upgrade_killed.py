@@ -70,7 +70,7 @@ def stream(path: Path) -> None:
     flow = StreamingFlow(config, BatchConfig(data_dir=path), RealtimeCache(config), lambda: LATER)
     flow.catch_up()
     for name in (*DATABASE_NAMES, *DATABASE_NAMES):
-        while flow.step(name, final=True).more:
+        while flow.step(name, final=True).changes:
             flow.save()
     flow.save(final=True)
     flow.close()
