@@ -156,6 +156,11 @@ class Dataset:
         return len(self.timestamps)
 
 
+def take(columns: dict[str, Any], rows: NDArray[Any]) -> dict[str, Any]:
+    """Some rows of equally long columns."""
+    return {name: values[rows] for name, values in columns.items()}
+
+
 class Task(Protocol):
     """One of the three models, as training sees it."""
 

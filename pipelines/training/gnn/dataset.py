@@ -125,11 +125,6 @@ def rows_of(data: Dataset, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.isin(data.timestamps, np.unique(data.timestamps[chosen]))
 
 
-def take(columns: dict[str, Any], rows: NDArray[np.bool_]) -> dict[str, Any]:
-    """The columns at some rows."""
-    return {name: values[rows] for name, values in columns.items()}
-
-
 def _cut(at: NDArray[np.datetime64], shipments: NDArray[np.float64]) -> np.datetime64:
     """The time after which the test's share of known shipments left."""
     times, number = np.unique(at, return_inverse=True)

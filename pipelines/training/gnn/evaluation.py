@@ -9,13 +9,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.training.gnn.dataset import rows_of, split, take
+from pipelines.training.gnn.dataset import rows_of, split
 from pipelines.training.source import TrainingDataError
-from pipelines.training.task import Dataset, Evaluation, Predictor
+from pipelines.training.task import Dataset, Evaluation, Predictor, take
 
 Floats = NDArray[np.float64]
 Outputs = Mapping[str, NDArray[Any]]
 _BINS: Final = 10
+_DRAWS: Final = 1000
 _DAY: Final = np.timedelta64(24, "h")
 
 
@@ -190,9 +191,7 @@ def calibration_error(forecast: Floats, late: Floats, weight: Floats) -> float:
     return float(np.average(np.abs(bins[:, 0] - bins[:, 1]), weights=bins[:, 2]))
 
 
-def interval_over_days(
-    judged: Judged, better: Floats, worse: Floats, seed: int = 0, draws: int = 1000
-) -> tuple[float, float]:
+def interval_over_days(judged: Judged, better: Floats, worse: Floats) -> tuple[float, float]:
     """95 % interval of the difference in R2 of two delay indices, days drawn with replacement.
 
     The uncertainty from the choice of days, which seeds do not cover.
@@ -208,8 +207,8 @@ def interval_over_days(
     gain = weight * ((truth - worse) ** 2 - (truth - better) ** 2)
     mean = np.average(truth, weights=weight)
     parts = np.stack([np.bincount(day, v) for v in (gain, weight * (truth - mean) ** 2)])
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, parts.shape[1], (draws, parts.shape[1]))
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, parts.shape[1], (_DRAWS, parts.shape[1]))
     sums = parts[:, drawn].sum(axis=2)
     if not (sums[1] > 0).all():  # days on which all shipments are alike
         return float("nan"), float("nan")

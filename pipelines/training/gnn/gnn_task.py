@@ -16,7 +16,7 @@ from pipelines.registry.kinds.delay import Gnn, Persistence, Usual
 from pipelines.registry.kinds.ignoring import ignoring
 from pipelines.training.gnn import figures
 from pipelines.training.gnn.baselines import GlobalLag, RouteMean, boosting, usual
-from pipelines.training.gnn.dataset import GAP, SERVICE, build, rows_of, split, take
+from pipelines.training.gnn.dataset import GAP, SERVICE, build, rows_of, split
 from pipelines.training.gnn.evaluation import (
     Judged,
     interval_over_days,
@@ -35,6 +35,7 @@ from pipelines.training.task import (
     Predictor,
     Progress,
     Trained,
+    take,
 )
 
 Floats = NDArray[np.float64]

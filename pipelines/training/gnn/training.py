@@ -21,8 +21,8 @@ from pipelines.models.supply_gnn import (
     inputs,
     loss,
 )
-from pipelines.training.gnn.dataset import rows_of, take
-from pipelines.training.task import Dataset
+from pipelines.training.gnn.dataset import rows_of
+from pipelines.training.task import Dataset, take
 
 Floats = NDArray[np.float64]
 Edges = Literal["true", "shuffled", "none"]

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from pipelines.training.intent.dataset import FIXED_PREFIXES, Events, split
-from pipelines.training.intent.leaks import take
 from pipelines.training.source import TrainingDataError
-from pipelines.training.task import Claim, Dataset, Evaluation, Interval, Predictor
+from pipelines.training.task import Claim, Dataset, Evaluation, Interval, Predictor, take
 
 Floats = NDArray[np.float64]
 

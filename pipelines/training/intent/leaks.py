@@ -5,14 +5,14 @@ A row must list exactly the events that the log holds up to the row's event time
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import SynchroChainError
 from pipelines.models.intent_sequences import AGGREGATES, PURCHASE, WINDOW, aggregates
-from pipelines.training.task import Dataset
+from pipelines.training.task import Dataset, take
 
 if TYPE_CHECKING:
     from pipelines.training.intent.dataset import Events
@@ -94,11 +94,6 @@ def _check_single_features(data: Dataset) -> None:
                 f"the feature {name} alone predicts a purchase with AUC {max(area, 1 - area):.3f}, "
                 f"above {SUSPICIOUS_AUC}: it knows what came later, so nothing is trained"
             )
-
-
-def take(columns: dict[str, Any], rows: NDArray[Any]) -> dict[str, Any]:
-    """Some rows of equally long columns."""
-    return {name: values[rows] for name, values in columns.items()}
 
 
 def _auc(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:

@@ -27,7 +27,6 @@ from pipelines.training.intent.dataset import (
     split,
 )
 from pipelines.training.intent.evaluation import chance_claim, forecast, hold_out, score
-from pipelines.training.intent.leaks import take
 from pipelines.training.intent.training import History, calibrate, fit_network, forecasts
 from pipelines.training.intent.windows import EARLY_COUNTS_MORE, make_windows
 from pipelines.training.source import TrainingSource
@@ -40,6 +39,7 @@ from pipelines.training.task import (
     Predictor,
     Progress,
     Trained,
+    take,
 )
 
 Floats = NDArray[np.float64]

@@ -17,8 +17,7 @@ from torch import Tensor
 from pipelines.models.intent_sequences import ACTIONS, event_inputs, read_sequences, user_context
 from pipelines.models.intent_transformer import NEXT_ACTIONS, Targets
 from pipelines.training.intent.dataset import Events
-from pipelines.training.intent.leaks import take
-from pipelines.training.task import Dataset
+from pipelines.training.task import Dataset, take
 
 _FULL: Final = 32
 _STRIDE: Final = 16
