@@ -21,15 +21,14 @@ class OptionScorer(nn.Module):
 
     Args:
         features: F, numbers per option.
-        hidden: width of both hidden layers.
     """
 
-    def __init__(self, features: int, hidden: int = HIDDEN) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        self.own = nn.Linear(features + 1, hidden)
-        self.others = nn.Linear(features + 1, hidden, bias=False)
-        self.second = nn.Linear(hidden, hidden)
-        self.out = nn.Linear(hidden, 1)
+        self.own = nn.Linear(features + 1, HIDDEN)
+        self.others = nn.Linear(features + 1, HIDDEN, bias=False)
+        self.second = nn.Linear(HIDDEN, HIDDEN)
+        self.out = nn.Linear(HIDDEN, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 

@@ -24,13 +24,12 @@ from pipelines.serving.decisions import (
     Decision,
     Fallback,
     Intent,
-    ModelUsed,
     Option,
     ViewUse,
 )
 from pipelines.serving.online import OnlineRows
 from pipelines.serving.outlook import ROUTE_FEATURES
-from pipelines.serving.steps import RULE, Columns
+from pipelines.serving.steps import Columns, used_rule
 
 _OF_OPTION = (
     "ship_cost",
@@ -129,17 +128,13 @@ def _decision(done: Round, number: int, lists: dict[str, list[Any]]) -> Decision
         features=_features(done, number, first + chosen),
         models={
             "intent": done.intent.used,
-            "delay": done.delay.used if done.delay else _ruled("supply_gnn"),
-            "decision": done.score.used if by_model else _ruled("ppo_agent"),
+            "delay": done.delay.used if done.delay else used_rule("supply_gnn"),
+            "decision": done.score.used if by_model else used_rule("ppo_agent"),
         },
         fallbacks=notes,
         network_age_seconds=done.snapshot.age(now) if done.snapshot else None,
         read_mode=done.places.read_mode,
     )
-
-
-def _ruled(model: str) -> ModelUsed:
-    return ModelUsed(model, None, None, RULE)
 
 
 def _option(case: Case, number: int, row: int, lists: dict[str, list[Any]]) -> Option:

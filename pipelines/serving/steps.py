@@ -70,7 +70,7 @@ def intent_step(model: Served | Absent, columns: Columns) -> IntentAnswer:
     guessed = past_urgency(columns["urgency_score"])
     if outputs is None:
         nothing: list[Any] = [None] * len(guessed)
-        return IntentAnswer(nothing, nothing, guessed, _rule(model.model), why)
+        return IntentAnswer(nothing, nothing, guessed, used_rule(model.model), why)
     urgency, probability = outputs["urgency"], outputs["purchase_probability"]
     good = np.isfinite(urgency) & np.isfinite(probability)
     if not good.all():
@@ -90,7 +90,7 @@ def delay_step(model: Served | Absent, columns: Columns) -> DelayAnswer:
     outputs, why = _ask(model, columns, names)
     hours, late = past_delays(columns)
     if outputs is None:
-        return DelayAnswer(hours, late, _rule(model.model), why)
+        return DelayAnswer(hours, late, used_rule(model.model), why)
     good = np.isfinite(outputs[names[0]]) & np.isfinite(outputs[names[1]])
     if not good.all():
         why = why or f"it answers for {int(good.sum())} of {len(good)} routes"
@@ -113,10 +113,10 @@ def score_step(
     scores = greedy_scores(columns, weights)
     nobody = np.zeros(len(scores), dtype=np.bool_)
     if unfit.all():
-        return ScoreAnswer(scores, nobody, _rule(model.model), None)
+        return ScoreAnswer(scores, nobody, used_rule(model.model), None)
     outputs, why = _ask(model, columns, ("score",))
     if outputs is None:
-        return ScoreAnswer(scores, nobody, _rule(model.model), why)
+        return ScoreAnswer(scores, nobody, used_rule(model.model), why)
     order = columns["order"].astype(np.int64)
     bad = unfit | ~np.isfinite(outputs["score"])
     if (bad & ~unfit).any():
@@ -157,11 +157,12 @@ def as_column(name: str, values: Sequence[Any]) -> NDArray[Any]:
 def used_of(model: Served | Absent) -> ModelUsed:
     """How a decision names the model."""
     if isinstance(model, Absent):
-        return _rule(model.model)
+        return used_rule(model.model)
     return ModelUsed(model.model, model.version, model.alias, model.kind)
 
 
-def _rule(model: str) -> ModelUsed:
+def used_rule(model: str) -> ModelUsed:
+    """How a decision names the rule that stands in for a model."""
     return ModelUsed(model, None, None, RULE)
 
 

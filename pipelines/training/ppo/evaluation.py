@@ -40,10 +40,10 @@ class Comparison:
         greedy = self.outcomes[below].value[: len(value)]
         return float((value - greedy).mean() / (self.clairvoyant[: len(value)] - greedy).mean())
 
-    def noise(self, name: str, below: str = GREEDY) -> float:
+    def noise(self, name: str) -> float:
         """Standard error of that gap over episodes."""
         value = self.outcomes[name].value
-        greedy = self.outcomes[below].value[: len(value)]
+        greedy = self.outcomes[GREEDY].value[: len(value)]
         gain, room = value - greedy, self.clairvoyant[: len(value)] - greedy
         rest = gain - room * gain.mean() / room.mean()
         return float(rest.std(ddof=1) / np.sqrt(len(rest)) / room.mean())
