@@ -22,7 +22,7 @@ import duckdb
 from pipelines.change_log.logs import BY_NAME, LOGS, TIME, Log
 from pipelines.change_log.parsing import typed_rows
 from pipelines.lake.state import PublishedFile
-from pipelines.lake.workspace import columns, count, empty, read_files
+from pipelines.lake.workspace import columns, count, empty, quoted, read_files, same_key
 from pipelines.paths import read_lines
 
 KIND: Final = "rejected"
@@ -79,7 +79,7 @@ def attach_rejected(connection: duckdb.DuckDBPyConnection, rejected: Rejected) -
     """Make `rejected_<log>` readable, for every log."""
     for log in LOGS:
         files = rejected.files.get(log.name)
-        kept = ", ".join(f'"{name}"' for name in KEPT_COLUMNS)
+        kept = quoted(KEPT_COLUMNS)
         if files:
             connection.execute(
                 f"CREATE OR REPLACE VIEW rejected_{log.name} AS "
@@ -126,7 +126,7 @@ def rest(
         rejected: what earlier cycles rejected.
         whole: whether the new file replaces the earlier ones; else it stands beside them.
     """
-    kept = ", ".join(f'"{name}"' for name in KEPT_COLUMNS)
+    kept = quoted(KEPT_COLUMNS)
     parts = []
     if count(connection, f"raw_{log.name}") and count(connection, f"bad_{log.name}"):
         key = " AND ".join(f'"{name}" IS NOT NULL' for name in log.key)
@@ -193,12 +193,12 @@ def end_waiting(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
 
 
 def _same_key(log: Log) -> str:
-    return _equal(log, "e", "r")
+    return same_key(log, "e", "r")
 
 
 def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
     """A query for keys and the ranges of `seq` in which their rows stop waiting."""
-    key = ", ".join(f'"{name}"' for name in log.key)
+    key = quoted(log.key)
     gone = f"SELECT {key}, seq AS last, 0 AS since FROM typed WHERE op = 'D'"
     if not count(connection, f"raw_{log.name}"):
         return f"SELECT {key}, seq AS last, 0 AS since FROM rejected_{log.name} WHERE FALSE"
@@ -218,21 +218,17 @@ def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
     return f"""
         WITH RECURSIVE gone AS ({gone}), stretch AS (
             SELECT r.*, min(d.seq) AS until FROM {RENAMED} AS r LEFT JOIN gone AS d
-            ON {_equal(log, "d", "r")} AND d.seq > r.seq GROUP BY ALL
+            ON {same_key(log, "d", "r")} AND d.seq > r.seq GROUP BY ALL
         ), gone_on AS (
             SELECT DISTINCT {old}, s.seq AS last FROM stretch AS s JOIN typed AS t
-            ON {_equal(log, "t", "s")} AND t.seq >= s.seq AND t.seq < coalesce(until, t.seq + 1)
+            ON {same_key(log, "t", "s")} AND t.seq >= s.seq AND t.seq < coalesce(until, t.seq + 1)
             WHERE t.op <> 'D' AND t.seq NOT IN (SELECT seq FROM bad_{log.name})
             UNION SELECT s.* EXCLUDE ({key}, seq, until), s.seq AS last FROM gone_on AS g
-            JOIN stretch AS s ON {_equal(log, "s", "g", "old_")} AND s.until = g.last - 1
+            JOIN stretch AS s ON {same_key(log, "s", "g", "old_")} AND s.until = g.last - 1
         )
         SELECT {of_old}, e.last, coalesce(max(d.seq), 0) AS since FROM gone_on AS e
-        LEFT JOIN gone AS d ON {_equal(log, "d", "e", "old_")} AND d.seq < e.last - 1 GROUP BY ALL
+        LEFT JOIN gone AS d ON {same_key(log, "d", "e", "old_")} AND d.seq < e.last - 1 GROUP BY ALL
     """
-
-
-def _equal(log: Log, left: str, right: str, prefix: str = "") -> str:
-    return " AND ".join(f'{left}."{name}" = {right}."{prefix}{name}"' for name in log.key)
 
 
 def _take_over(

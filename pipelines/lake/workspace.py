@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -86,6 +86,16 @@ def attach_history(
 def columns(log: Log, of: str = "") -> str:
     """The log's columns, quoted, for a SELECT; with the name of a relation, that one's."""
     return ", ".join(f'{of}."{name}"' if of else f'"{name}"' for name in log.types)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names of columns, quoted, for a SELECT."""
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def same_key(log: Log, left: str, right: str, prefix: str = "") -> str:
+    """SQL: two relations' rows have one key; the right one's columns may have a prefix."""
+    return " AND ".join(f'{left}."{name}" = {right}."{prefix}{name}"' for name in log.key)
 
 
 def count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:

@@ -23,7 +23,7 @@ from pipelines.features.views import LONGEST_WINDOW
 from pipelines.lake.clock import utc_now
 from pipelines.lake.state import PipelineState
 from pipelines.lake.verification import read_again_if_made_anew
-from pipelines.lake.workspace import Progress, columns
+from pipelines.lake.workspace import Progress, columns, quoted
 from pipelines.live_databases import CHANGED_AT, METADATA
 from pipelines.monitoring.audit import AuditError
 from pipelines.monitoring.offline_side import offline_side
@@ -190,7 +190,7 @@ def _quarantined(
     connection.execute(
         f"CREATE TABLE refused_{log.name} AS SELECT * FROM (FROM ({typed_rows(log, kept)}) "
         f"UNION ALL BY NAME FROM ({typed_rows(log, fresh)})) WHERE seq <= {at.end} "
-        f"QUALIFY row_number() OVER (PARTITION BY {_listed(log.key)} ORDER BY seq DESC) = 1"
+        f"QUALIFY row_number() OVER (PARTITION BY {quoted(log.key)} ORDER BY seq DESC) = 1"
     )
 
 
@@ -202,7 +202,7 @@ def _said(
     In the log, a row after a deletion of its key has the deletion's time, if later (see
     `date_deletions`). The deletion may have expired.
     """
-    keys = _listed(log.key)
+    keys = quoted(log.key)
     every = " UNION ALL ".join(f"SELECT {columns(log)} FROM {s}_{log.name}" for s in ("old", "new"))
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE said AS SELECT * FROM (SELECT * FROM ({every}) "
@@ -314,10 +314,6 @@ def _digest(connection: duckdb.DuckDBPyConnection, log: Log, relation: str) -> s
 
 def _shown(log: Log) -> str:
     return " || ' ' || ".join(f"'{key}=' || coalesce(\"{key}\"::VARCHAR, '')" for key in log.key)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
 
 
 def _number(connection: duckdb.DuckDBPyConnection, query: str) -> int:

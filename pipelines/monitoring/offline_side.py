@@ -29,6 +29,7 @@ from pipelines.lake.workspace import (
     Progress,
     attach_history,
     columns,
+    quoted,
     read_files,
     workspace,
 )
@@ -54,7 +55,7 @@ class OfflineSide:
             files: its offline source; keys that are newer than it are included.
             count: how many keys to choose, by hash; 0 for all.
         """
-        keys = _listed(view.keys)
+        keys = quoted(view.keys)
         parts = [f"SELECT {keys} FROM {read_files(files)}"] if files else []
         parts += [
             f"SELECT {_as_keys(view, s)} FROM new_{s.log} WHERE {s.only}" for s in view.sources
@@ -76,7 +77,7 @@ class OfflineSide:
             keys: its key columns.
             contained: by database, the changes that are online for certain.
         """
-        by_key = _listed(view.keys)
+        by_key = quoted(view.keys)
         with self.connection.cursor() as cursor:
             cursor.register("wanted", keys)
             affected = " UNION ALL ".join(_affected(view, contained))
@@ -102,7 +103,7 @@ class OfflineSide:
         Returns:
             The key columns, `event_timestamp` and the features.
         """
-        by_key = _listed(view.keys)
+        by_key = quoted(view.keys)
         with self.connection.cursor() as cursor:
             cursor.register("wanted", keys)
             for source in view.sources:
@@ -169,10 +170,6 @@ def _published(state: PipelineState) -> tuple[dict[str, Offset], dict[str, list[
             return offsets, {log.name: [f for f in listed if f.name == log.name] for log in LOGS}
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
 def _as_keys(view: View, source: Source) -> str:
     """The log's columns that hold the view's keys, under the keys' names."""
     pairs = zip(source.keys, view.keys, strict=True)
@@ -207,8 +204,8 @@ def _affected(view: View, contained: Mapping[str, Contained]) -> Iterator[str]:
             yield f"SELECT {keys} FROM ({_every(source.log, f'{source.identity} IN ({things})')})"
     for table in view.tables:
         changed = _every(table, _outside(table, contained))
-        shared = _listed(tuple(name for name in BY_NAME[table].key if name in view.keys))
-        yield f"SELECT {_listed(view.keys)} FROM wanted SEMI JOIN ({changed}) USING ({shared})"
+        shared = quoted(name for name in BY_NAME[table].key if name in view.keys)
+        yield f"SELECT {quoted(view.keys)} FROM wanted SEMI JOIN ({changed}) USING ({shared})"
 
 
 def _outside(log: str, contained: Mapping[str, Contained]) -> str:

@@ -23,7 +23,7 @@ from pipelines.lake.rejected import (
     passed,
     ready,
 )
-from pipelines.lake.workspace import columns, count, empty
+from pipelines.lake.workspace import columns, count, empty, quoted
 from pipelines.validation.deletions import date_deletions, refuse_unknown_deletions
 from pipelines.validation.lives import normalise_operations
 
@@ -137,7 +137,7 @@ def _refuse_orphans(
 
 def _attach_keys(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
     """Create `rejected_keys`, keys with a rejected row, and `renamed`, changes of a key."""
-    key = ", ".join(f'"{name}"' for name in log.key)
+    key = quoted(log.key)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE rejected_keys AS SELECT {key} FROM rejected_{log.name} "
         f"UNION SELECT {key} FROM typed SEMI JOIN bad_{log.name} USING (seq) WHERE op <> 'D'"

@@ -6,6 +6,7 @@ import duckdb
 
 from pipelines.change_log.logs import Log
 from pipelines.change_log.time_stamps import time_stamp_sql
+from pipelines.lake.workspace import quoted, same_key
 
 
 def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
@@ -15,7 +16,7 @@ def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) ->
     """
     if log.changed_at is None or not _find_deletions(connection, log):
         return
-    key = _listed(log)
+    key = quoted(log.key)
     good = f"seq NOT IN (SELECT seq FROM bad_{log.name})"
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE accepted AS SELECT {key}, min(seq) AS since FROM ("
@@ -24,7 +25,7 @@ def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) ->
         f"WHERE op <> 'D' AND {good}) GROUP BY {key}"
     )
     connection.execute(
-        f"DELETE FROM gone USING accepted WHERE ({_same(log, 'gone', 'accepted')}) "
+        f"DELETE FROM gone USING accepted WHERE ({same_key(log, 'gone', 'accepted')}) "
         "AND accepted.since < gone.seq"
     )
     if not log.keep_newest_by and _any(connection, "gone"):
@@ -50,7 +51,7 @@ def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
     at = f'"{log.changed_at}"'
     if log.changed_at in (None, "committed_at"):
         return
-    key = _listed(log)
+    key = quoted(log.key)
     _find_deletions(connection, log)
     (earliest,) = connection.execute(f"SELECT min({at}) FROM typed").fetchone() or (None,)
     if earliest is not None:  # a constant bound lets DuckDB skip files
@@ -70,18 +71,11 @@ def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
 def _find_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> bool:
     """Create `gone`, the valid deletions in `typed`; returns whether there are any."""
     connection.execute(
-        f'CREATE OR REPLACE TEMP TABLE gone AS SELECT {_listed(log)}, seq, "{log.changed_at}" AS t '
+        f"CREATE OR REPLACE TEMP TABLE gone AS SELECT {quoted(log.key)}, seq, "
+        f'"{log.changed_at}" AS t '
         f"FROM typed WHERE op = 'D' AND seq NOT IN (SELECT seq FROM bad_{log.name})"
     )
     return _any(connection, "gone")
-
-
-def _listed(log: Log) -> str:
-    return ", ".join(f'"{name}"' for name in log.key)
-
-
-def _same(log: Log, left: str, right: str) -> str:
-    return " AND ".join(f'{left}."{name}" = {right}."{name}"' for name in log.key)
 
 
 def _any(connection: duckdb.DuckDBPyConnection, table: str) -> bool:

@@ -22,7 +22,7 @@ import duckdb
 
 from pipelines.change_log.logs import Log
 from pipelines.lake.rejected import RENAMED
-from pipelines.lake.workspace import count
+from pipelines.lake.workspace import count, quoted, same_key
 
 
 def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
@@ -36,7 +36,7 @@ def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> Non
     """
     if not log.append_only:
         return
-    key = ", ".join(f'"{name}"' for name in log.key)
+    key = quoted(log.key)
     connection.execute(
         "CREATE OR REPLACE TEMP VIEW good AS SELECT * FROM typed"
         + (
@@ -68,7 +68,7 @@ def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> Non
         WINDOW of_life AS (PARTITION BY {key}, life)
         """
     )
-    same = " AND ".join(f'b."{name}" = l."{name}"' for name in log.key)
+    same = same_key(log, "b", "l")
     connection.execute(
         f"""
         UPDATE typed SET op = decided.op FROM (
@@ -95,15 +95,15 @@ def _rejected(log: Log, key: str) -> str:
 def _lives_before(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
     """A query for lives that began under an earlier key: by `life` of the later key, whether
     they had a good row, and whether they had a rejected one."""
-    key = ", ".join(f'"{name}"' for name in log.key)
+    key = quoted(log.key)
     if not count(connection, RENAMED):
         return f"SELECT {key}, life, good, FALSE AS rejected FROM lives WHERE FALSE"
     listed = ", ".join(f'l."{name}"' for name in log.key)
     before = ", ".join(f'd."{name}" AS "old_{name}"' for name in log.key)
     older = ", ".join(f'c."old_{name}"' for name in log.key)
-    old = " AND ".join(f'd."{name}" = r."old_{name}"' for name in log.key)
-    chained = " AND ".join(f'c."{name}" = b."old_{name}"' for name in log.key)
-    begun = " AND ".join(f'l."{name}" = b."old_{name}"' for name in log.key)
+    old = same_key(log, "d", "r", "old_")
+    chained = same_key(log, "c", "b", "old_")
+    begun = same_key(log, "l", "b", "old_")
     of_later = ", ".join(f'b."{name}"' for name in log.key)
     return f"""
         WITH RECURSIVE changed AS (
@@ -138,7 +138,7 @@ def _find_doubtful(connection: duckdb.DuckDBPyConnection, log: Log, key: str) ->
         parts.append(f"SELECT {key} FROM good SEMI JOIN rejected_keys USING ({key}) WHERE op = 'U'")
     if count(connection, RENAMED):
         old = ", ".join(f'r."old_{name}" AS "{name}"' for name in log.key)
-        chained = " AND ".join(f'r."{name}" = c."{name}"' for name in log.key)
+        chained = same_key(log, "r", "c")
         parts.append(
             f"SELECT {key} FROM (WITH RECURSIVE chain AS ("
             f"SELECT DISTINCT {key} FROM good SEMI JOIN {RENAMED} USING ({key}) WHERE op <> 'D' "
