@@ -116,7 +116,7 @@ def _batch_flow(data: DataConfig, batch: BatchConfig) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for this process, which tells it
+        start_new_session=True,  # Ctrl-C is for this process, which ends it
     )
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     set_up_output()
     stop, cycled = threading.Event(), threading.Event()
 
-    def told(_outcome: object) -> None:
+    def after_cycle(_outcome: object) -> None:
         if not cycled.is_set():
             cycled.set()
             print("cycled", flush=True)
@@ -145,7 +145,7 @@ def main() -> None:
     end_with_parent(stop.set, seconds=PATIENCE)
     config = BatchConfig()
     processor = BatchProcessor(config, DataConfig(), after_update=champions_scorer(config))
-    processor.start_scheduled_processing(stop, sleep=stop.wait, on_cycle=told)
+    processor.start_scheduled_processing(stop, sleep=stop.wait, on_cycle=after_cycle)
 
 
 if __name__ == "__main__":

@@ -148,4 +148,4 @@ class BothFlows:
         view = VIEWS_BY_NAME[HOT[log]]
         source = source_of(view, log)
         assert source is not None
-        return back(self.window.edge(view), source.lookback or 0)
+        return back(self.window.watermark(view), source.lookback or 0)

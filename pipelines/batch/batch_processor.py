@@ -89,7 +89,7 @@ class CycleReport:
     online_check: dict[str, Any] = field(default_factory=dict)
     """What was compared online with what is published, and what was mended."""
     after_update: dict[str, Any] = field(default_factory=dict)
-    """What was hung onto the update step had to tell; `error`, one line, if it failed."""
+    """Result of the `after_update` callback; `error`, one line, if it failed."""
     trimmed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
@@ -101,8 +101,8 @@ class BatchProcessor:
     Args:
         config: how often, how much, where to.
         data: where the live databases are.
-        clock: tells the present moment, UTC and naive.
-        progress: told the step and how many more rows it has dealt with; by several threads, one
+        clock: gives the present time, UTC and naive.
+        progress: called with the step and how many more rows are done; by several threads, one
             at a time.
         after_update: called when the update step has done its own work; what it returns, plain
             values, goes into the cycle's report. The cycle does not fail with it.
@@ -311,7 +311,7 @@ class BatchProcessor:
             self.state.set_metadata(KEPT_NOTE, str(report.cycle))
         report.extracted = produced.extracted
         report.accepted = {n: c.accepted for n, c in produced.checked.items() if c.accepted}
-        report.quarantined = {n: c.refused for n, c in produced.checked.items() if c.refused}
+        report.quarantined = {n: c.rejected for n, c in produced.checked.items() if c.rejected}
         report.resolved = {log: len(seqs) for log, seqs in produced.late.items()}
         report.feature_rows = dict(produced.rows)
         report.files = len(produced.staged_files)
@@ -321,7 +321,7 @@ class BatchProcessor:
                 "%d rows of %s left the quarantine: what they waited for is there", count, log
             )
         for log, count in report.quarantined.items():
-            logger.warning("%d rows of %s were refused: see data/quarantine", count, log)
+            logger.warning("%d rows of %s were rejected: see data/quarantine", count, log)
 
     def _update(self, report: CycleReport) -> None:
         self._progress("update", 0)  # importing Feast alone takes seconds
@@ -340,7 +340,7 @@ class BatchProcessor:
                         store, self.state, now, lambda views: self._progress("update", views)
                     )
                     for view, span in done.items():
-                        report.materialized[view] = [str(moment) for moment in span]
+                        report.materialized[view] = [str(end) for end in span]
                     remember_registry(self.config, self.state)
                 report.online_check = check_online(self.config, self.data, self.state, now)
 

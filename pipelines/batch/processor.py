@@ -95,8 +95,8 @@ class DataProcessor:
         self.produced.checked = check(self._connection, rejected)
         for log in LOGS:
             found = self.produced.checked[log.name]
-            self._progress("check", found.accepted + found.refused)
-            if found.refused:
+            self._progress("check", found.accepted + found.rejected)
+            if found.rejected:
                 self._keep(self._quarantine(log, cycle))
             if found.resolved or found.given_up:
                 lines = rejected.quarantine.get(log.table, ())

@@ -1,4 +1,4 @@
-"""The quarantine: for people, the rows that are refused now, each as it was and with the reason.
+"""The quarantine: for people, the rows that are rejected now, each as it was and with the reason.
 
 A file a cycle and table, a JSON object a line. The line of a row that has passed since leaves its
 file; the line of one that is waited for no longer says so. Such a file is replaced by one that is
@@ -25,7 +25,7 @@ KIND: Final = "quarantine"
 
 
 def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int) -> list[str]:
-    """The refused changes of a log, a JSON object each: the change as it was and the reason."""
+    """The rejected changes of a log, a JSON object each: the change as it was and the reason."""
     rows = connection.execute(
         f"SELECT to_json({{'table': '{log.table}', 'seq': raw.seq, 'op': op, 'row': raw.row, "
         f"'committed_at': committed_at, 'cycle': {cycle}, 'reason': bad.reason}}) "

@@ -137,14 +137,14 @@ def _history(view: View, source: Source, earliest: datetime, new: str) -> str:
 def _bounded(source: Source, of_keys: str) -> str:
     if source.lookback is None:
         return of_keys
-    edge = f"since - to_microseconds({source.lookback})"
+    horizon = f"since - to_microseconds({source.lookback})"
     if not source.newest_before:
-        return f"SELECT * FROM ({of_keys}) WHERE {source.at} >= {edge}"
+        return f"SELECT * FROM ({of_keys}) WHERE {source.at} >= {horizon}"
     keys = ", ".join(source.keys)
-    before = f"max({source.at}) FILTER (WHERE {source.at} <= {edge})"
+    before = f"max({source.at}) FILTER (WHERE {source.at} <= {horizon})"
     return (
         f"SELECT *, {before} OVER (PARTITION BY {keys}) AS newest_before FROM ({of_keys}) "
-        f"QUALIFY {source.at} >= {edge} OR {source.at} = newest_before"
+        f"QUALIFY {source.at} >= {horizon} OR {source.at} = newest_before"
     )
 
 

@@ -200,7 +200,7 @@ def materialize(
     New rows later than everything materialized before go by `materialize-incremental`. A late row
     lies before the end that Feast remembers and would be passed over, so its stretch of time is
     materialized explicitly, as far as its time to live reaches back from `now` (UTC, naive). A
-    view is done when Feast returns, which `progress` is told; if it fails, it still waits, and the
+    view is done when Feast returns, and `progress` is called; if it fails, it still waits, and the
     other views go on.
 
     Returns:

@@ -36,7 +36,7 @@ LONGEST_REST: Final = 0.06
 
 
 class DataStreamer:
-    """Follows the four live databases and keeps the cache and the online store up to the moment.
+    """Follows the four live databases and keeps the cache and the online store up to date.
 
     A commit is noticed within milliseconds; the interval is only the longest wait. Streams run
     side by side: one that fails says so, tries again, and does not stop the others. An offset is
@@ -47,7 +47,7 @@ class DataStreamer:
         config: live databases, Redis, micro-batch size, interval; instead of `db_path`.
         batch: where the batch flow publishes; by default that of the same data directory.
         intervals: seconds by live database, where they differ from `processing_interval`.
-        clock: tells the present moment, UTC and naive.
+        clock: gives the present time, UTC and naive.
 
     Raises:
         ConfigurationError: an unknown database or an interval that is not positive.

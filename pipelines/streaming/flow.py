@@ -62,7 +62,7 @@ class StreamingFlow:
         config: live databases, Redis, micro-batch size.
         batch: where the batch flow publishes, and the feature repository.
         cache: gets the computed features too.
-        clock: tells the present moment, UTC and naive.
+        clock: gives the present time, UTC and naive.
 
     Raises:
         OtherHistoryError: a live database is not the one that was read before.
@@ -363,9 +363,9 @@ class StreamingFlow:
         ]
         if tables:
             whole = pa.concat_tables(tables, promote_options="default")
-            moment = tables[0][CREATED_TIMESTAMP][0].as_py()
+            created = tables[0][CREATED_TIMESTAMP][0].as_py()
             with self._cached():
-                self.cache.cache.put_batch(DATA_TYPES[name], moment, whole)
+                self.cache.cache.put_batch(DATA_TYPES[name], created, whole)
 
     @contextmanager
     def _cached(self) -> Iterator[None]:

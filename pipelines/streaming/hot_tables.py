@@ -47,9 +47,9 @@ def hash_of(columns: tuple[str, ...]) -> str:
     return "hash(" + ", ".join(f'"{name}"' for name in columns) + ")"
 
 
-def back(moment: datetime, microseconds: int) -> datetime:
+def back(time: datetime, microseconds: int) -> datetime:
     """That much earlier, but not before time stamps begin."""
-    return max(BEGINNING, moment - timedelta(microseconds=microseconds))
+    return max(BEGINNING, time - timedelta(microseconds=microseconds))
 
 
 @cache
@@ -133,10 +133,10 @@ def insert(cursor: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> Non
     cursor.execute(f"INSERT INTO {table} SELECT {values}", [c.to_pylist() for c in rows.columns])
 
 
-def eviction(view: View, source: Source, edge: datetime) -> str:
-    """SQL that deletes what no window that ends at the edge or later needs."""
+def eviction(view: View, source: Source, watermark: datetime) -> str:
+    """SQL that deletes what no window that ends at the watermark or later needs."""
     hot = f"{view.name}.hot_{source.log}"
-    horizon = f"TIMESTAMP '{back(edge, source.lookback or 0)}'"
+    horizon = f"TIMESTAMP '{back(watermark, source.lookback or 0)}'"
     old = f"coalesce({source.at} < {horizon}, TRUE)"  # a deletion may be of what had no time yet
     if source.lookback is None:  # whole keys, once nothing of theirs is recent
         recent = f"SELECT {HASH} FROM {hot} WHERE {source.at} >= {horizon}"

@@ -1,7 +1,7 @@
 """The hot window: in memory, the recent changes that the newest feature rows depend on.
 
-A view's rows are exact from its edge on: `allowed_lateness` before the newest event time seen when
-something was evicted last. What its windows reach back from there is kept.
+A view's rows are exact from its watermark on: `allowed_lateness` before the newest event time seen
+when something was evicted last. What its windows reach back from there is kept.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class HotWindow:
         # statistics this step would drop what finds nothing just then, and the plan is kept.
         self._connection.execute("SET disabled_optimizers = 'statistics_propagation'")
         self._newest: dict[str, datetime] = {}
-        self._edges = dict.fromkeys((view.name for view in VIEWS), BEGINNING)
+        self._watermarks = dict.fromkeys((view.name for view in VIEWS), BEGINNING)
         self._lock = threading.Lock()
         self.whole: dict[str, set[int]] = {view.name: set() for view in VIEWS}
         """By view that looks back without a limit, the hashes of the keys that are kept."""
@@ -80,29 +80,30 @@ class HotWindow:
         with self._lock:
             self._newest[log] = max(newest, self._newest.get(log, BEGINNING))
 
-    def edge(self, view: View) -> datetime:
+    def watermark(self, view: View) -> datetime:
         """The event time from which on the view's newest rows are exact."""
-        return self._edges[view.name]
+        return self._watermarks[view.name]
 
     def edge_of(self, log: str) -> datetime:
         """The event time before which a log's changes make no exact row of any view."""
-        return min(self.edge(view) for view in VIEWS if source_of(view, log))
+        return min(self.watermark(view) for view in VIEWS if source_of(view, log))
 
-    def move_edges(self) -> None:
-        """Let the edges follow the newest events; what lies before them may be evicted then."""
+    def advance_watermarks(self) -> None:
+        """Let the watermarks follow the newest events; what lies before them may be evicted
+        then."""
         for view in VIEWS:
             with self._lock:
                 newest = [self._newest.get(source.log, BEGINNING) for source in view.sources]
-            edge = max(BEGINNING, max(newest) - self._lateness)
-            self._edges[view.name] = max(edge, self._edges[view.name])
+            watermark = max(BEGINNING, max(newest) - self._lateness)
+            self._watermarks[view.name] = max(watermark, self._watermarks[view.name])
 
     def horizons(self) -> dict[str, datetime]:
         """By log, the event time before which its changes are forgotten."""
         found: dict[str, datetime] = {}
         for view in VIEWS:
-            edge = self.edge(view)
+            watermark = self.watermark(view)
             for source in view.sources:
-                horizon = back(edge, source.lookback or 0)
+                horizon = back(watermark, source.lookback or 0)
                 found[source.log] = min(horizon, found.get(source.log, horizon))
         return found
 
@@ -113,10 +114,10 @@ class HotWindow:
             The number of rows.
         """
         gone = 0
-        self.move_edges()
+        self.advance_watermarks()
         for view in VIEWS:
             for source in view.sources:
-                statement = f"{eviction(view, source, self.edge(view))} RETURNING {HASH}"
+                statement = f"{eviction(view, source, self.watermark(view))} RETURNING {HASH}"
                 hashes = np.asarray(cursor.execute(statement).fetchnumpy()[HASH]).tolist()
                 gone += len(hashes)
                 if source.lookback is None:
@@ -157,13 +158,13 @@ class WindowWriter:
         self._views = {log.name: [v for v in VIEWS if log.name in logs_of_view(v)] for log in logs}
 
     def absorb(
-        self, good: Mapping[str, pa.Table], edges: Mapping[str, datetime]
+        self, good: Mapping[str, pa.Table], watermarks: Mapping[str, datetime]
     ) -> tuple[dict[str, set[int]], list[int]]:
         """Keep rows, in a transaction of the caller's.
 
         Args:
             good: by log, rows with the columns that `Intake` yields.
-            edges: by view, the event time from which on its rows are exact.
+            watermarks: by view, the event time from which on its rows are exact.
 
         Returns:
             By view, the hashes of the keys that are affected; and the `seq` of changes left to the
@@ -178,7 +179,7 @@ class WindowWriter:
                 if mine.num_rows == 0:
                     continue
                 if source and source.begun_by:
-                    mine, others = self._split(view, source, mine, edges[view.name])
+                    mine, others = self._split(view, source, mine, watermarks[view.name])
                     cold += others
                 if source is None:
                     beside, changed = self._beside(view, log, mine)
@@ -215,14 +216,14 @@ class WindowWriter:
         return {row[0] for row in found}, changed["seq"].to_pylist()
 
     def _split(
-        self, view: View, source: Source, rows: pa.Table, edge: datetime
+        self, view: View, source: Source, rows: pa.Table, watermark: datetime
     ) -> tuple[pa.Table, list[int]]:
         """Rows of keys whose whole history is in the window, and the `seq` of the rest."""
         whole = self._window.whole[view.name]
         begun = self._window.keys[str(source.begun_by)].began_since
         asked = set(rows[hashed(view)].to_pylist())
         fresh = asked - whole
-        known = {h for h in fresh if begun(h, edge)}
+        known = {h for h in fresh if begun(h, watermark)}
         whole |= known
         if fresh == known:
             return rows, []

@@ -1,7 +1,7 @@
 """Intake: typing and checking the changes of one database by the rules of the batch flow.
 
-A change is good; or refused, with a reason, for it breaks a rule; or left to the batch flow, which
-sees all of history, for what is needed to decide it lies outside the hot window. Refused changes
+A change is good; or rejected, with a reason, for it breaks a rule; or left to the batch flow, which
+sees all of history, for what is needed to decide it lies outside the hot window. Rejected changes
 are quarantined by the batch flow, so that each is kept once.
 """
 
@@ -39,13 +39,13 @@ from pipelines.streaming.known_keys import PARENTS, keeps_keys
 from pipelines.streaming.operations import UNDECIDED, Decided, Operations
 
 TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
-"""The column that holds a log's event time, for logs whose rows are about a moment."""
+"""The column that holds a log's event time, for logs whose rows are about a point in time."""
 CLOCKS: Final = frozenset(log for log, time in TIMES.items() if time != COMMITTED_AT)
 """Logs whose event times say how far the shop's own clock has come."""
 
 
 @dataclass
-class Verdicts:
+class ValidationResult:
     """What became of one log's changes in a micro-batch."""
 
     good: pa.Table | None = None
@@ -54,7 +54,7 @@ class Verdicts:
     """The latest event time among the good ones."""
     late: list[int] = field(default_factory=list)
     """`seq` of the good ones that are older than what is exact here."""
-    refused: list[tuple[int, str]] = field(default_factory=list)
+    rejected: list[tuple[int, str]] = field(default_factory=list)
     """`seq` and reason."""
     left: list[tuple[int, str]] = field(default_factory=list)
     """`seq` and what is missing."""
@@ -94,14 +94,14 @@ class Intake:
         self,
         changes: pa.Table,
         horizons: Mapping[str, datetime],
-        edges: Mapping[str, datetime],
-    ) -> dict[str, Verdicts]:
-        """The verdicts on the changes, for each log that has some.
+        watermarks: Mapping[str, datetime],
+    ) -> dict[str, ValidationResult]:
+        """The results on the changes, for each log that has some.
 
         Args:
             changes: a table of the change log's schema; what no log stands for is passed over.
             horizons: by append-only log, the event time before which facts are forgotten.
-            edges: by view, the event time before which a row's features are not exact here.
+            watermarks: by view, the event time before which a row's features are not exact here.
         """
         self._at_hand.clear()
         self._cursor.execute(f"DELETE FROM {self._raw}")
@@ -118,13 +118,15 @@ class Intake:
                 rows = self._cursor.execute(f"EXECUTE typed_{log.name}").to_arrow_table()
                 if pc.any(pc.equal(rows["reason"], UNEXPLAINED)).as_py():
                     rows = self._cursor.execute(f"EXECUTE explained_{log.name}").to_arrow_table()
-                found[log.name] = self._judge(log, rows, horizons, edges)
+                found[log.name] = self._judge(log, rows, horizons, watermarks)
         return found
 
-    def accept(self, log: Log, files: Sequence[PublishedFile], seqs: Sequence[int]) -> Verdicts:
+    def accept(
+        self, log: Log, files: Sequence[PublishedFile], seqs: Sequence[int]
+    ) -> ValidationResult:
         """Those changes that the batch flow has published."""
         if not files:
-            return Verdicts()
+            return ValidationResult()
         chosen = f"(SELECT * FROM {read_files(files)} WHERE seq IN (SELECT unnest(?)))"
         query = _yielded(log, chosen, "NULL AS reason")
         rows = self._cursor.execute(query, [list(seqs)]).to_arrow_table()
@@ -133,7 +135,7 @@ class Intake:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(here, pa.int64()))))
         if log.append_only:
             self._free_again(log, files, rows)
-        return Verdicts(rows, _newest(log, rows))
+        return ValidationResult(rows, _newest(log, rows))
 
     def _free_again(self, log: Log, files: Sequence[PublishedFile], rows: pa.Table) -> None:
         """Note the later deletions of facts that are let in: they may be forgotten by now."""
@@ -158,9 +160,9 @@ class Intake:
         )
         return [row[0] for row in self._cursor.execute(every, [list(seqs)]).fetchall()]
 
-    def commit(self, verdicts: Mapping[str, Verdicts]) -> None:
+    def commit(self, results: Mapping[str, ValidationResult]) -> None:
         """The micro-batch was taken in: remember which facts are there."""
-        for log, found in verdicts.items():
+        for log, found in results.items():
             if found.decided is not None:
                 self._operations[log].commit(found.decided)
 
@@ -198,9 +200,9 @@ class Intake:
         log: Log,
         rows: pa.Table,
         horizons: Mapping[str, datetime],
-        edges: Mapping[str, datetime],
-    ) -> Verdicts:
-        verdicts = Verdicts()
+        watermarks: Mapping[str, datetime],
+    ) -> ValidationResult:
+        results = ValidationResult()
         bad: set[int] = set()
 
         def put(where: list[tuple[int, str]], mask: Any, reasons: Iterable[str]) -> None:
@@ -209,9 +211,9 @@ class Intake:
                     bad.add(seq)
                     where.append((seq, reason))
 
-        refused = pc.is_valid(rows["reason"])
-        put(verdicts.refused, refused, rows["reason"].drop_null().to_pylist())
-        there = pc.and_not(pc.not_equal(rows["op"], "D"), refused)
+        rejected = pc.is_valid(rows["reason"])
+        put(results.rejected, rejected, rows["reason"].drop_null().to_pylist())
+        there = pc.and_not(pc.not_equal(rows["op"], "D"), rejected)
         for column, parent in log.references.items():
             unknown = self._unknown(parent, rows[column].unique().to_pylist())
             if unknown:
@@ -219,17 +221,17 @@ class Intake:
                 values = rows.filter(orphans)[column].to_pylist()
                 table = BY_NAME[parent].table
                 put(
-                    verdicts.left,
+                    results.left,
                     orphans,
                     [f"{column} = {value} is not known in {table}" for value in values],
                 )
                 if values:
-                    verdicts.missing.add(parent)
+                    results.missing.add(parent)
         if log.append_only:
-            rows = self._operate(log, rows, there, horizons[log.name], verdicts, put)
+            rows = self._operate(log, rows, there, horizons[log.name], results, put)
         if log.changed_at:
             unknown = self._deletions_of_unknown(log, rows, bad)
-            put(verdicts.left, unknown, repeat("it is not known whether what it deletes was there"))
+            put(results.left, unknown, repeat("it is not known whether what it deletes was there"))
             if log.name in self._deletions:
                 rows = self._deletions[log.name].date(rows)
                 if log.name in self._accepted or not log.keep_newest_by:  # it may yet be one
@@ -238,19 +240,19 @@ class Intake:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(list(bad), pa.int64()))))
         if log.marks_moves and self._renames:
             rows = self._mark_moves(rows)
-        verdicts.good = rows
-        verdicts.newest = _newest(log, rows)
+        results.good = rows
+        results.newest = _newest(log, rows)
         if log.name in TIMES and rows.num_rows:
             late = [
-                pc.and_(rows[feeds(view)], _before(log, rows, edges[view.name]))
+                pc.and_(rows[feeds(view)], _before(log, rows, watermarks[view.name]))
                 for view in VIEWS
                 if source_of(view, log.name)
             ]
-            verdicts.late = rows.filter(reduce(pc.or_, late))["seq"].to_pylist()
+            results.late = rows.filter(reduce(pc.or_, late))["seq"].to_pylist()
         # A child in the same micro-batch may refer to it; it is kept when the caller commits.
         if log.name in PARENTS:
             self._at_hand[log.name] = set(rows[log.key[0]].to_pylist())
-        return verdicts
+        return results
 
     def _operate(
         self,
@@ -258,22 +260,22 @@ class Intake:
         rows: pa.Table,
         there: Any,
         horizon: datetime,
-        verdicts: Verdicts,
+        results: ValidationResult,
         put: Any,
     ) -> pa.Table:
         """The rows of a log of facts with `op` as it is meant."""
         inserted = pc.and_(there, pc.equal(rows["op"], "I"))
         old = _before(log, rows, horizon)
-        put(verdicts.left, pc.and_(inserted, old), repeat("it is older than the hot window"))
-        decided = verdicts.decided = self._operations[log.name].decide(
+        put(results.left, pc.and_(inserted, old), repeat("it is older than the hot window"))
+        decided = results.decided = self._operations[log.name].decide(
             rows,
-            {seq for seq, _ in verdicts.refused},
-            {seq for seq, _ in verdicts.left},
+            {seq for seq, _ in results.rejected},
+            {seq for seq, _ in results.left},
             self._renames,
             set(rows.filter(old)["seq"].to_pylist()),
         )
         undecided = pc.is_in(rows["seq"], pa.array(decided.left, pa.int64()))
-        put(verdicts.left, undecided, repeat(UNDECIDED))
+        put(results.left, undecided, repeat(UNDECIDED))
         if not decided.operations:
             return rows
         seqs, ops = rows["seq"].to_pylist(), rows["op"].to_pylist()
@@ -340,6 +342,6 @@ def _newest(log: Log, rows: pa.Table) -> datetime | None:
     return found
 
 
-def _before(log: Log, rows: pa.Table, moment: datetime) -> Any:
-    early = pc.less(rows[TIMES[log.name]], pa.scalar(moment, pa.timestamp("us")))
+def _before(log: Log, rows: pa.Table, time: datetime) -> Any:
+    early = pc.less(rows[TIMES[log.name]], pa.scalar(time, pa.timestamp("us")))
     return pc.fill_null(early, False)

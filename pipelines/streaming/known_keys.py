@@ -51,8 +51,8 @@ class KnownKeys:
         self._rows_buffered = 0
         self._forgotten = KeyRanges(np.int64 if log.append_only else np.uint64)
         self._freed: dict[Any, int] = {}
-        self.refused: set[Any] = set()
-        """Of facts: keys of which rows were refused for good, since their last deletion."""
+        self.rejected: set[Any] = set()
+        """Of facts: keys of which rows were rejected for good, since their last deletion."""
         self.left: set[Any] = set()
         """Of facts: keys of which a row waits for the batch flow or for its parent."""
         self._table = f"keys_{log.name}"
@@ -103,10 +103,10 @@ class KnownKeys:
             return False
         return int(pc.count_distinct(keys).as_py()) == len(keys)
 
-    def began_since(self, key_hash: int, moment: datetime) -> bool:
-        """Whether the key with this hash was inserted, in event time, at a moment or later."""
+    def began_since(self, key_hash: int, time: datetime) -> bool:
+        """Whether the key with this hash was inserted, in event time, at `time` or later."""
         began = self._begun.get(key_hash)
-        return began is not None and began >= moment
+        return began is not None and began >= time
 
     def not_begun(self, hashes: Iterable[int]) -> None:
         """Not all that was ever reported on the keys with these hashes is at hand."""
@@ -114,9 +114,9 @@ class KnownKeys:
             for h in hashes:
                 self._begun.pop(h, None)
 
-    def begun(self, moment: datetime) -> list[int]:
+    def begun(self, time: datetime) -> list[int]:
         """The hashes of the keys of which `began_since` is true."""
-        return [h for h, began in self._begun.items() if began >= moment]
+        return [h for h, began in self._begun.items() if began >= time]
 
     def add(self, rows: pa.Table) -> None:
         """Add keys; those that are known stay as they are.

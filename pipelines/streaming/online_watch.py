@@ -38,7 +38,7 @@ class OnlineWatch:
         config: which Redis; it is not started.
         project: the Feast project whose rows are compared.
         rewrite: has everything written again that only the stream knows.
-        now: the present moment, UTC and naive.
+        now: the present time, UTC and naive.
         clock: seconds that only grow.
     """
 
@@ -101,15 +101,15 @@ class OnlineWatch:
             self._found[0].close()
 
     def _look(self, client: redis.Redis, endpoint: RedisEndpoint) -> bool:
-        moment = self._clock()
+        now = self._clock()
         held: Any = client.get(MARK)
         gone = self._mark is None or held != self._mark.encode()
-        due = self._checked is None or moment - self._checked >= CHECK_SECONDS
+        due = self._checked is None or now - self._checked >= CHECK_SECONDS
         if not gone and not due and self._asked is not None:
-            if moment - self._asked < FACTS_SECONDS:
+            if now - self._asked < FACTS_SECONDS:
                 return False
             facts = server_facts(client, endpoint.db)
-            self._asked = moment
+            self._asked = now
             if not facts.losses_since(self._last["server"]) and facts.evicts is None:
                 self._last["server"] = facts.as_dict()
                 return False
@@ -136,7 +136,7 @@ class OnlineWatch:
         if wrong or emptied or self._last["signs"]:
             self._rewrite()
         self._mark = mark if gone else known
-        self._asked = self._checked = moment
+        self._asked = self._checked = now
         return True
 
     def _server(self) -> tuple[redis.Redis, RedisEndpoint]:

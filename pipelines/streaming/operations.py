@@ -1,10 +1,10 @@
 """What I and U mean in a log of facts, by the rules of `pipelines.validation.lives`.
 
 An insertion of a key that is there is an update; after a deletion the key is free. An update of a
-key all of whose rows were refused is its insertion, and the batch flow's to decide if it is older
+key all of whose rows were rejected is its insertion, and the batch flow's to decide if it is older
 than the hot window, as any insertion is. Of a key with a row that the batch flow has yet
 to decide, or keeps waiting for its parent, nothing can be said here: it is left to the batch flow;
-so is a key whose row came from another one by a change that was refused or left.
+so is a key whose row came from another one by a change that was rejected or left.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Decided:
     left: list[int] = field(default_factory=list)
     """`seq` of what the batch flow has to decide."""
     doubts: list[tuple[str, Any]] = field(default_factory=list)
-    """In order: "refused" or "left", or "gone" for a deletion, and the key."""
+    """In order: "rejected" or "left", or "gone" for a deletion, and the key."""
 
 
 class Operations:
@@ -43,7 +43,7 @@ class Operations:
     def decide(
         self,
         rows: pa.Table,
-        refused: set[int],
+        rejected: set[int],
         left: set[int],
         renames: Mapping[int, str],
         old: set[int],
@@ -52,7 +52,7 @@ class Operations:
 
         Args:
             rows: with seq, op and the key.
-            refused: `seq` of rows that break a rule.
+            rejected: `seq` of rows that break a rule.
             left: `seq` of rows that are left to the batch flow anyway.
             renames: old key, a JSON array, by `seq` of the update that changed it.
             old: `seq` of rows from before the hot window.
@@ -60,9 +60,9 @@ class Operations:
         keys, found = self._keys, Decided()
         key = keys.log.key[0]
         inserted = rows.filter(pc.equal(rows["op"], "I"))
-        doubtful = _among(rows[key], keys.refused) | _among(rows[key], keys.left)
+        doubtful = _among(rows[key], keys.rejected) | _among(rows[key], keys.left)
         deletes = pc.any(pc.equal(rows["op"], "D")).as_py()
-        doubted = refused or left or renames or doubtful or deletes
+        doubted = rejected or left or renames or doubtful or deletes
         if not doubted and keys.are_new(inserted[key]) and not _updated_before(rows, inserted, key):
             return found
         ordered = rows.sort_by("seq")
@@ -70,16 +70,16 @@ class Operations:
             zip(*(ordered[name].to_pylist() for name in ("seq", "op", key)), strict=True)
         )
         alive = keys.alive({k for _, op, k in changes if op != "U" or k in doubtful or renames})
-        state = dict.fromkeys(_among(rows[key], keys.refused), "refused")
+        state = dict.fromkeys(_among(rows[key], keys.rejected), "rejected")
         state |= dict.fromkeys(alive, "alive")
         state |= dict.fromkeys(_among(rows[key], keys.left), "left")
         deleted: tuple[int, Any, str] | None = None
         for seq, op, k in changes:
             known = state.get(k, "")
-            if seq in refused or seq in left:
+            if seq in rejected or seq in left:
                 if k is not None and op != "D" and (known != "alive" or seq in renames):
                     doubt = seq in left or known == "left" or seq in renames
-                    state[k] = "left" if doubt else "refused"
+                    state[k] = "left" if doubt else "rejected"
                     found.doubts.append((state[k], k))
             elif op == "D":
                 deleted = (seq, k, known)
@@ -96,12 +96,12 @@ class Operations:
                 before = known
                 if seq in renames:
                     before = _before(deleted, seq, renames[seq])
-                if before == "left" or (before == "refused" and seq in old):
+                if before == "left" or (before == "rejected" and seq in old):
                     found.left.append(seq)
                     found.doubts.append(("left", k))
                     state[k] = "left"
                     continue
-                if before == "refused":
+                if before == "rejected":
                     found.operations[seq] = "I"
                 state[k] = "alive"
         return found
@@ -109,10 +109,10 @@ class Operations:
     def commit(self, decided: Decided) -> None:
         """The micro-batch was taken in."""
         for kind, key in decided.doubts:
-            self._keys.refused.discard(key)
+            self._keys.rejected.discard(key)
             self._keys.left.discard(key)
             if kind != "gone":
-                (self._keys.left if kind == "left" else self._keys.refused).add(key)
+                (self._keys.left if kind == "left" else self._keys.rejected).add(key)
 
 
 def _among(values: pa.ChunkedArray, wanted: set[Any]) -> set[Any]:

@@ -21,7 +21,7 @@ from pipelines.live_databases import UnknownRows
 from pipelines.settings import DataConfig
 from pipelines.streaming.change_capture import ChangeCapture
 from pipelines.streaming.hot_window import HotWindow, WindowWriter
-from pipelines.streaming.intake import Intake, Verdicts
+from pipelines.streaming.intake import Intake, ValidationResult
 from pipelines.streaming.warming import Published
 
 logger = logging.getLogger(__name__)
@@ -159,22 +159,22 @@ class Stream:
         self.lags_at = _committed(changes) if self._capture.more else None
         if changes.num_rows == 0:
             return Taken()
-        edges = {view.name: self._window.edge(view) for view in VIEWS}
-        verdicts = self._intake.check(changes, self._window.horizons(), edges)
-        waits_for = {BY_NAME[log].database for found in verdicts.values() for log in found.missing}
+        watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
+        results = self._intake.check(changes, self._window.horizons(), watermarks)
+        waits_for = {BY_NAME[log].database for found in results.values() for log in found.missing}
         waits_for.discard(self.name)
         if waits_for and not final:
             return Taken(waits_for=frozenset(waits_for))
-        affected, cold = self._absorb(verdicts, edges)
-        self._intake.commit(verdicts)
+        affected, cold = self._absorb(results, watermarks)
+        self._intake.commit(results)
         self.counters.absorbed = changes["seq"][-1].as_py()
         self._capture.forget_but({self.counters.absorbed, self.counters.offset, self._silent_until})
-        self._count(changes.num_rows, verdicts, cold, silent)
+        self._count(changes.num_rows, results, cold, silent)
         return Taken(changes.num_rows, {} if silent else affected)
 
     def _reconsider(self, known: Published) -> Taken:
         decided = known.offsets.get(self.name, 0)
-        edges = {view.name: self._window.edge(view) for view in VIEWS}
+        watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
         taken, affected = 0, dict[str, set[int]]()
         for log in {**self.left, **self.late}:
             late = self.late.pop(log, [])
@@ -184,7 +184,7 @@ class Stream:
             if not ready and not late:
                 continue
             found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), [*ready, *late])
-            views, _ = self._absorb({log: found}, edges)
+            views, _ = self._absorb({log: found}, watermarks)
             for view, hashes in views.items():
                 affected.setdefault(view, set()).update(hashes)
             taken += found.good.num_rows if found.good else 0
@@ -225,15 +225,15 @@ class Stream:
         self._cursor.close()
 
     def _absorb(
-        self, verdicts: Mapping[str, Verdicts], edges: Mapping[str, datetime]
+        self, results: Mapping[str, ValidationResult], watermarks: Mapping[str, datetime]
     ) -> tuple[dict[str, set[int]], list[int]]:
-        good = {log: v.good for log, v in verdicts.items() if v.good is not None and v.good}
+        good = {log: v.good for log, v in results.items() if v.good is not None and v.good}
         for log, rows in good.items():
             if not BY_NAME[log].append_only:  # a session's first click comes with the session
                 self._intake.remember(log, rows)
         self._cursor.begin()
         try:
-            affected, cold = self._window_writer.absorb(good, edges)
+            affected, cold = self._window_writer.absorb(good, watermarks)
             self._cursor.commit()
         except BaseException:
             self._cursor.rollback()
@@ -241,14 +241,14 @@ class Stream:
         for log, rows in good.items():
             if BY_NAME[log].append_only:  # only now: what is taken in again was not here before
                 self._intake.remember(log, rows)
-            self._window.advance(log, verdicts[log].newest)
+            self._window.advance(log, results[log].newest)
         return affected, cold
 
     def _count(
-        self, changes: int, verdicts: Mapping[str, Verdicts], cold: list[int], silent: bool
+        self, changes: int, results: Mapping[str, ValidationResult], cold: list[int], silent: bool
     ) -> None:
         undecided = set(cold)
-        for log, found in verdicts.items():
+        for log, found in results.items():
             undecided.update(found.late, (seq for seq, _ in found.left))
             if found.left:
                 self.left.setdefault(log, []).extend(seq for seq, _ in found.left)
@@ -259,12 +259,12 @@ class Stream:
         counters.changes += changes
         counters.micro_batches += 1
         counters.left_to_batch += len(cold)
-        for log, found in verdicts.items():
+        for log, found in results.items():
             counters.late += len(found.late)
-            counters.refused += len(found.refused)
+            counters.refused += len(found.rejected)
             counters.left_to_batch += len(found.left)
-            _tell(log, "refused; the batch flow puts them into quarantine", found.refused)
-            _tell(log, "left to the batch flow", found.left)
+            _log(log, "rejected; the batch flow puts them into quarantine", found.rejected)
+            _log(log, "left to the batch flow", found.left)
 
 
 def _committed(changes: pa.Table) -> datetime | None:
@@ -274,7 +274,7 @@ def _committed(changes: pa.Table) -> datetime | None:
         return None
 
 
-def _tell(log: str, what: str, rows: list[tuple[int, str]]) -> None:
+def _log(log: str, what: str, rows: list[tuple[int, str]]) -> None:
     if rows:
         seq, reason = rows[0]
         logger.warning("%d changes of %s %s: change %d: %s", len(rows), log, what, seq, reason)

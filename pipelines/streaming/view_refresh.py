@@ -231,7 +231,7 @@ class ViewRefresh:
         insert(self._cursor, "doing", pa.table({HASH: pa.array(list(hashes), pa.uint64())}))
         self._cursor.commit()
         # Both looked at before the window is: what comes between belongs to the next time.
-        edge = pa.scalar(self._window.edge(self.view), pa.timestamp("us"))
+        watermark = pa.scalar(self._window.watermark(self.view), pa.timestamp("us"))
         created = (
             self._created.next()
             if until is None
@@ -239,6 +239,6 @@ class ViewRefresh:
         )
         self._latest = created
         rows = self._cursor.execute("EXECUTE newest").to_arrow_table()
-        rows = rows.filter(pc.greater_equal(rows[EVENT_TIMESTAMP], edge))
+        rows = rows.filter(pc.greater_equal(rows[EVENT_TIMESTAMP], watermark))
         column = pa.repeat(pa.scalar(created, pa.timestamp("us")), rows.num_rows)
         return rows.append_column(CREATED_TIMESTAMP, column).cast(self.view.schema)

@@ -45,7 +45,7 @@ class Published:
 
 
 def published(state: PipelineState) -> Published:
-    """What there is just now: offsets and files of the same moment."""
+    """What there is just now: offsets and files that belong together."""
     while True:
         at = state.offsets(BATCH_READER), state.last_late_cycle()
         files = {log.name: state.files("log", log.name) for log in LOGS}
@@ -76,7 +76,7 @@ def warm(
                 f"SELECT max(\"{TIMES[name]}\") FROM {relation} WHERE op <> 'D'"
             ).fetchone() or (None,)
             window.advance(name, newest)
-    window.move_edges()
+    window.advance_watermarks()
     horizons = window.horizons()
     for name, relation in relations.items():
         if keeps_keys(BY_NAME[name]):
@@ -100,16 +100,16 @@ def warm(
                 f'GROUP BY "{key}"'
             ).fetchall():
                 keys_of = window.keys[name]
-                (keys_of.left if waits else keys_of.refused).add(value)
+                (keys_of.left if waits else keys_of.rejected).add(value)
     affected: dict[str, set[int]] = {}
     for view in VIEWS:
-        edge = window.edge(view)
+        watermark = window.watermark(view)
         for log in logs_of_view(view):
             if log not in relations:
                 continue
             source = source_of(view, log)
             good = f"{relations[log]} WHERE {feeding(view, log)}"
-            needed = _needed(source, good, edge) if source else ""
+            needed = _needed(source, good, watermark) if source else ""
             cursor.execute(
                 f"INSERT INTO {view.name}.hot_{log} "
                 f"SELECT {hot_values(view, log)} FROM {good} {needed} ORDER BY {HASH}"
@@ -176,7 +176,7 @@ def _find_older(
 ) -> None:
     """Take note of keys that began within the window, but have rows from before it alone."""
     keys = window.keys[str(source.begun_by)]
-    begun = set(keys.begun(window.edge(view))) - window.whole[view.name]
+    begun = set(keys.begun(window.watermark(view))) - window.whole[view.name]
     if begun:
         h = hash_of(source.keys)
         found = cursor.execute(
@@ -194,9 +194,9 @@ def _deletions(log: Log, relation: str, since: datetime) -> str:
     )
 
 
-def _needed(source: Source, good: str, edge: datetime) -> str:
-    """The condition under which a row is needed by windows that end at the edge or later."""
-    horizon = f"TIMESTAMP '{back(edge, source.lookback or 0)}'"
+def _needed(source: Source, good: str, watermark: datetime) -> str:
+    """The condition under which a row is needed by windows that end at the watermark or later."""
+    horizon = f"TIMESTAMP '{back(watermark, source.lookback or 0)}'"
     recent = f"{source.at} >= {horizon}"
     h = hash_of(source.keys)
     if source.lookback is None:

@@ -33,7 +33,7 @@ class Checked:
     """The validation result of one log's changes."""
 
     accepted: int = 0
-    refused: int = 0
+    rejected: int = 0
     resolved: Sequence[tuple[int, int]] = ()
     """Rows rejected before and accepted now: the cycle that rejected each, and `seq`."""
     given_up: Sequence[tuple[int, int, str]] = ()
@@ -97,15 +97,15 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
         )
     date_deletions(connection, log)
     connection.execute(f"ALTER TABLE typed RENAME TO typed_{log.name}")
-    refused = count(connection, f"bad_{log.name}")
-    good = f"WHERE seq NOT IN (SELECT seq FROM bad_{log.name})" if refused else ""
+    bad = count(connection, f"bad_{log.name}")
+    good = f"WHERE seq NOT IN (SELECT seq FROM bad_{log.name})" if bad else ""
     connection.execute(
         f"CREATE OR REPLACE VIEW new_{log.name} AS "
         f"SELECT {columns(log)} FROM typed_{log.name} {good}"
     )
-    accepted = count(connection, f"typed_{log.name}") - refused
+    accepted = count(connection, f"typed_{log.name}") - bad
     again = late - len(resolved)
-    return Checked(accepted - len(resolved), refused - again, resolved, ended)
+    return Checked(accepted - len(resolved), bad - again, resolved, ended)
 
 
 def _refuse_orphans(

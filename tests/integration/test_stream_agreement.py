@@ -117,7 +117,7 @@ def begun_once(parts: list[Logs]) -> list[Logs]:
 
 def edges(world: StreamWorld) -> dict[str, datetime]:
     """By view, from when on its rows are exact."""
-    return {view: world.flow.window.edge(VIEWS_BY_NAME[view]) for view in VIEWS}
+    return {view: world.flow.window.watermark(VIEWS_BY_NAME[view]) for view in VIEWS}
 
 
 @pytest.mark.parametrize("batch_size", [5, 1000])
@@ -126,7 +126,7 @@ def edges(world: StreamWorld) -> dict[str, datetime]:
 def test_evictions_keep_what_comes_later_exact(
     clock: Clock, seed: int, days: float, batch_size: int
 ) -> None:
-    """Every key whose newest row lies behind the edge, for none of it was left to the batch."""
+    """Every key whose newest row lies behind the watermark, for none of it was left to the batch."""
     lateness = timedelta(days=days) // timedelta(seconds=1)
     with stream_world(clock, allowed_lateness=lateness, batch_size=batch_size) as world:
         done: list[Logs] = []

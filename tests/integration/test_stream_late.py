@@ -32,7 +32,7 @@ def test_an_event_older_than_the_window_is_left_to_the_batch_flow(world: StreamW
     world.commit("users", user(2))
     world.commit("orders", order(1, T))
     world.stream()
-    world.flow.evict()  # which moves the edge
+    world.flow.evict()  # which moves the watermark
     (late,) = world.commit("orders", order(2, T - 2 * DAY, user_id=2))
     world.stream()
     assert (2,) not in world.online("user_orders")

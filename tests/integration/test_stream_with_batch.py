@@ -108,7 +108,7 @@ def test_a_stream_that_lags_behind_the_batch_flow(clock: Clock, batch: BatchProc
         assert world.online("user_orders")[(1,)]["orders_7d"] == 2
         world.flow.step("orders")
         world.flow.step("orders")
-        world.flow.evict()  # the edge moves while the third order is yet to come
+        world.flow.evict()  # the watermark moves while the third order is yet to come
         world.stream()
         world.cycle(update=True)
         assert world.online("user_orders")[(1,)]["orders_7d"] == 2

@@ -125,7 +125,7 @@ def test_warming_yields_what_absorbing_yields(
     assert ours == theirs
     assert any(ours.values())
     for view in VIEWS:
-        assert window.edge(view) == other.edge(view)
+        assert window.watermark(view) == other.watermark(view)
         hashes = {row[0] for log in [s.log for s in view.sources] for row in ours[view.name, log]}
         assert affected.get(view.name, set()) == hashes
 
@@ -152,13 +152,13 @@ def test_warming_and_evicting_keep_the_same(
 
 
 def test_an_empty_window_has_no_edge(open_window: Callable[[timedelta], HotWindow]) -> None:
-    """Nothing is too old for it; and an edge does not lie before the first time stamp."""
+    """Nothing is too old for it; and a watermark does not lie before the first time stamp."""
     window = open_window(FOREVER)
     (view,) = (v for v in VIEWS if v.name == NAMES[0])
-    assert window.edge(view) == datetime(1970, 1, 1)
+    assert window.watermark(view) == datetime(1970, 1, 1)
     window.advance("sessions", datetime(2024, 1, 1))
-    window.move_edges()
-    assert window.edge(view) == datetime(1970, 1, 1)
+    window.advance_watermarks()
+    assert window.watermark(view) == datetime(1970, 1, 1)
 
 
 def test_the_edge_only_advances(open_window: Callable[[timedelta], HotWindow]) -> None:
@@ -169,5 +169,5 @@ def test_the_edge_only_advances(open_window: Callable[[timedelta], HotWindow]) -
     window.advance("sessions", datetime(2024, 1, 2))
     window.advance("clickstream", datetime(2024, 1, 5))
     window.advance("clickstream", None)
-    window.move_edges()
-    assert window.edge(view) == datetime(2024, 1, 9)
+    window.advance_watermarks()
+    assert window.watermark(view) == datetime(2024, 1, 9)
