@@ -126,7 +126,7 @@ def edges(world: StreamWorld) -> dict[str, datetime]:
 def test_evictions_keep_what_comes_later_exact(
     clock: Clock, seed: int, days: float, batch_size: int
 ) -> None:
-    """Every key whose newest row lies behind the watermark, for none of it was left to the batch."""
+    """Every key whose newest row lies behind the watermark: nothing of it was left to batch."""
     lateness = timedelta(days=days) // timedelta(seconds=1)
     with stream_world(clock, allowed_lateness=lateness, batch_size=batch_size) as world:
         done: list[Logs] = []
