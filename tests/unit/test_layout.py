@@ -27,7 +27,7 @@ from pipelines.registry.store import ModelVersion
 
 NOW = datetime(2026, 11, 27, 23, 28, 17)
 ERROR = (
-    "/home/somebody/a_shop/data/feature_store/offline/user_intent/part_00000001.parquet was "
+    "/srv/somebody/a_shop/data/feature_store/offline/user_intent/part_00000001.parquet was "
     "altered after it was published (its SHA-256 differs): restore it from a backup, or make all "
     "of it anew from the change logs with `synchrochain batch --rebuild --once`"
 )
@@ -62,11 +62,11 @@ DATABASE = {
 }
 STREAM = {"changes": 12_345, "refused": 3, "left_to_batch": 22, "late": 1, "errors": 7}
 STATUS: dict[str, Any] = {
-    "data_dir": "/home/somebody/a_shop/data",
+    "data_dir": "/srv/somebody/a_shop/data",
     "databases": {
         "orders": DATABASE | {"unknown_rows": {"orders": "3 rows of orders changed"}},
         "supply_chain": DATABASE,
-        "users": {"error": "/home/somebody/users.db does not exist: fill it with `simulate`"},
+        "users": {"error": "/srv/somebody/users.db does not exist: fill it with `simulate`"},
     },
     "streamer": {
         "state": "running",
