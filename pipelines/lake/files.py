@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -116,7 +117,7 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
             half = part.num_rows // 2
             parts += [part.slice(half), part.slice(0, half)]
         else:  # a slice keeps the whole's list offsets, too large for 32 bits
-            yield part if part is batch else part.take(pa.array(range(part.num_rows)))
+            yield part if part is batch else part.take(pa.array(np.arange(part.num_rows)))
 
 
 def _texts(schema: pa.Schema) -> list[str]:
