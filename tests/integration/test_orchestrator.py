@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from older_decisions import DECISIONS, open_older_log
 from serving_shop import (
     Linear,
     Models,
@@ -401,6 +402,39 @@ def test_a_decision_is_replayed_to_the_same_answer(make: Make, absent: str | Non
     assert (found.identical, found.differences, found.largest) == (True, [], 0.0)
     assert found.choice == ("W1", decision.choice.shipping_method)
     put(store, "user_intent", {"user_id": 1}, NOW)
+
+
+@pytest.mark.parametrize("how", DECISIONS)
+def test_a_decision_that_older_code_has_logged_is_replayed(tmp_path: Path, how: str) -> None:
+    """To the same choice and the same scores: what is persisted keeps its names."""
+    decision, choice = DECISIONS[how]
+    log = open_older_log(tmp_path)
+    found = replay(log.get(decision), Models.all().load)
+    log.close()
+    assert (found.differences, found.largest, found.choice) == ([], 0.0, choice)
+
+
+def test_a_decision_is_logged_as_older_code_has_logged_it(make: Make, tmp_path: Path) -> None:
+    """By the same names, however deep, so that a log is of one kind throughout."""
+
+    def names(value: Any, path: str = "") -> set[str]:
+        if isinstance(value, dict):
+            return {p for name, part in value.items() for p in names(part, f"{path}.{name}")}
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return names(value[0], f"{path}[]")
+        return {path}
+
+    decision, _ = DECISIONS["by the models, a route read afresh"]
+    (tmp_path / "older").mkdir()
+    older = open_older_log(tmp_path / "older")
+    orchestrator = make()
+    logged = orchestrator.log.get(orchestrator.decide(an_order(quantity=2)).id)
+    then = older.get(decision)
+    older.close()
+    assert names(logged.content) == names(then.content)
+    assert logged.network is not None
+    assert then.network is not None
+    assert logged.network.keys() == then.network.keys()
 
 
 def test_orders_decided_together_are_replayed_one_by_one(make: Make) -> None:
