@@ -23,7 +23,7 @@ def _offline_source(view: str, description: str) -> FileSource:
 
 user_intent_source = _offline_source("user_intent", "One row per change of a user's session")
 session_events_source = _offline_source("session_events", "One row per clickstream event")
-user_orders_source = _offline_source("user_orders", "One row per moment at which a user ordered")
+user_orders_source = _offline_source("user_orders", "One row per time at which a user ordered")
 inventory_levels_source = _offline_source("inventory_levels", "One row per change of a stock row")
 route_conditions_source = _offline_source(
     "route_conditions", "One row per change of a route and per delivery on it"

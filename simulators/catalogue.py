@@ -47,7 +47,7 @@ class Catalogue:
         self._no_signal = no_signal
         rng = generator(seed, Kind.PRODUCTS)
         width = max(4, len(str(size)))
-        numbers = rng.permutation(size) + 1  # or the id would tell the rank
+        numbers = rng.permutation(size) + 1  # or the id would give the rank away
         self.ids = [f"P{number:0{width}d}" for number in numbers]
         self.popularity = popularity(size)
         self.category_of = rng.integers(0, len(_CATEGORIES), size)

@@ -27,7 +27,7 @@ class WorldState:
     """Everything that moves; times are simulated microseconds, positions index the stockroom.
 
     Attributes:
-        now: simulated up to here, this moment excluded.
+        now: simulated up to here, this time excluded.
         to_ship: order → [ships at, position, units, region, method].
         waiting: backordered order → the same, without a time yet (0).
         in_transit: shipment → [delivered at, order or −1, position or −1, units].
@@ -62,7 +62,7 @@ class Simulation:
     @property
     def simulated_until(self) -> datetime:
         """Naive UTC; rows of the world are earlier than this."""
-        return self.world.moment(self.state.now)
+        return self.world.time_of(self.state.now)
 
     def reload(self) -> None:
         """Go back to what simulation.json says; without one, to the very beginning."""

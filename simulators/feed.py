@@ -25,7 +25,7 @@ _SNAPSHOT = tuple[int, str, tuple[Any, ...]]
 
 
 class Feed:
-    """What the users database is told: clicks in order of time, and sessions as they change.
+    """What the users database gets: clicks in order of time, and sessions as they change.
 
     A session's row is written at its first event, at each cart, checkout and purchase action, and
     at its last event.

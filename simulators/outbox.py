@@ -123,8 +123,8 @@ class Outbox:
     def _texts(self, times: Sequence[int | None]) -> list[str | None]:
         """`YYYY-MM-DD HH:MM:SS.ffffff` of simulated microseconds, all at once."""
         known = [time for time in times if time is not None]
-        moments = self._origin + np.array(known, dtype="timedelta64[us]")
-        texts = np.datetime_as_string(moments, unit="us")
+        known_times = self._origin + np.array(known, dtype="timedelta64[us]")
+        texts = np.datetime_as_string(known_times, unit="us")
         if known:
             texts.view("U1").reshape(len(texts), -1)[:, 10] = " "
         ready = iter(texts.tolist())

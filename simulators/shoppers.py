@@ -35,7 +35,7 @@ HOUR_WEIGHTS: Final = (
     *(5.1, 5.0, 4.9, 4.9, 5.0, 5.2, 5.6, 6.2, 7.0, 7.4, 6.9, 4.6),
 )
 WEEKDAY_SHARES: Final = (0.150, 0.144, 0.144, 0.144, 0.130, 0.144, 0.144)  # Monday first
-# A script never runs on for longer than this after its day, so two scripts cover any moment.
+# A script never runs on for longer than this after its day, so two scripts cover any time.
 LONGEST_SESSION_US: Final = DAY_US // 2
 
 _BOUNCE: Final = 0.72

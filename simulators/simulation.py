@@ -35,7 +35,7 @@ class SimulationReport:
     Attributes:
         rows: inserted or changed rows by table (change_log rows not counted).
         seconds: wall-clock time of the run.
-        simulated_from: naive UTC, the first moment of the run.
+        simulated_from: naive UTC, the beginning of the run.
         simulated_until: naive UTC; every row is earlier.
     """
 
@@ -102,7 +102,7 @@ def run_live(
 ) -> SimulationReport:
     """Go on from where the world stands, `speed` simulated seconds a second, until `stop` is set.
 
-    Rows are committed within a quarter of a second of their moment. At a speed above 1 the world
+    Rows are committed within a quarter of a second of their time. At a speed above 1 the world
     runs ahead of the wall clock, unless `present` says what it must not pass: readers refuse rows
     from the future.
 
@@ -111,7 +111,7 @@ def run_live(
         simulation: from `load_or_create`, brought up to now by `fill_history`.
         speed: above 0.
         stop: set it to end the run after the current commit.
-        present: tells the present moment, naive UTC; None lets the world run ahead of it.
+        present: gives the present time, naive UTC; None lets the world run ahead of it.
         clock: seconds, monotonic.
         sleep: waits that many seconds; by default a wait that `stop` cuts short.
         progress: called after each commit with the simulated time and the rows written so far.
@@ -184,7 +184,7 @@ class _Engine:
         self._env.process(self._open_days())
 
     def advance(self, until: int) -> None:
-        """Simulate up to a moment, which is itself left for the next call."""
+        """Simulate up to a time, which is itself left for the next call."""
         state = self._simulation.state
         self._env.run(until=until)
         self._feed.emit(state.now, until)
@@ -268,7 +268,7 @@ class _Engine:
 
 
 def _check(databases: LiveDatabases, simulation: Simulation) -> None:
-    """Make sure that the databases and simulation.json tell of the same world."""
+    """Make sure that the databases and simulation.json hold the same world."""
     state, path = simulation.state, simulation.path
     people = _scalar(databases["users"], sa.select(sa.func.count()).select_from(users))
     if not path.exists():

@@ -82,12 +82,12 @@ class World:
         """Midnight of the day on which the world starts, naive UTC."""
         return self.start.replace(hour=0, minute=0, second=0, microsecond=0)
 
-    def microseconds(self, moment: datetime) -> int:
-        """Simulated time of a naive UTC moment."""
-        return (moment - self.origin) // timedelta(microseconds=1)
+    def microseconds(self, time: datetime) -> int:
+        """Simulated time of a naive UTC time."""
+        return (time - self.origin) // timedelta(microseconds=1)
 
-    def moment(self, microseconds: int) -> datetime:
-        """The naive UTC moment of a simulated time."""
+    def time_of(self, microseconds: int) -> datetime:
+        """The naive UTC time of a simulated time."""
         return self.origin + timedelta(microseconds=microseconds)
 
     @cached_property

@@ -128,12 +128,12 @@ def progress_of_training() -> Iterator[Callable[[str, str, float], None]]:
     with _bars() as progress:
         bars: dict[str, Any] = {}
 
-        def told(task: str, what: str, fraction: float) -> None:
+        def advance(task: str, what: str, fraction: float) -> None:
             if task not in bars:
                 bars[task] = progress.add_task(task, total=1.0)
             progress.update(bars[task], description=f"{task}: {what}", completed=fraction)
 
-        yield told
+        yield advance
 
 
 def _bars() -> Progress:

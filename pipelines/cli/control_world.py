@@ -16,7 +16,7 @@ from pipelines.errors import SynchroChainError
 
 
 def train_control(
-    names: Sequence[str], told: Callable[[str], None] = lambda _: None
+    names: Sequence[str], progress: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
     """Simulate a world without signal, process it, train quickly, and say how it went.
 
@@ -24,7 +24,7 @@ def train_control(
 
     Args:
         names: the tasks to train.
-        told: is told of each step.
+        progress: called with the name of each step as it begins.
 
     Returns:
         The claims about chance, as `train --json` gives them.
@@ -34,11 +34,11 @@ def train_control(
     """
     folder = Path(tempfile.mkdtemp(prefix="synchrochain-control-"))
     try:
-        told("simulating")
+        progress("simulating")
         _run(folder, "simulate", "--no-signal")
-        told("processing")
+        progress("processing")
         _run(folder, "batch", "--once")
-        told("training")
+        progress("training")
         found = json.loads(_run(folder, "train", *names, "--quick", "--json"))
         claims: list[dict[str, Any]] = found["chance"]
         return claims

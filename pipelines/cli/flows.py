@@ -126,7 +126,7 @@ def batch(
 
 
 def stream(data_dir: DataDir = None) -> None:
-    """Keep features up to the moment: follow the live databases until Ctrl-C.
+    """Keep features fresh: follow the live databases until Ctrl-C.
 
     A commit shows in the online store and in the cache within a tenth of a second.
 

@@ -95,10 +95,12 @@ def simulate_live(data: DataConfig, speed: float) -> dict[str, Any]:
     ):
         world = load_or_create(data.data_dir, None, utc_now())
 
-        def told(moment: datetime, rows: int) -> None:
-            line.update(f"simulated until {moment:%F %T} UTC, {rows:,} rows; Ctrl-C ends it")
+        def report_progress(until: datetime, rows: int) -> None:
+            line.update(f"simulated until {until:%F %T} UTC, {rows:,} rows; Ctrl-C ends it")
 
-        report = run_live(databases, world, speed=speed, stop=stop, present=utc_now, progress=told)
+        report = run_live(
+            databases, world, speed=speed, stop=stop, present=utc_now, progress=report_progress
+        )
     return _simulated(report)
 
 

@@ -127,7 +127,7 @@ def _translate(
         return RedisRefusedError(f"{endpoint.description} refused: {reason}; {REFUSALS[code]}")
     if isinstance(error, BusyLoadingError):
         return RedisUnavailableError(
-            f"{endpoint.description} is still loading its data: try again in a moment"
+            f"{endpoint.description} is still loading its data: try again in a few seconds"
         )
     if isinstance(error, ConnectionError | TimeoutError | InvalidResponse):
         return RedisUnavailableError(

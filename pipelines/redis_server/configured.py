@@ -57,7 +57,7 @@ def _information(endpoint: RedisEndpoint) -> Mapping[str, Any]:
             # CONFIG GET.
             answer: Mapping[str, Any] = client.info()
         except ResponseError as error:
-            logger.info("%s does not tell about itself: %s", endpoint.description, error)
+            logger.info("%s says nothing about itself: %s", endpoint.description, error)
             return {}
     return answer
 
@@ -67,7 +67,7 @@ def _refuse_eviction(endpoint: RedisEndpoint, information: Mapping[str, Any]) ->
     limit = information.get("maxmemory")
     if policy is None or limit is None:
         logger.info(
-            "%s does not tell its maxmemory-policy: make sure that it is noeviction, another "
+            "%s does not show its maxmemory-policy: make sure that it is noeviction, another "
             "one loses features silently",
             endpoint.description,
         )

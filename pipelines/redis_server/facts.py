@@ -18,7 +18,7 @@ _SAFE: Final = "noeviction"
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """One look at a server; what it does not tell is None.
+    """One look at a server; what it does not say is None.
 
     `keys` are those that never expire, as rows of the online store are. `evicts` is the eviction
     policy if keys may be lost to it.
@@ -53,12 +53,12 @@ def server_facts(client: redis.Redis, db: int) -> ServerFacts:
     """Ask the server: one round trip.
 
     Raises:
-        redis.RedisError: it does not answer; a refusal to tell is no error.
+        redis.RedisError: it does not answer; a refusal to answer is no error.
     """
     try:
         found: Any = client.info()
     except ResponseError as error:
-        logger.info("Redis does not tell about itself: %s", error)
+        logger.info("Redis says nothing about itself: %s", error)
         return ServerFacts(None, None, None, None)
     here: Any = found.get(f"db{db}", {"keys": 0, "expires": 0})
     policy = found.get("maxmemory_policy", _SAFE)

@@ -34,7 +34,7 @@ _children: list[subprocess.Popen[bytes]] = []
 def launch(
     command: Sequence[str], directory: Path, log_path: Path, given: bytes
 ) -> psutil.Process | None:
-    """Start a server that outlives us and does not hear our Ctrl-C; its output goes to the log.
+    """Start a server that outlives us and does not get our Ctrl-C; its output goes to the log.
 
     It gets what is `given` on its standard input. None when it has ended at once.
     """
@@ -158,7 +158,7 @@ def end_process(process: psutil.Process) -> bool:
     id meanwhile is left alone.
     """
     try:
-        # A stopped process cannot hear a request.
+        # A stopped process cannot answer a request.
         if process.status() != psutil.STATUS_STOPPED:
             process.terminate()
             if wait_until_gone(process, TERMINATE_SECONDS):

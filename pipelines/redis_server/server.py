@@ -233,7 +233,7 @@ def _shut_down(endpoint: RedisEndpoint) -> bool:
         try:
             client.shutdown()
         except TimeoutError:
-            return True  # it answered a moment ago: it is syncing
+            return True  # it has just answered: it is syncing
         except RedisError as error:
             logger.info("%s did not take SHUTDOWN, its process is ended: %s", endpoint.pid, error)
             return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import duckdb
 import ibis
 import pytest
+from documented import declarations_forgotten, python_blocks
 from live_logs import complete_log
 from log_tables import load_logs
 
@@ -23,10 +22,7 @@ from pipelines.settings import PROJECT_ROOT
 @pytest.fixture(scope="module")
 def blocks() -> list[str]:
     """The Python of the section that adds a feature, block by block."""
-    section = (
-        (PROJECT_ROOT / "docs" / "features.md").read_text("utf-8").split("## Adding a feature")[1]
-    )
-    return re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], flags=re.DOTALL)
+    return python_blocks("docs/features.md")
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +39,8 @@ def view(blocks: list[str]) -> View:
 def repository(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The declarations of the feature repository can be imported, and are forgotten after."""
     monkeypatch.syspath_prepend(str(PROJECT_ROOT / "feature_repo"))
-    yield
-    for name in ("entities", "data_sources", "feature_views", "feature_services"):
-        sys.modules.pop(name, None)
+    with declarations_forgotten():
+        yield
 
 
 def test_the_example_feature_counts_searches(view: View) -> None:

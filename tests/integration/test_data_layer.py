@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,12 +21,13 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
+from documented import python_blocks
 from pydantic import SecretStr
 
-from pipelines import running_layer
 from pipelines.cache import DATA_TYPES
 from pipelines.cli.status_table import print_status
 from pipelines.data_layer import DataLayerOrchestrator, LatestFeatures
+from pipelines.data_layer import running as running_layer
 from pipelines.errors import ConfigurationError, StreamerRunningError, UsageError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.clock import utc_now
@@ -152,7 +154,7 @@ def child() -> psutil.Process:
     (found,) = (
         process
         for process in psutil.Process().children()
-        if "pipelines.running_layer" in process.cmdline()
+        if "pipelines.data_layer.running" in process.cmdline()
     )
     return found
 
@@ -251,6 +253,32 @@ def test_it_runs_inside_of_a_with_statement(stopped: DataLayerOrchestrator, shop
         shop.click()
         assert latest(layer, "sessions", before).views["session_events"]
     assert threads() == set()
+
+
+def test_the_documented_layer_runs_and_stops(stopped: DataLayerOrchestrator, shop: Shop) -> None:
+    """The second block of the page about architecture."""
+    shop.click()
+    names: dict[str, Any] = {}
+    exec(python_blocks("docs/architecture.md")[1], names)
+    assert "latest" in names
+    assert threads() == set()
+
+
+def test_the_documented_streamer_streams_until_ctrl_c(
+    stopped: DataLayerOrchestrator, folder: Path, tmp_path: Path
+) -> None:
+    """The first block, in a process whose `data/` is this directory."""
+    (tmp_path / "data").symlink_to(folder)
+    command = [sys.executable, "-c", python_blocks("docs/architecture.md")[0]]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + GUARD_SECONDS
+        while held_by(folder / "stream.lock") != process.pid:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate()[1]
+    assert held_by(folder / "stream.lock") is None
 
 
 def test_a_second_streamer_is_refused_and_nothing_is_left_running(

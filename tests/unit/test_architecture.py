@@ -26,7 +26,7 @@ LAYERS = (
     {"batch", "streaming", "cache", "feast_plugins"},
     {"registry"},
     {"training", "serving", "monitoring", "operations"},
-    {"running_layer", "data_layer", "training_job"},
+    {"data_layer", "training_job"},
     {"benchmarks"},
     {"cli"},
 )

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import typer
+from documented import python_blocks
 
 from pipelines.cli.app import app
 from pipelines.settings import ENV_PREFIX, PROJECT_ROOT, BatchConfig, DataConfig
 
 DOCS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
 OPERATIONS = (PROJECT_ROOT / "docs" / "operations.md").read_text("utf-8")
-FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", flags=re.DOTALL | re.MULTILINE)
 
 
 COMMAND_LINE: Any = typer.main.get_command(app)
@@ -93,11 +93,8 @@ def test_paths_that_are_named_are_there(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCS, ids=short)
 def test_python_blocks_are_python_and_import_what_there_is(path: Path) -> None:
     """Every name that they import from the project is there."""
-    for language, code in FENCE.findall(path.read_text("utf-8")):
-        if language != "python":
-            continue
-        tree = ast.parse("\n".join(_dedented(code)))
-        for node in ast.walk(tree):
+    for code in python_blocks(short(path)):
+        for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("pipelines"):
                 module = __import__(str(node.module), fromlist=["_"])
                 missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
@@ -107,9 +104,3 @@ def test_python_blocks_are_python_and_import_what_there_is(path: Path) -> None:
 def test_the_readme_is_read_in_five_minutes() -> None:
     """120 to 150 lines; the rest is in docs/."""
     assert 120 <= len(DOCS[0].read_text("utf-8").splitlines()) <= 150
-
-
-def _dedented(code: str) -> list[str]:
-    lines = code.split("\n")
-    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    return [line[margin:] for line in lines]

@@ -465,7 +465,7 @@ def test_a_purchase_past_midnight_survives_a_stop_at_midnight(small: Path, tmp_p
         if basket.time // DAY_US > day
     ]
     assert late, "choose another seed: no purchase crosses midnight"
-    midnight = world.moment((late[0][0] + 1) * DAY_US)
+    midnight = world.time_of((late[0][0] + 1) * DAY_US)
     simulate(tmp_path, SMALL, midnight)
     simulate(tmp_path, None)
     assert live_rows(tmp_path) == live_rows(small)

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from pipelines.batch import BatchProcessor
 from pipelines.cache import DATA_TYPES, RealtimeCache
+from pipelines.data_layer.running import RunningLayer
 from pipelines.errors import SynchroChainError, UnknownNameError, UsageError, first_line
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.lake.clock import utc_now
-from pipelines.running_layer import RunningLayer
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.streaming import DataStreamer
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-__all__ = ["DataConfig", "DataLayerOrchestrator", "FeatureRow", "LatestFeatures"]
 
 VIEW: Final = "view"
 """The column of a cached batch that names each row's view."""
@@ -35,7 +33,7 @@ _WHOLE_NUMBERS: Final = frozenset({"user_id"})
 class FeatureRow:
     """The features of one key.
 
-    `at` is the moment asked for, None for now; `event_timestamp` the event time of the row that
+    `at` is the time asked for, None for now; `event_timestamp` the event time of the row that
     answers, None if nothing is known or it has expired.
     """
 
@@ -266,14 +264,14 @@ class DataLayerOrchestrator:
 def _past(at: datetime) -> datetime:
     """A time as naive UTC, which must be one that features are known of."""
     try:
-        moment = at.astimezone(UTC).replace(tzinfo=None) if at.tzinfo else at
+        time = at.astimezone(UTC).replace(tzinfo=None) if at.tzinfo else at
     except OverflowError:
         raise UsageError(f"{at} is out of range: features are known from 1970 on") from None
-    if moment.year < 1970:
+    if time.year < 1970:
         raise UsageError(f"{at} is out of range: features are known from 1970 on")
-    if moment > utc_now():
+    if time > utc_now():
         raise UsageError(f"{at} lies in the future: leave the time out for the features of now")
-    return moment
+    return time
 
 
 def _typed_keys(view: str, names: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
