@@ -6,14 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.models.fulfilment_game import FulfilmentGame
-from pipelines.models.fulfilment_world import (
+from pipelines.models.fulfilment.game import FulfilmentGame
+from pipelines.models.fulfilment.tariff import (
+    COST_FACTOR,
+    FIXED_COST,
+    PROMISE_FACTOR,
+    SHIPPING_METHODS,
+)
+from pipelines.models.fulfilment.world import (
     FulfilmentConfig,
     Lines,
     Shop,
     draw_episodes,
 )
-from pipelines.models.tariff import COST_FACTOR, FIXED_COST, PROMISE_FACTOR, SHIPPING_METHODS
 
 DAYS = 6
 FEATURES = ("intent_score", "urgency_score", "express_share_30d", "is_weekend")

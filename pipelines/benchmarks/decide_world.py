@@ -96,7 +96,9 @@ def sample_orders(databases: LiveDatabases, count: int) -> list[Order]:
 
 def _fill(data: DataConfig, batch: BatchConfig, tell: Tell) -> None:
     from pipelines.batch import BatchProcessor
-    from pipelines.training_job import train
+    from pipelines.models.tasks import TASKS
+    from pipelines.monitoring.champions import gate
+    from pipelines.training.run import train
     from simulators import WorldConfig, fill_history, load_or_create
 
     tell(f"simulating {USERS:,} users, {DAYS} days")
@@ -107,7 +109,7 @@ def _fill(data: DataConfig, batch: BatchConfig, tell: Tell) -> None:
     tell("batch cycle")
     BatchProcessor(batch, data).run_cycle()
     tell("training the three models, quickly")
-    train(batch, quick=True)
+    train(batch, tasks=TASKS, gate=gate, quick=True)
 
 
 @contextlib.contextmanager

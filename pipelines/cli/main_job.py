@@ -146,12 +146,16 @@ def _read_back(processor: BatchProcessor) -> tuple[dict[str, Any], dict[str, Any
 
 def _train(config: BatchConfig) -> dict[str, Any]:
     from pipelines.cli.training_table import report_as_dict
+    from pipelines.models.tasks import TASKS
+    from pipelines.monitoring.champions import gate
+    from pipelines.training.run import TrainingFailedError, train
     from pipelines.training.source import TrainingDataError
-    from pipelines.training_job import TrainingFailedError, train
 
-    with progress_of_training() as told:
+    with progress_of_training() as progress:
         try:
-            return report_as_dict(train(config, quick=True, told=told))
+            return report_as_dict(
+                train(config, tasks=TASKS, gate=gate, quick=True, progress=progress)
+            )
         except TrainingFailedError as error:
             if not all(isinstance(why, TrainingDataError) for why in error.failures.values()):
                 raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import AsJson, DataDir
-from pipelines.errors import SynchroChainError, UsageError
+from pipelines.errors import SynchroChainError
 
 if TYPE_CHECKING:
     from pipelines.settings import BatchConfig
@@ -56,13 +56,12 @@ def train(
 
 
 def _names(given: list[str]) -> list[str]:
-    from pipelines.training_job import TASKS
+    from pipelines.models.tasks import TASKS
+    from pipelines.training.run import check_names
 
     if "all" in given:
         return list(TASKS)
-    for name in given:
-        if name not in TASKS:
-            raise UsageError(f"there is nothing to train called {name!r}: {', '.join(TASKS)}, all")
+    check_names(given, TASKS)
     return given
 
 
@@ -70,13 +69,15 @@ def _train(config: BatchConfig, names: list[str], quick: bool, report: bool, as_
     from pipelines.cli.console import messages, print_json, progress_of_training
     from pipelines.cli.control_world import train_control
     from pipelines.cli.training_table import print_report, print_training, report_as_dict
-    from pipelines.training_job import TrainingFailedError
-    from pipelines.training_job import train as run
+    from pipelines.models.tasks import TASKS
+    from pipelines.monitoring.champions import gate
+    from pipelines.training.run import TrainingFailedError
+    from pipelines.training.run import train as run
 
     failed: TrainingFailedError | None = None
     try:
-        with progress_of_training() as told:
-            reports = run(config, names, quick=quick, told=told)
+        with progress_of_training() as progress:
+            reports = run(config, names, tasks=TASKS, gate=gate, quick=quick, progress=progress)
     except TrainingFailedError as error:
         failed, reports = error, error.reports
         names = [report.task for report in reports]

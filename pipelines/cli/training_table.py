@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipelines.cli.console import age, answers, print_table
+from pipelines.training.run import TaskReport
 from pipelines.training.task import Claim
-from pipelines.training_job import TaskReport
 
 MOST_METRICS: Final = 4
 """Columns that fit a small terminal; MLflow and --json have all of them."""

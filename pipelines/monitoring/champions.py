@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipelines.registry.packaging import BrokenModelError
 from pipelines.registry.signatures import contract_of
 from pipelines.registry.store import CHAMPION, ModelRegistry, ModelVersion
 from pipelines.settings import BatchConfig, DataConfig
+from pipelines.training.run import Consider
 from pipelines.training.source import TrainingDataError, TrainingSource
 from pipelines.training.task import Dataset, Evaluation, Task
 
@@ -91,6 +93,11 @@ def collect(
     except SynchroChainError as error:
         return Health(ages, {}, str(error))
     return Health(ages, {name: view.consistency for name, view in report.views.items()})
+
+
+def gate(config: BatchConfig) -> Consider:
+    """`consider` for the versions of one training: the audit, which takes seconds, is made once."""
+    return partial(consider, health=cache(partial(collect, config)))
 
 
 def consider(

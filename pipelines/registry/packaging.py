@@ -18,22 +18,22 @@ from numpy.typing import NDArray
 
 from pipelines.errors import SynchroChainError, UnknownNameError, first_line
 from pipelines.paths import sha256_of
-from pipelines.registry.kinds.ignoring import as_trained
+from pipelines.registry.unknown_features import as_trained
 
 DESCRIPTION: Final = "model.json"
 KINDS: Final[Mapping[str, str]] = {
-    "intent/transformer": "pipelines.registry.kinds.intent:Transformer",
-    "intent/gradient_boosting": "pipelines.registry.kinds.intent:GradientBoosting",
-    "intent/logistic_regression": "pipelines.registry.kinds.intent:LogisticRegression",
-    "intent/base_rate": "pipelines.registry.kinds.intent:BaseRate",
-    "delay/gnn": "pipelines.registry.kinds.delay:Gnn",
-    "delay/gradient_boosting": "pipelines.registry.kinds.delay:GradientBoosting",
-    "delay/persistence": "pipelines.registry.kinds.delay:Persistence",
-    "fulfilment/ppo": "pipelines.registry.kinds.fulfilment:Ppo",
-    "fulfilment/greedy": "pipelines.registry.kinds.fulfilment:Greedy",
+    "intent/transformer": "pipelines.models.intent.predictor:Transformer",
+    "intent/gradient_boosting": "pipelines.models.intent.baselines:GradientBoosting",
+    "intent/logistic_regression": "pipelines.models.intent.baselines:LogisticRegression",
+    "intent/base_rate": "pipelines.models.intent.baselines:BaseRate",
+    "delay/gnn": "pipelines.models.delay.predictor:Gnn",
+    "delay/gradient_boosting": "pipelines.models.delay.baselines:GradientBoosting",
+    "delay/persistence": "pipelines.models.delay.baselines:Persistence",
+    "fulfilment/ppo": "pipelines.models.fulfilment.predictors:Ppo",
+    "fulfilment/greedy": "pipelines.models.fulfilment.predictors:Greedy",
 }
 """Where the class of each kind is; it has `save(folder)`, a classmethod `load(folder)` and
-`predict(columns)`."""
+`predict(columns)`. Named, not imported: a package names its kind, and models stand to the right."""
 
 
 _FAILURES_OF_LOADING: Final = (

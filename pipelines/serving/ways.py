@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.models.tariff import SHIPPING_METHODS, mode_of, promised_hours, ship_cost
+from pipelines.models.fulfilment.tariff import SHIPPING_METHODS, mode_of, promised_hours, ship_cost
 from pipelines.serving.reference import Candidate, Route
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.models.intent_transformer import IntentConfig
+from pipelines.models.intent.dataset import FIXED_PREFIXES, events_of, read_events
+from pipelines.models.intent.task import IntentTask
+from pipelines.models.intent.transformer import IntentConfig
 from pipelines.registry.packaging import read_package, write_package
 from pipelines.settings import BatchConfig
-from pipelines.training.intent import IntentTask
-from pipelines.training.intent.dataset import FIXED_PREFIXES, events_of, read_events
 from pipelines.training.source import TrainingDataError, TrainingSource
 from pipelines.training.task import Dataset
 

@@ -16,17 +16,17 @@ from conftest import new_directory, used_directory
 from pipelines.batch import BatchProcessor
 from pipelines.batch.update import apply
 from pipelines.lake.state import PipelineState
-from pipelines.models.fulfilment_world import FulfilmentConfig
-from pipelines.models.intent_transformer import IntentConfig
+from pipelines.models.delay.dataset import build
+from pipelines.models.delay.task import GnnTask
+from pipelines.models.delay.training import FitConfig
+from pipelines.models.fulfilment.shop import read_history
+from pipelines.models.fulfilment.task import PpoTask
+from pipelines.models.fulfilment.training import PpoConfig
+from pipelines.models.fulfilment.world import FulfilmentConfig
+from pipelines.models.intent.dataset import make_dataset
+from pipelines.models.intent.task import IntentTask
+from pipelines.models.intent.transformer import IntentConfig
 from pipelines.settings import BatchConfig, DataConfig
-from pipelines.training.gnn import GnnTask
-from pipelines.training.gnn.dataset import build
-from pipelines.training.gnn.training import FitConfig
-from pipelines.training.intent import IntentTask
-from pipelines.training.intent.dataset import make_dataset
-from pipelines.training.ppo import PpoTask
-from pipelines.training.ppo.shop import read_history
-from pipelines.training.ppo.training import PpoConfig
 from pipelines.training.source import TrainingDataError, TrainingSource
 from pipelines.training.task import Trained
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_thinned_out_to_fit_is_refused(in_small_shop: Path) -> No
 
 def test_a_log_of_too_many_events_is_read_by_whole_sessions(in_small_shop: Path) -> None:
     """Of every so many sessions one, with all of its events."""
-    from pipelines.training.intent.dataset import read_events
+    from pipelines.models.intent.dataset import read_events
 
     source = TrainingSource(BatchConfig(data_dir=in_small_shop))
     events = read_events(again(source))

@@ -25,8 +25,10 @@ LAYERS = (
     {"validation"},
     {"batch", "streaming", "cache", "feast_plugins"},
     {"registry"},
-    {"training", "serving", "monitoring", "operations"},
-    {"data_layer", "training_job"},
+    {"training"},
+    {"models"},
+    {"serving", "monitoring", "operations"},
+    {"data_layer"},
     {"benchmarks"},
     {"cli"},
 )
@@ -83,22 +85,23 @@ def ids(path: Path) -> str:
 
 PIPELINES = [path for path in MODULES if name_of(path).startswith("pipelines.")]
 SIMULATORS = [path for path in MODULES if name_of(path).startswith("simulators")]
+MODELS = [path for path in PIPELINES if part_of(path) == "models"]
+TORCH_FREE = ("features", "outputs", "baselines", "predictors", "tariff", "scoring", "world")
 
 
 def test_every_part_has_its_place() -> None:
-    """A new part of `pipelines` is placed in a layer, deliberately; `models` stands apart."""
-    assert {part_of(path) for path in PIPELINES} <= LAYER_OF.keys() | {"models"}
+    """A new part of `pipelines` is placed in a layer, deliberately."""
+    assert {part_of(path) for path in PIPELINES} <= LAYER_OF.keys()
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=ids)
 def test_imports_go_one_way(path: Path) -> None:
     """Stages meet in data, not by calling what comes after them."""
     part = part_of(path)
-    own = LAYER_OF.get(part, -1)
     wrong = {
         name
         for name in parts_imported(path) - {part}
-        if LAYER_OF.get(name, -1 if name == "models" else len(LAYERS)) > own
+        if LAYER_OF.get(name, len(LAYERS)) > LAYER_OF[part]
     }
     assert not wrong, f"{name_of(path)} imports {sorted(wrong)}, which stand to its right"
 
@@ -117,7 +120,7 @@ def test_redis_knows_only_settings_and_errors(path: Path) -> None:
     assert parts_imported(path) <= {"redis_server", "settings", "errors", "places"}
 
 
-APART = ("streaming", "training", "serving", "monitoring")
+APART = ("streaming", "training", "models", "serving", "monitoring")
 
 
 @pytest.mark.parametrize("path", [p for p in PIPELINES if part_of(p) in APART], ids=ids)
@@ -126,11 +129,29 @@ def test_what_batch_publishes_is_read_from_the_lake(path: Path) -> None:
     assert "batch" not in parts_imported(path)
 
 
-def test_models_know_nothing_of_ours() -> None:
-    """A network and its loss can be read, tested and copied alone."""
-    for path in PIPELINES:
-        if part_of(path) == "models":
-            assert parts_imported(path) <= {"models"}, name_of(path)
+READ_ALONE = ("features", "outputs", "tariff", "transformer", "gru", "network", "scoring", "world")
+
+
+@pytest.mark.parametrize("path", [p for p in MODELS if p.stem in READ_ALONE], ids=ids)
+def test_networks_and_features_know_nothing_of_ours(path: Path) -> None:
+    """They can be read, tested and copied alone; a view may say what its features are called."""
+    ours = {name for name in imports_of(path) if name.startswith("pipelines.")}
+    assert not {
+        n for n in ours if not n.startswith(("pipelines.models.", "pipelines.features.views."))
+    }
+
+
+@pytest.mark.parametrize("model", ["intent", "delay", "fulfilment"])
+def test_features_and_baselines_need_no_torch(model: str) -> None:
+    """A baseline is served, and the agent decides, where none of these is imported."""
+    heavy = ("torch", "torch_geometric", "sklearn", "gymnasium", "stable_baselines3")
+    names = [name_of(p) for p in MODELS if p.parent.name == model and p.stem in TORCH_FREE]
+    code = f"import {', '.join(names)}, sys; print(sorted({{*{heavy}}} & sys.modules.keys()))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert len(names) > 1
+    assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", SIMULATORS, ids=ids)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.models.intent_gru import IntentGru
-from pipelines.models.intent_sequences import EVENT_INPUTS, USER_FEATURES
-from pipelines.models.intent_transformer import (
+from pipelines.models.intent.features import EVENT_INPUTS, USER_FEATURES
+from pipelines.models.intent.gru import IntentGru
+from pipelines.models.intent.outputs import BUYS
+from pipelines.models.intent.transformer import (
     AUXILIARIES,
-    BUYS,
     LATER,
     IntentConfig,
     IntentTransformer,

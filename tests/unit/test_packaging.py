@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from old_directory import unpack
 
 from pipelines.errors import UnknownNameError
 from pipelines.registry import packaging
@@ -136,3 +137,24 @@ def test_an_output_of_another_length_is_refused(package: Path) -> None:
     assert outputs_of(read_package(package), {"x": [1.0]})["score"].tolist() == [3.0]
     with pytest.raises(BrokenModelError, match="'score' has 1 values for 2 rows"):
         outputs_of(Short(), {"x": [1.0, 2.0]})
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packages that an earlier version has written, see tests/fixtures."""
+    folder = tmp_path_factory.mktemp("packages")
+    unpack(folder, "packages")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_package_of_an_earlier_version_answers_as_it_did(older: Path, kind: str) -> None:
+    """A package names its kind, not a module: that its class has moved does not matter."""
+    example = json.loads((older / f"{kind}.json").read_text())
+    found = outputs_of(read_package(older / kind), example["asked"])
+    assert found.keys() == example["answered"].keys()
+    for name, values in example["answered"].items():
+        if isinstance(values[0], str):
+            assert found[name].tolist() == values
+        else:
+            np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from serving_shop import open_shop
 from pipelines.errors import ConfigurationError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.live_databases import LiveDatabases
-from pipelines.models.supply_gnn import aggregate_stock, probe_of_each
+from pipelines.models.delay.features import aggregate_stock, probe_of_each
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.answers import pack, unpack
 from pipelines.serving.fair_lock import FairLock

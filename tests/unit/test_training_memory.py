@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from fulfilment_shop import little_lines, little_shop
 
-from pipelines.models.fulfilment_game import FulfilmentGame
-from pipelines.models.fulfilment_world import FulfilmentConfig, draw_episodes
+from pipelines.models.fulfilment.game import FulfilmentGame
+from pipelines.models.fulfilment.shop_arrays import CANDIDATES, nearest_carriers
+from pipelines.models.fulfilment.world import FulfilmentConfig, draw_episodes
 from pipelines.training.memory import amount, room, too_large
-from pipelines.training.ppo.shop_arrays import CANDIDATES, nearest_carriers
 
 WAREHOUSES, PRODUCTS, REGIONS = 183, 24_895, 12
 

@@ -1,0 +1,1 @@
+"""Which routes will be late: the supply-chain GNN, from its features to its evaluation."""

@@ -1,0 +1,1 @@
+"""What the shopper will do: the Intent Transformer, from its features to its evaluation."""

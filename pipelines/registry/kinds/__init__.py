@@ -1,1 +1,0 @@
-"""The kinds of model that can be served, one module per registered model."""
