@@ -12,19 +12,16 @@ import logging
 import re
 from bisect import bisect
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import duckdb
-import pyarrow as pa
 
-from pipelines.batch.processor import log_schema
-from pipelines.batch.transform import ROWS_PER_BATCH
+from pipelines.batch.transform import ROWS_PER_BATCH, table_of
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.features.views import EVENT_TIMESTAMP, LONGEST_WINDOW, VIEWS, VIEWS_BY_NAME
-from pipelines.lake.files import StagedFile, compacted, write_parquet
-from pipelines.lake.publish import publish
+from pipelines.lake.files import compacted, publish, stage
 from pipelines.lake.set_aside import removed
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
@@ -64,50 +61,36 @@ class Cleanup:
     def run(self) -> None:
         """Merge, expire, and remove what nobody can be reading any more."""
         for log in LOGS:
-            folder = self._config.processed_data_path
-            self._merge("log", log.name, log_schema(log), "committed_at", folder)
+            self._merge("log", log.name)
             self._expire(log)
         for view in VIEWS:
-            folder = self._config.offline_path / view.name
-            self._merge("view", view.name, view.schema, EVENT_TIMESTAMP, folder)
+            self._merge("view", view.name)
         gone = self._state.superseded_before(self._now - GRACE)
         for path in gone:
             removed(path, self._config)
         self._state.forget_files(gone)
         self._state.forget_cycles(self._expiry)
 
-    def _merge(
-        self, kind: str, name: str, schema: pa.Schema, time: str | None, folder: Path
-    ) -> None:
+    def _merge(self, kind: str, name: str) -> None:
         classes: dict[int, list[PublishedFile]] = {}
         for file in self._state.files(kind, name):
             if file.bytes < SIZE_CLASSES[-1] and not file.compacted:
                 classes.setdefault(bisect(SIZE_CLASSES, file.bytes), []).append(file)
         for size, files in classes.items():
-            if len(files) >= self._config.merge_files:
-                mark = f"m{self._cycle:08d}{size}"  # no other merge makes the same name
-                self._merge_files(files, mark, kind, name, schema, time, folder)
-
-    def _merge_files(
-        self,
-        files: Sequence[PublishedFile],
-        mark: str,
-        kind: str,
-        name: str,
-        schema: pa.Schema,
-        time: str | None,
-        folder: Path,
-    ) -> None:
-        # Rows of one key side by side compress best, and a log is read in its order.
-        order = "seq" if kind == "log" else ", ".join(VIEWS_BY_NAME[name].keys) + f", {time}"
-        target = folder / f"{name}_{mark}.parquet"
-        if kind == "log":  # named by the changes it holds, like every processed log
-            spans = [re.search(r"_(\d+)-(\d+)", file.path.stem) for file in files]
-            seqs = sorted(number for span in spans if span for number in span.groups())
-            target = folder / f"{name}_{seqs[0]}-{seqs[-1]}_{mark}.parquet"
-        query = f"SELECT * FROM {read_files(files)} ORDER BY {order}"
-        self._replace(files, query, target, kind, name, schema, time)
-        logger.info("merged %d files of %s", len(files), name)
+            if len(files) < self._config.merge_files:
+                continue
+            mark = f"m{self._cycle:08d}{size}"  # no other merge makes the same name
+            # Rows of one key side by side compress best, and a log is read in its order.
+            order = "seq"
+            if kind == "view":
+                order = ", ".join((*VIEWS_BY_NAME[name].keys, EVENT_TIMESTAMP))
+            else:  # named by the changes it holds, like every processed log
+                spans = [re.search(r"_(\d+)-(\d+)", file.path.stem) for file in files]
+                seqs = sorted(number for span in spans if span for number in span.groups())
+                mark = f"{seqs[0]}-{seqs[-1]}_{mark}"
+            query = f"SELECT * FROM {read_files(files)} ORDER BY {order}"
+            self._replace(files, query, mark)
+            logger.info("merged %d files of %s", len(files), name)
 
     def _expire(self, log: Log) -> None:
         """Keep, of changes too old for any window to be recomputed, the newest of each key."""
@@ -126,33 +109,19 @@ class Cleanup:
         query = f"SELECT * FROM {read_files(old)} " + (
             f"QUALIFY {newest}" if keep else "WHERE FALSE"
         )
-        target = self._config.processed_data_path / f"{log.name}_kept_{self._cycle:08d}.parquet"
-        self._replace(
-            old, query, target, "log", log.name, log_schema(log), "committed_at", kept=True
-        )
+        self._replace(old, query, f"kept_{self._cycle:08d}", kept=True)
         logger.info("expired %d files of %s", len(old), log.name)
 
     def _replace(
-        self,
-        files: Sequence[PublishedFile],
-        query: str,
-        target: Path,
-        kind: str,
-        name: str,
-        schema: pa.Schema,
-        time: str | None,
-        kept: bool = False,
+        self, files: Sequence[PublishedFile], query: str, mark: str, *, kept: bool = False
     ) -> None:
+        """Publish a query's rows in place of some files of one log or view."""
         check_contents(self._state, files, afresh=True)
+        kind, name = files[0].kind, files[0].name
+        file_name = f"{name}_{mark}.parquet"
         rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
-        staged = write_parquet(target, kind, name, schema, rows, time)
-        staged_files: list[StagedFile] = []
-        if staged:
-            staged_files.append(compacted(staged) if kept else staged)
-        publish(
-            self._state,
-            self._cycle,
-            staged_files,
-            self._now,
-            superseded=[file.path for file in files],
-        )
+        replaced = [file.path for file in files]
+        staged = stage([table_of(self._config, kind, name, file_name, rows, replaced)])
+        if kept:
+            staged = replace(staged, files=[compacted(file) for file in staged.files])
+        publish(self._state, self._cycle, staged, self._now)

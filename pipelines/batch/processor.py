@@ -1,190 +1,222 @@
-"""DataProcessor: the data side of one cycle, from change logs to staged files."""
+"""BatchProcessor: one cycle after another, each whole or not at all."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
-from typing import Final
+from typing import Any
 
-import duckdb
-import pyarrow as pa
+import schedule
 
-from pipelines.batch.quarantine import KIND as QUARANTINE
-from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
-from pipelines.batch.transform import ROWS_PER_BATCH, transform
-from pipelines.change_log.extract import Span, extract
-from pipelines.change_log.logs import LOGS, Log
-from pipelines.change_log.reader import ChangeLogReader
-from pipelines.change_log.types import ARROW_TYPES
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View, feature_sql
-from pipelines.lake.files import StagedFile, write_lines, write_parquet
-from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
-from pipelines.lake.workspace import Progress, columns
-from pipelines.settings import BatchConfig
-from pipelines.validation.check import Checked, check
+from pipelines.batch.cleanup import Cleanup
+from pipelines.batch.cycle import DataProcessor, retrying
+from pipelines.batch.rebuild import only_cycle, rebuild
+from pipelines.batch.report import CycleReport
+from pipelines.batch.trimming import trim_change_logs
+from pipelines.batch.update import (
+    apply,
+    check_online,
+    fill_if_emptied,
+    forget_stale_rows,
+    materialize,
+    remember_registry,
+)
+from pipelines.errors import (
+    LiveDatabaseBusyError,
+    RedisUnavailableError,
+    SynchroChainError,
+    said,
+)
+from pipelines.feast_plugins.repository import open_store
+from pipelines.lake.clock import utc_now
+from pipelines.lake.files import full_disk_reported
+from pipelines.lake.removal import remove_leftovers
+from pipelines.lake.set_aside import check_places
+from pipelines.lake.state import PipelineState
+from pipelines.lake.summary import ViewSummary, summarize
+from pipelines.lake.workspace import STAGING, Progress, remove_dead_workspaces, workspace
+from pipelines.settings import BatchConfig, DataConfig
+from pipelines.stopping import interruptible
 
-WORKERS: Final = 2
-"""Files made at the same time; DuckDB computes each with all cores."""
-
-
-def log_schema(log: Log) -> pa.Schema:
-    """The Arrow schema of a processed log's files."""
-    return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in log.types.items()])
-
-
-@dataclass
-class Produced:
-    """Staged files of one cycle's files and what they hold."""
-
-    staged_files: list[StagedFile] = field(default_factory=list)
-    extracted: int = 0
-    checked: dict[str, Checked] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    """Feature rows by view."""
-    waiting: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
-    """Oldest and newest event time of the feature rows, by view."""
-    superseded: list[Path] = field(default_factory=list)
-    """Published files that some of the staged ones replace."""
-
-    @property
-    def late(self) -> dict[str, list[int]]:
-        """By log, the `seq` of rows that were rejected before and are accepted now."""
-        return {n: [s for _, s in c.resolved] for n, c in self.checked.items() if c.resolved}
+logger = logging.getLogger(__name__)
 
 
-class DataProcessor:
-    """Extracts, checks and transforms inside a DuckDB workspace and stages files.
+class BatchProcessor:
+    """Runs the batch flow: extract, check, transform, load, update, cleanup.
 
-    Nothing it does is visible to a reader: publishing what is staged is the caller's.
+    Args:
+        config: how often, how much, where to.
+        data: where the live databases are.
+        clock: gives the present time, UTC and naive.
+        progress: called with the step and how many more rows are done; by several threads, one
+            at a time.
+        after_update: called when the update step has done its own work; what it returns, plain
+            values, goes into the cycle's report. The cycle does not fail with it.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, config: BatchConfig, progress: Progress
+        self,
+        config: BatchConfig | None = None,
+        data: DataConfig | None = None,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        progress: Progress | None = None,
+        after_update: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
-        self._connection = connection
-        self._config = config
-        self._progress = progress
-        self._spans: Mapping[str, Span] = {}
-        self._compiling: threading.Thread | None = None
-        self.produced = Produced()
-
-    def extract(self, readers: Mapping[str, ChangeLogReader], spans: Mapping[str, Span]) -> None:
-        """Copy the changes within the spans into the workspace."""
-        if any(span.upto > span.after for span in spans.values()):
-            # Reading SQLite leaves a core idle; compiling takes a second, once per process.
-            self._compiling = threading.Thread(target=_compile, daemon=True)
-            self._compiling.start()
-        self.produced.extracted = extract(
-            self._connection,
-            readers,
-            spans,
-            self._config.batch_size,
-            lambda rows: self._progress("extract", rows),
+        self.config = config or BatchConfig()
+        self.data = data or DataConfig(data_dir=self.config.data_dir)
+        self._clock = clock
+        self._progress = _one_at_a_time(progress or _unwatched)
+        self._after_update = after_update
+        self.state = PipelineState(self.config.state_path)
+        self._data_processor = DataProcessor(
+            self.data, self.config, self.state, clock, self._progress
         )
+        self._store: Any = None  # Feast's, opened at the first update and kept
 
-    def check(
-        self, spans: Mapping[str, Span], cycle: int, rejected: Rejected | None = None
-    ) -> None:
-        """Type and check the changes; stage the quarantine, and what is kept of rejected rows."""
-        self._spans = spans
-        rejected = rejected or Rejected()
-        self.produced.checked = check(self._connection, rejected)
-        for log in LOGS:
-            found = self.produced.checked[log.name]
-            self._progress("check", found.accepted + found.rejected)
-            if found.rejected:
-                self._keep(self._quarantine(log, cycle))
-            if found.resolved or found.given_up:
-                lines = rejected.quarantine.get(log.table, ())
-                for file, staged in brought_up_to_date(lines, found, cycle):
-                    self.produced.superseded.append(file.path)
-                    self._keep(staged)
-            self._keep_rejected(log, cycle, rejected)
+    def run_cycle(self, *, update: bool = True) -> CycleReport:
+        """Process what is new, once.
 
-    def transform(self, created: datetime, cycle: int) -> None:
-        """Stage the processed logs, compute the feature rows that the new changes affect, and stage
-        the offline sources.
+        Args:
+            update: whether to bring Feast and Redis up to date too; what is left undone waits for
+                the next cycle that does.
 
-        They do not depend on each other, so two at a time are made: while one is written, which
-        takes one core, another one is computed.
+        Raises:
+            CycleInProgressError: another cycle runs on this data directory, here or elsewhere.
+            SynchroChainError: a step failed. What was not loaded is repeated by the next cycle.
         """
-        if self._compiling:
-            self._compiling.join()
-        with ThreadPoolExecutor(WORKERS) as pool:
-            views = [pool.submit(self._view, view, created, cycle) for view in VIEWS]
-            logs = [
-                pool.submit(self._log, log, self._spans[log.database], cycle)
-                for log in LOGS
-                if self.produced.checked[log.name].accepted
-                or self.produced.checked[log.name].resolved
-            ]
-            for staged in (*logs, *views):
-                self._keep(staged.result())
+        with only_cycle(self.config):
+            started = self._clock()
+            cycle = self.state.begin_cycle(started)
+            report = CycleReport(cycle, started.isoformat(sep=" "))
+            try:
+                with full_disk_reported(self.config.data_dir):
+                    self._run(report, update)
+            except BaseException as error:
+                reason = str(error) or type(error).__name__
+                self.state.end_cycle(
+                    cycle, self._clock(), asdict(report), step=report.step, error=reason
+                )
+                raise
+            self.state.end_cycle(cycle, self._clock(), asdict(report))
+            return report
 
-    def _log(self, log: Log, span: Span, cycle: int) -> StagedFile | None:
-        name = f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
-        late = [seq for _, seq in self.produced.checked[log.name].resolved]
-        if late:  # they lie before the span, which may be empty and come again
-            name = f"{log.name}_{min(late):012d}-{span.upto:012d}_{cycle:08d}.parquet"
-        with self._connection.cursor() as cursor:
-            rows = cursor.execute(f"SELECT {columns(log)} FROM new_{log.name}")
-            return write_parquet(
-                self._config.processed_data_path / name,
-                "log",
-                log.name,
-                log_schema(log),
-                rows.to_arrow_reader(ROWS_PER_BATCH),
-                "committed_at",
-            )
+    def start_scheduled_processing(
+        self,
+        stop: threading.Event | None = None,
+        *,
+        scheduler: schedule.Scheduler | None = None,
+        sleep: Callable[[float], Any] = time.sleep,
+        on_cycle: Callable[[CycleReport | SynchroChainError], None] | None = None,
+    ) -> None:
+        """Run a cycle now and then every `processing_interval` seconds, until `stop` is set.
 
-    def _quarantine(self, log: Log, cycle: int) -> StagedFile:
-        target = self._config.quarantine_path / log.table / f"{cycle:08d}.jsonl"
-        lines = quarantine_lines(self._connection, log, cycle)
-        return write_lines(target, QUARANTINE, log.table, lines)
+        A cycle that fails is logged and the next one is due as ever.
+        """
+        stop = stop or threading.Event()
 
-    def _keep_rejected(self, log: Log, cycle: int, rejected: Rejected) -> None:
-        found, files = self.produced.checked[log.name], rejected.files.get(log.name, ())
-        whole = bool(found.resolved or found.given_up) or rejected.is_new_to(log)
-        whole = whole or len(files) >= self._config.merge_files
-        query = rest(self._connection, log, cycle, rejected, whole)
-        if query:
-            target = self._config.processed_data_path / FOLDER / f"{log.name}_{cycle:08d}.parquet"
-            schema = pa.schema(
-                [(n, ARROW_TYPES[kind]) for n, kind in (log.types | dict(KEPT_COLUMNS)).items()]
-            )
-            rows = self._connection.execute(query).to_arrow_reader(ROWS_PER_BATCH)
-            self._keep(write_parquet(target, KIND, log.name, schema, rows, "committed_at"))
-        if whole:
-            self.produced.superseded += [file.path for file in files]
+        def cycle() -> None:
+            outcome: CycleReport | SynchroChainError
+            try:
+                outcome = self.run_cycle()
+                logger.info("cycle %d: %d changes", outcome.cycle, outcome.extracted)
+            except SynchroChainError as error:
+                outcome = error
+                logger.error("batch cycle failed, the next one repeats it: %s", error)
+            if on_cycle:
+                on_cycle(outcome)
 
-    def _view(self, view: View, created: datetime, cycle: int) -> StagedFile | None:
-        target = self._config.offline_path / view.name / f"{view.name}_{cycle:08d}.parquet"
-        with self._connection.cursor() as cursor:  # has temporary tables of its own
-            reader = transform(cursor, view, created)
-            if reader is None:
-                return None
+        scheduler = scheduler or schedule.Scheduler()
+        scheduler.every(self.config.processing_interval).seconds.do(cycle)
+        scheduler.run_all()
+        while not stop.is_set():
+            sleep(max(0.0, min(1.0, scheduler.idle_seconds or 0.0)))
+            scheduler.run_pending()
 
-            def counted() -> Iterator[pa.RecordBatch]:
-                for batch in reader:
-                    self._progress("transform", batch.num_rows)
-                    yield batch
+    def get_feature_summary(self) -> dict[str, ViewSummary]:
+        """Per view: rows, keys, newest event, its age in seconds, and the share of nulls."""
+        return summarize(self.state, self.config.offline_path, self._clock())
 
-            return write_parquet(target, "view", view.name, view.schema, counted(), EVENT_TIMESTAMP)
+    def rebuild(self) -> None:
+        """Forget every offset and published file, so that the next cycle starts from the
+        beginning of the change logs. Offline sources, processed logs and online rows are removed;
+        a streamer that runs begins anew too. What is not ours and in the way is set aside.
 
-    def _keep(self, staged: StagedFile | None) -> None:
-        if staged is None:
-            return
-        file = staged.file
-        self.produced.staged_files.append(staged)
-        if file.kind == "view" and file.min_time and file.max_time:
-            self.produced.rows[file.name] = file.rows
-            self.produced.waiting[file.name] = (file.min_time, file.max_time)
+        Raises:
+            SynchroChainError: what is published could not be made anew now; it is still there.
+        """
+        rebuild(self.config, self.data, self.state)
+
+    def _run(self, report: CycleReport, update: bool) -> None:
+        check_places(self.config)
+        left = remove_leftovers(self.state, self.config)
+        if left:
+            logger.warning("removed %d files that an interrupted cycle had left", left)
+        remove_dead_workspaces(self.config.data_dir / STAGING)
+        try:
+            self._data_processor.process(report)
+        except BaseException:
+            remove_leftovers(self.state, self.config)
+            raise
+        if update:
+            with report.timed("update"):
+                self._update(report)
+                report.after_update = self._add_on()
+        folder = self.config.data_dir / STAGING / "cleanup"
+        with report.timed("cleanup"), workspace(folder) as connection:
+            Cleanup(connection, self.state, self.config, report.cycle, self._clock()).run()
+            for attempt in retrying(self.config, LiveDatabaseBusyError):
+                with attempt:
+                    report.trimmed = trim_change_logs(
+                        connection, self.data, self.config, self.state, self._clock()
+                    )
+
+    def _update(self, report: CycleReport) -> None:
+        self._progress("update", 0)  # importing Feast alone takes seconds
+        report.applied = apply(self.config, self.state)
+        if report.applied:
+            self._store = None
+        for attempt in retrying(self.config, RedisUnavailableError):
+            with attempt:
+                forget_stale_rows(self.config, self.data, self.state)
+                if fill_if_emptied(self.config, self.data, self.state):
+                    logger.info("the online store is empty or another one: filling it")
+                now = self._clock()
+                if self.state.pending_materializations():
+                    store = self._store = self._store or open_store(self.config)
+                    done = materialize(
+                        store, self.state, now, lambda views: self._progress("update", views)
+                    )
+                    for view, span in done.items():
+                        report.materialized[view] = [str(end) for end in span]
+                    remember_registry(self.config, self.state)
+                report.online_check = check_online(self.config, self.data, self.state, now)
+
+    def _add_on(self) -> dict[str, Any]:
+        if self._after_update is None:
+            return {}
+        try:
+            with interruptible():
+                return self._after_update()
+        except Exception as error:  # whatever it is, the features are up to date
+            logger.error("after the update: %s", said(error))
+            return {"error": said(error)}
 
 
-def _compile() -> None:
-    for view in VIEWS:
-        feature_sql(view.name)
+def _one_at_a_time(progress: Progress) -> Progress:
+    """The same, called by one thread at a time: steps read and write with several."""
+    lock = threading.Lock()
+
+    def called(step: str, rows: int) -> None:
+        with lock:
+            progress(step, rows)
+
+    return called
+
+
+def _unwatched(_step: str, _rows: int) -> None:
+    """Nobody asked for progress."""

@@ -16,7 +16,7 @@ from typing import Final
 import duckdb
 
 from pipelines.change_log.logs import Log
-from pipelines.lake.files import StagedFile, write_lines
+from pipelines.lake.files import Lines
 from pipelines.lake.rejected import GIVEN_UP
 from pipelines.lake.state import PublishedFile
 from pipelines.validation.check import Checked
@@ -25,7 +25,13 @@ KIND: Final = "quarantine"
 
 
 def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int) -> list[str]:
-    """The rejected changes of a log, a JSON object each: the change as it was and the reason."""
+    """The rejected changes of a log, a JSON object each: the change as it was and the reason.
+
+    Args:
+        connection: the cycle's workspace.
+        log: the log.
+        cycle: the number of the cycle.
+    """
     rows = connection.execute(
         f"SELECT to_json({{'table': '{log.table}', 'seq': raw.seq, 'op': op, 'row': raw.row, "
         f"'committed_at': committed_at, 'cycle': {cycle}, 'reason': bad.reason}}) "
@@ -36,8 +42,14 @@ def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int
 
 def brought_up_to_date(
     files: Sequence[PublishedFile], checked: Checked, cycle: int
-) -> Iterator[tuple[PublishedFile, StagedFile | None]]:
-    """Files of one table with the staged ones that replace them; None where no line is left."""
+) -> Iterator[Lines]:
+    """What replaces those files of one table that have lines of rows decided now.
+
+    Args:
+        files: the table's quarantine files.
+        checked: this cycle's result for the log.
+        cycle: the number of this cycle.
+    """
     passed, given_up = defaultdict[int, set[int]](set), defaultdict[int, dict[int, str]](dict)
     for at, seq in checked.resolved:
         passed[at].add(seq)
@@ -62,7 +74,7 @@ def brought_up_to_date(
                 line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))
             lines.append(line)
         target = file.path.with_name(f"{at:08d}_{cycle:08d}{file.path.suffix}")
-        yield file, write_lines(target, KIND, file.name, lines) if lines else None
+        yield Lines(target, KIND, file.name, lines, [file.path])
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,63 +1,197 @@
-"""Transform: recompute the feature rows that the new changes touch, and no others.
+"""Transform: the tables that a cycle publishes, from its validated changes.
 
-A change at time t of a key, be it a deletion, touches that key's rows from t on. They are computed
-from the new rows and as much history of just those keys as the windows reach back. A change in a
-table without times touches the newest row of each key that it bears on: that one is served, and
-older rows keep what was known of the table when they were computed.
+Of the feature rows only those that the changes affect are computed anew. A change at time t of a
+key, be it a deletion, affects that key's rows from t on. They are computed from the new rows and as
+much history of just those keys as the windows reach back. A change in a table without times affects
+the newest row of each key that it bears on: that one is served, and older rows keep what was known
+of the table when they were computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.change_log.logs import BY_NAME
-from pipelines.features import FeatureEngineer
-from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, Source, View
-from pipelines.lake.workspace import columns
+from pipelines.batch.quarantine import KIND as QUARANTINE
+from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
+from pipelines.change_log.extract import Span
+from pipelines.change_log.logs import BY_NAME, LOGS, Log
+from pipelines.change_log.types import ARROW_TYPES
+from pipelines.features.views import (
+    CREATED_TIMESTAMP,
+    EVENT_TIMESTAMP,
+    VIEWS,
+    VIEWS_BY_NAME,
+    Source,
+    View,
+)
+from pipelines.lake.files import Lines, Table
+from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
+from pipelines.lake.workspace import Progress, columns
+from pipelines.settings import BatchConfig
+from pipelines.validation.check import Checked
 
 ROWS_PER_BATCH: Final = 65_536
 
 
+@dataclass(frozen=True)
+class Validated:
+    """The validated changes of a cycle; the workspace holds them as `new_<log>`."""
+
+    cycle: int
+    created: datetime
+    """The `created_timestamp` of the feature rows, UTC and naive."""
+    spans: Mapping[str, Span]
+    """By database."""
+    checked: Mapping[str, Checked]
+    """By log."""
+    rejected: Rejected
+    """What earlier cycles have rejected."""
+
+
 def transform(
+    connection: duckdb.DuckDBPyConnection,
+    config: BatchConfig,
+    valid: Validated,
+    progress: Progress,
+) -> list[Table | Lines]:
+    """What the cycle publishes: feature rows, processed logs, rejected rows.
+
+    The rows are computed when they are staged; none depends on another.
+
+    Args:
+        connection: a workspace that holds `new_<log>`, `old_<log>` and `bad_<log>` for each log.
+        config: where files are published.
+        valid: the validated changes.
+        progress: callback with the step and how many more feature rows it has computed.
+    """
+    contents: list[Table | Lines] = []
+    for view in VIEWS:
+        rows = _counted(affected_rows(connection, view, valid.created), progress)
+        file_name = f"{view.name}_{valid.cycle:08d}.parquet"
+        contents.append(table_of(config, "view", view.name, file_name, rows))
+    for log in LOGS:
+        found = valid.checked[log.name]
+        if found.accepted or found.resolved:
+            span = valid.spans[log.database]
+            query = f"SELECT {columns(log)} FROM new_{log.name}"
+            file_name = _log_file_name(log, span, found, valid.cycle)
+            rows = rows_of(connection, query)
+            contents.append(table_of(config, "log", log.name, file_name, rows))
+        if found.rejected:
+            target = config.quarantine_path / log.table / f"{valid.cycle:08d}.jsonl"
+            lines = quarantine_lines(connection, log, valid.cycle)
+            contents.append(Lines(target, QUARANTINE, log.table, lines))
+        if found.resolved or found.given_up:
+            files = valid.rejected.quarantine.get(log.table, ())
+            contents += brought_up_to_date(files, found, valid.cycle)
+        contents += _kept_rejected(connection, config, valid, log)
+    return contents
+
+
+def table_of(
+    config: BatchConfig,
+    kind: str,
+    name: str,
+    file_name: str,
+    batches: Iterable[pa.RecordBatch],
+    replaces: Sequence[Path] = (),
+) -> Table:
+    """A table for a file of one kind, with the folder and schema of its kind.
+
+    Args:
+        config: where files are published.
+        kind: "view", "log" or "rejected", see `state.KINDS`.
+        name: the view or log.
+        file_name: under which it is published.
+        batches: its rows.
+        replaces: published files that it supersedes.
+    """
+    if kind == "view":
+        target, schema = config.offline_path / name / file_name, VIEWS_BY_NAME[name].schema
+        return Table(target, kind, name, schema, EVENT_TIMESTAMP, batches, replaces)
+    types, folder = dict(BY_NAME[name].types), config.processed_data_path
+    if kind == KIND:
+        types, folder = types | dict(KEPT_COLUMNS), folder / FOLDER
+    schema = pa.schema([(column, ARROW_TYPES[found]) for column, found in types.items()])
+    return Table(folder / file_name, kind, name, schema, "committed_at", batches, replaces)
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
+    """The rows of a query, which begins when the first are asked for."""
+    with connection.cursor() as cursor:
+        yield from cursor.execute(query).to_arrow_reader(ROWS_PER_BATCH)
+
+
+def _counted(rows: Iterator[pa.RecordBatch], progress: Progress) -> Iterator[pa.RecordBatch]:
+    for batch in rows:
+        progress("transform", batch.num_rows)
+        yield batch
+
+
+def _log_file_name(log: Log, span: Span, found: Checked, cycle: int) -> str:
+    late = [seq for _, seq in found.resolved]
+    if late:  # they lie before the span, which may be empty and come again
+        return f"{log.name}_{min(late):012d}-{span.upto:012d}_{cycle:08d}.parquet"
+    return f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
+
+
+def _kept_rejected(
+    connection: duckdb.DuckDBPyConnection, config: BatchConfig, valid: Validated, log: Log
+) -> Iterator[Table]:
+    """The rejected rows that may be accepted later, if there is anything to write of them."""
+    found, files = valid.checked[log.name], valid.rejected.files.get(log.name, ())
+    whole = bool(found.resolved or found.given_up) or valid.rejected.is_new_to(log)
+    whole = whole or len(files) >= config.merge_files
+    query = rest(connection, log, valid.cycle, valid.rejected, whole)
+    if query:
+        file_name = f"{log.name}_{valid.cycle:08d}.parquet"
+        replaces = [file.path for file in files] if whole else ()
+        rows = rows_of(connection, query)
+        yield table_of(config, KIND, log.name, file_name, rows, replaces)
+
+
+def affected_rows(
     connection: duckdb.DuckDBPyConnection, view: View, created: datetime
-) -> pa.RecordBatchReader | None:
-    """The rows of a view that are new or changed, as a stream of record batches.
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a view that are new or changed; none if nothing it depends on has changed.
 
     Args:
         connection: a workspace that holds `new_<log>` and `old_<log>` for each log.
+        view: the view.
         created: the `created_timestamp` of the rows, UTC and naive.
-
-    Returns:
-        A reader of the view's schema; None if nothing the view depends on has changed.
     """
-    earliest = _find_touched(connection, view)
-    if earliest is None:
-        return None
-    needed = [_gather(connection, view, source, earliest) for source in view.sources]
-    for name in view.tables:
-        connection.execute(
-            f'CREATE OR REPLACE TEMP TABLE "{name}" AS SELECT * FROM old_{name} '
-            f"UNION ALL BY NAME SELECT * FROM new_{name}"
+    with connection.cursor() as cursor:  # has temporary tables of its own
+        earliest = _find_affected(cursor, view)
+        if earliest is None:
+            return
+        needed = [_gather(cursor, view, source, earliest) for source in view.sources]
+        for name in view.tables:
+            cursor.execute(
+                f'CREATE OR REPLACE TEMP TABLE "{name}" AS SELECT * FROM old_{name} '
+                f"UNION ALL BY NAME SELECT * FROM new_{name}"
+            )
+        keys = ", ".join(view.keys)
+        features = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
+        # Without history every row is a new one.
+        affected = (
+            f"JOIN affected USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since" if any(needed) else ""
         )
-    keys = ", ".join(view.keys)
-    features = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
-    # Without history every row is a new one.
-    affected = (
-        f"JOIN affected USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since" if any(needed) else ""
-    )
-    found = connection.execute(
-        f"SELECT {features}, CAST(? AS TIMESTAMP) AS {CREATED_TIMESTAMP} "
-        f"FROM ({FeatureEngineer(connection).query(view.name)}) {affected}",
-        [created],
-    )
-    return found.to_arrow_reader(ROWS_PER_BATCH)
+        found = cursor.execute(
+            f"SELECT {features}, CAST(? AS TIMESTAMP) AS {CREATED_TIMESTAMP} "
+            f"FROM ({view.query()}) {affected}",
+            [created],
+        )
+        yield from found.to_arrow_reader(ROWS_PER_BATCH)
 
 
-def _find_touched(connection: duckdb.DuckDBPyConnection, view: View) -> datetime | None:
+def _find_affected(connection: duckdb.DuckDBPyConnection, view: View) -> datetime | None:
     """Make `affected`: each key with changes and the earliest time of one; the earliest of all."""
     parts = []
     for source in view.sources:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines.change_log.logs import READING_ORDER, logs_of
 from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import RAW_COLUMNS, SCHEMA, ChangeLogReader
+from pipelines.settings import DATABASE_NAMES, DataConfig
 
 DATABASES_AT_ONCE: Final = 2
 
@@ -28,6 +29,14 @@ class Span:
     def upto(self) -> int:
         """The last change."""
         return self.end.seq
+
+
+def readers_of(data: DataConfig) -> dict[str, ChangeLogReader]:
+    """A reader of each live database's change log."""
+    return {
+        name: ChangeLogReader(name, data.database_url(name), data.busy_timeout)
+        for name in DATABASE_NAMES
+    }
 
 
 def plan(

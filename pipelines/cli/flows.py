@@ -181,7 +181,7 @@ def down(data_dir: DataDir = None) -> None:
 
 
 def _set_damaged_state_aside() -> None:
-    from pipelines.batch.batch_processor import set_damaged_state_aside
+    from pipelines.batch.rebuild import set_damaged_state_aside
     from pipelines.settings import BatchConfig, DataConfig, check_environment
 
     check_environment()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +14,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
+from pipelines.change_log.types import DUCKDB_TYPES
 from pipelines.errors import UnknownNameError
 from pipelines.features import (
     inventory_levels,
@@ -27,6 +29,7 @@ EVENT_TIMESTAMP: Final = "event_timestamp"
 CREATED_TIMESTAMP: Final = "created_timestamp"
 COMMITTED_AT: Final = "committed_at"
 
+_compiling: Final = threading.Lock()
 _IBIS_TYPES: Final[Mapping[str, str]] = {
     INTEGER: "int64",
     NUMBER: "float64",
@@ -97,6 +100,18 @@ class View:
         """The names of the features, in the dictionary's order."""
         apart = {*self.keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP}
         return tuple(name for name in self.schema.names if name not in apart)
+
+    def query(self, *, newest: bool = False) -> str:
+        """SQL over relations named after the logs; the schema's columns but `created_timestamp`.
+
+        With `newest` it yields only the newest row of each key.
+        """
+        columns = ", ".join(
+            f'CAST("{field.name}" AS {DUCKDB_TYPES[field.type]}) AS "{field.name}"'
+            for field in self.schema
+            if field.name != CREATED_TIMESTAMP
+        )
+        return f"SELECT {columns} FROM ({feature_sql(self.name, newest=newest)})"
 
 
 def log_table(name: str) -> ir.Table:
@@ -209,12 +224,23 @@ def view_named(name: str) -> View:
     return VIEWS_BY_NAME[name]
 
 
-@cache
 def feature_sql(name: str, *, newest: bool = False) -> str:
     """The view's expression compiled for DuckDB once; it reads relations named after the logs.
 
     With `newest` it yields only the newest row of each key, which is cheaper.
     """
+    with _compiling:  # who asks meanwhile waits, and finds it compiled
+        return _feature_sql(name, newest=newest)
+
+
+def compile_all() -> None:
+    """Compile every view, which takes a second, once per process."""
+    for view in VIEWS:
+        feature_sql(view.name)
+
+
+@cache
+def _feature_sql(name: str, *, newest: bool) -> str:
     return str(ibis.to_sql(_expression(name, newest=newest), dialect="duckdb"))
 
 

@@ -1,17 +1,20 @@
-"""Writes files atomically: no reader ever sees a partial one.
+"""Stages files and publishes them: all files of a cycle with the offsets they cover, or none.
 
-A file is written under a hidden name beside its target, synced, and renamed when the whole cycle is
-ready. Parquet pages carry checksums, and the file's own SHA-256 goes into the pipeline's state.
+A file is staged under a hidden name beside its target and synced. Publishing renames all of them;
+readers see them from the commit in the pipeline's state on, never a partial one. Parquet pages
+carry checksums, and the file's own SHA-256 goes into the state.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.change_log.offsets import Offset
 from pipelines.errors import StorageFullError
 from pipelines.lake.prefetch import prefetched
-from pipelines.lake.state import PublishedFile
+from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import (
     FILE_FORMAT,
     FORMAT_KEY,
@@ -38,6 +42,40 @@ BYTES_AT_ONCE: Final = 1 << 28
 """The most bytes of a record batch that is written at once: a text column is limited to 2 GB."""
 
 
+FILES_AT_ONCE: Final = 2
+"""Files staged at the same time; DuckDB computes each with all cores."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for one Parquet file; the batches are computed while the file is written."""
+
+    target: Path
+    """The path under which the file is published."""
+    kind: str
+    """One of `state.KINDS`."""
+    name: str
+    """The log or view."""
+    schema: pa.Schema
+    """The file's schema, to which batches are cast."""
+    time_column: str | None
+    """The column whose range is recorded (UTC, naive); None for none."""
+    batches: Iterable[pa.RecordBatch]
+    replaces: Sequence[Path] = ()
+    """Published files that this one supersedes, even if it has no rows and is not written."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Text lines for one file, without their newlines; otherwise as `Table`."""
+
+    target: Path
+    kind: str
+    name: str
+    lines: Sequence[str]
+    replaces: Sequence[Path] = ()
+
+
 @dataclass(frozen=True)
 class StagedFile:
     """A written file that waits under a hidden name to be published."""
@@ -48,36 +86,56 @@ class StagedFile:
     """Its identity when its checksum was computed."""
 
 
+@dataclass(frozen=True)
+class Staged:
+    """Staged files, and the published ones that they supersede."""
+
+    files: Sequence[StagedFile] = ()
+    superseded: Sequence[Path] = ()
+
+    @property
+    def views(self) -> Iterator[PublishedFile]:
+        """Those of the files that hold feature rows."""
+        return (staged.file for staged in self.files if staged.file.kind == "view")
+
+
+def stage(contents: Sequence[Table | Lines]) -> Staged:
+    """Write each into a file staged for its target; what has no rows gets no file.
+
+    Two at a time: while one is written, which takes one core, another one is computed.
+
+    Raises:
+        StorageFullError: the disk is full; the partial file is removed.
+    """
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        files = [staged for staged in pool.map(_write, contents) if staged]
+    return Staged(files, [path for content in contents for path in content.replaces])
+
+
+def _write(content: Table | Lines) -> StagedFile | None:
+    return write_parquet(content) if isinstance(content, Table) else write_lines(content)
+
+
 def partial_path(target: Path) -> Path:
     """The hidden name under which a file is written before it is published."""
     return target.with_name(f"{PARTIAL_PREFIX}{target.name}{PARTIAL_SUFFIX}")
 
 
-def write_parquet(
-    target: Path,
-    kind: str,
-    name: str,
-    schema: pa.Schema,
-    batches: Iterable[pa.RecordBatch],
-    time_column: str | None,
-) -> StagedFile | None:
-    """Stream record batches into a file staged for `target`.
-
-    Args:
-        target: the path under which the file will be published.
-        kind: one of `state.KINDS`.
-        name: the log or view.
-        schema: the file's schema, to which batches are cast.
-        batches: the rows.
-        time_column: the column whose range is recorded (UTC, naive); None for none.
+def write_parquet(table: Table) -> StagedFile | None:
+    """Stream a table's record batches into a staged file.
 
     Returns:
-        The staged file, or None if there were no rows (then no file is left behind).
+        The staged file, or None if there were no rows.
 
     Raises:
         StorageFullError: the disk is full; the partial file is removed.
     """
-    partial = partial_path(target)
+    batches = (batch for batch in prefetched(table.batches) if batch.num_rows)
+    first = next(batches, None)
+    if first is None:
+        return None
+    schema = table.schema
+    partial = partial_path(table.target)
     rows = 0
     oldest: datetime | None = None
     newest: datetime | None = None
@@ -92,20 +150,15 @@ def write_parquet(
             use_dictionary=_texts(schema),
             write_statistics=[f.name for f in schema if not pa.types.is_nested(f.type)],
         ) as writer:
-            for batch in prefetched(batches):
-                if batch.num_rows == 0:
-                    continue
+            for batch in chain((first,), batches):
                 for part in _parts(batch):
                     writer.write_batch(part.cast(schema), row_group_size=ROWS_PER_GROUP)
                 rows += batch.num_rows
-                if time_column:
-                    low, high = pc.min_max(batch.column(time_column)).as_py().values()
+                if table.time_column:
+                    low, high = pc.min_max(batch.column(table.time_column)).as_py().values()
                     oldest = min(filter(None, (oldest, low)), default=None)
                     newest = max(filter(None, (newest, high)), default=None)
-        if rows == 0:
-            partial.unlink()
-            return None
-        return _staged(target, partial, kind, name, rows, oldest, newest)
+        return _staged(table, partial, rows, oldest, newest)
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -127,19 +180,59 @@ def _texts(schema: pa.Schema) -> list[str]:
     ]
 
 
-def write_lines(target: Path, kind: str, name: str, lines: Sequence[str]) -> StagedFile:
-    """Write text lines into a file staged for `target`.
+def write_lines(text: Lines) -> StagedFile | None:
+    """Write text lines into a staged file; None if there are no lines."""
+    if not text.lines:
+        return None
+    partial = partial_path(text.target)
+    with _removing_on_failure(partial):
+        partial.write_text("".join(f"{line}\n" for line in text.lines), encoding="utf-8")
+        return _staged(text, partial, len(text.lines), None, None)
+
+
+def publish(
+    state: PipelineState,
+    cycle: int,
+    staged: Staged,
+    now: datetime,
+    *,
+    reader: str | None = None,
+    offsets: Mapping[str, Offset] | None = None,
+    to_materialize: Mapping[str, tuple[datetime, datetime]] | None = None,
+    late: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Rename the staged files into place and commit them together with their offsets.
+
+    Readers see the files from the commit in the state file on. If anything fails before it, the
+    files are removed again; if the process dies, `remove_leftovers` does so later.
 
     Args:
-        target: the path under which the file will be published.
-        kind: one of `state.KINDS`.
-        name: the log or view.
-        lines: without their newlines.
+        state: the pipeline's state.
+        cycle: the number of the cycle.
+        staged: the files to publish, and those that they supersede.
+        now: UTC, naive.
+        reader: whose offsets move; None if none do.
+        offsets: the reader's new offset by database.
+        to_materialize: per view, the oldest and newest event time of its new rows.
+        late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
     """
-    partial = partial_path(target)
-    with _removing_on_failure(partial):
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return _staged(target, partial, kind, name, len(lines), None, None)
+    try:
+        state.add_pending(cycle, [one.file for one in staged.files], now)
+        move_into_place(staged.files)
+        state.commit_pending(
+            cycle,
+            now,
+            reader=reader,
+            offsets=offsets,
+            to_materialize=to_materialize,
+            superseded=staged.superseded,
+            identities=identities_of(staged.files),
+            late=late,
+        )
+    except BaseException:
+        discard(staged.files)
+        state.forget_files([one.file.path for one in staged.files])
+        raise
 
 
 def discard(staged_files: Iterable[StagedFile]) -> None:
@@ -203,10 +296,8 @@ def _removing_on_failure(partial: Path) -> Iterator[None]:
 
 
 def _staged(
-    target: Path,
+    content: Table | Lines,
     partial: Path,
-    kind: str,
-    name: str,
     rows: int,
     oldest: datetime | None,
     newest: datetime | None,
@@ -214,7 +305,17 @@ def _staged(
     sync(partial)
     identity = identity_of(partial)
     size, digest = partial.stat().st_size, sha256_of(partial)
-    file = PublishedFile(target, kind, name, rows, size, digest, oldest, newest, format=FILE_FORMAT)
+    file = PublishedFile(
+        content.target,
+        content.kind,
+        content.name,
+        rows,
+        size,
+        digest,
+        oldest,
+        newest,
+        format=FILE_FORMAT,
+    )
     return StagedFile(file, partial, identity)
 
 

@@ -265,7 +265,7 @@ class PipelineState:
         *,
         reader: str | None = None,
         offsets: Mapping[str, Offset] | None = None,
-        waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
+        to_materialize: Mapping[str, tuple[datetime, datetime]] | None = None,
         superseded: Sequence[Path] = (),
         identities: Mapping[Path, str] | None = None,
         late: Mapping[str, Sequence[int]] | None = None,
@@ -276,8 +276,8 @@ class PipelineState:
             cycle, now: its number, the time (UTC, naive).
             reader, offsets: whose offsets move (None if none do), and to where, by database.
             superseded, identities: replaced files; identities of the verified ones.
-            waiting: per view, the oldest and newest event time that still has to be materialized;
-                merged with what is already pending.
+            to_materialize: per view, the oldest and newest event time of new rows; merged with
+                what is already pending.
             late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
         """
         with self._transaction() as connection:
@@ -299,7 +299,7 @@ class PipelineState:
             connection.executemany(
                 "INSERT INTO pending_materializations VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "oldest = min(oldest, excluded.oldest), newest = max(newest, excluded.newest)",
-                [(view, as_text(a), as_text(b)) for view, (a, b) in (waiting or {}).items()],
+                [(view, as_text(a), as_text(b)) for view, (a, b) in (to_materialize or {}).items()],
             )
             connection.executemany(
                 "INSERT INTO late_changes VALUES (?, ?, ?)",

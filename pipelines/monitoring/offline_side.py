@@ -16,11 +16,9 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.change_log.extract import extract, plan
+from pipelines.change_log.extract import extract, plan, readers_of
 from pipelines.change_log.logs import BY_NAME, LOGS
 from pipelines.change_log.offsets import Offset
-from pipelines.change_log.reader import ChangeLogReader
-from pipelines.features import FeatureEngineer
 from pipelines.features.views import EVENT_TIMESTAMP, Source, View
 from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
@@ -34,7 +32,7 @@ from pipelines.lake.workspace import (
     workspace,
 )
 from pipelines.monitoring.online_side import Contained
-from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.settings import BatchConfig, DataConfig
 from pipelines.validation.check import check
 
 _SEPARATOR: Final = "chr(31)"
@@ -113,7 +111,7 @@ class OfflineSide:
             for table in view.tables:
                 cursor.execute(f'CREATE TEMP TABLE "{table}" AS {_every(table)}')
             return cursor.execute(
-                f"SELECT * FROM ({FeatureEngineer(cursor).query(view.name)}) "
+                f"SELECT * FROM ({view.query()}) "
                 f"SEMI JOIN wanted USING ({by_key}) WHERE {EVENT_TIMESTAMP} >= ? QUALIFY "
                 f"row_number() OVER (PARTITION BY {by_key} ORDER BY {EVENT_TIMESTAMP} DESC) = 1",
                 [oldest],
@@ -142,10 +140,7 @@ def offline_side(
         CorruptFileError: a published log is not as it was published; each is verified.
         LiveDatabaseError: a change log cannot be read, or does not follow on from those logs.
     """
-    readers = {
-        name: ChangeLogReader(name, data.database_url(name), data.busy_timeout)
-        for name in DATABASE_NAMES
-    }
+    readers = readers_of(data)
     name = f"audit-{os.getpid()}-{uuid.uuid4().hex}"
     with workspace(config.data_dir / STAGING / name) as connection:
         first(connection)

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, SynchroChainError
-from pipelines.features import FeatureEngineer
 from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
 from pipelines.lake.hybrid_clock import HybridClock
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
@@ -87,7 +86,7 @@ class ViewRefresh:
         self._cursor.execute(f"SET schema = '{view.name}'")
         keys = hash_of(view.keys)
         names = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
-        query = FeatureEngineer(self._cursor).query(view.name, newest=True)
+        query = view.query(newest=True)
         # Without a parameter, which would have it planned anew each time.
         self._cursor.execute(
             f"PREPARE newest AS SELECT {names} FROM ({query}) "

@@ -20,10 +20,10 @@ from live_logs import append_changes, complete_log, offline_rows, parts_of
 from random_log import Logs
 from reference import VIEWS, compute
 
-from pipelines.batch import BatchConfig, BatchProcessor, DataProcessor
-from pipelines.change_log.extract import plan
+from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.batch.transform import Validated, transform
+from pipelines.change_log.extract import extract, plan, readers_of
 from pipelines.change_log.logs import LOGS
-from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import (
     ChangeLogGapError,
     ContractError,
@@ -34,10 +34,12 @@ from pipelines.errors import (
     StorageFullError,
 )
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.lake.files import move_into_place
+from pipelines.lake.files import move_into_place, stage
+from pipelines.lake.rejected import Rejected
 from pipelines.lake.state import BATCH_READER
 from pipelines.lake.workspace import attach_history, read_files, workspace
 from pipelines.settings import DATABASE_NAMES, DataConfig
+from pipelines.validation.check import check
 
 Row = dict[str, Any]
 COMMITTED = "2024-03-31 12:00:00.000000"
@@ -715,20 +717,18 @@ def test_a_killed_cycle_leaves_nothing_doubled(
     change(data, "orders", ORDER)
     change(data, "orders", "{")
     cycle = processor.state.begin_cycle(clock())
-    readers = {n: ChangeLogReader(n, data.database_url(n)) for n in DATABASE_NAMES}
+    readers = readers_of(data)
     spans = plan(readers, processor.state.bound_offsets(BATCH_READER))
     with workspace(processor.config.data_dir / "staging" / "killed") as connection:
-        work = DataProcessor(connection, processor.config, lambda _step, _rows: None)
-        work.extract(readers, spans)
+        extract(connection, readers, spans, 1_000, lambda _rows: None)
         logs = {log.name: processor.state.files("log", log.name) for log in LOGS}
         attach_history(connection, logs)
-        work.check(spans, cycle)
-        work.transform(clock(), cycle)
-    processor.state.add_pending(
-        cycle, [staged.file for staged in work.produced.staged_files], clock()
-    )
+        valid = Validated(cycle, clock(), spans, check(connection), Rejected())
+        contents = transform(connection, processor.config, valid, lambda _step, _rows: None)
+        staged = stage(contents)
+    processor.state.add_pending(cycle, [one.file for one in staged.files], clock())
     if renamed:
-        move_into_place(work.produced.staged_files)
+        move_into_place(staged.files)
     assert len(files_on_disk(processor)) > len(before)
     assert published(processor) == before
 

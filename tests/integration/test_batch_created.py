@@ -10,7 +10,7 @@ import pytest
 from conftest import Clock
 from live_logs import append_changes, complete_log, parts_of
 
-from pipelines.batch import BatchProcessor, batch_processor
+from pipelines.batch import BatchProcessor, cycle
 from pipelines.features.views import VIEWS
 from pipelines.lake.hybrid_clock import CLOCK_KEY
 from pipelines.lake.workspace import read_files
@@ -39,8 +39,8 @@ def test_rows_are_created_before_the_change_logs_are_looked_at(
         looked.append(clock())
         return planned(*given)
 
-    planned = batch_processor.plan
-    monkeypatch.setattr(batch_processor, "plan", plan)
+    planned = cycle.plan
+    monkeypatch.setattr(cycle, "plan", plan)
     append_changes(data, complete_log(1))
     processor.run_cycle(update=False)
     (at,) = created(processor)

@@ -12,9 +12,9 @@ from live_logs import offline_rows
 from old_directory import unpack
 from test_live_audit import AT, Shop, shop
 
+from pipelines.batch.transform import table_of
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.lake.files import write_parquet
-from pipelines.lake.publish import publish
+from pipelines.lake.files import publish, stage
 from pipelines.lake.state import PipelineState
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.workspace import read_files
@@ -29,13 +29,12 @@ def without_tombstones(shop: Shop, view: str, feature: str) -> None:
     state, cycle = shop.processor.state, shop.processor.state.begin_cycle(shop.now)
     files = state.files("view", view)
     rows = duckdb.sql(f"SELECT * FROM {read_files(files)} WHERE {feature} IS NOT NULL")
-    target = shop.processor.config.offline_path / view / f"{view}_{cycle:08d}.parquet"
-    schema = VIEWS_BY_NAME[view].schema
-    staged = write_parquet(
-        target, "view", view, schema, rows.to_arrow_reader(1_000), "event_timestamp"
-    )
-    assert staged
-    publish(state, cycle, [staged], shop.now, superseded=[file.path for file in files])
+    replaced = [file.path for file in files]
+    batches = rows.to_arrow_reader(1_000)
+    file_name = f"{view}_{cycle:08d}.parquet"
+    staged = stage([table_of(shop.processor.config, "view", view, file_name, batches, replaced)])
+    assert staged.files
+    publish(state, cycle, staged, shop.now)
 
 
 def newest(shop: Shop, view: str) -> dict[Any, Row]:

@@ -64,7 +64,8 @@ def test_rows_of_long_texts_are_written_in_parts(
     rows = [{"name": f"{n}" * 100, "many": [str(n)] * (n % 3)} for n in range(10)]
     long = pa.schema([("name", pa.large_string()), ("many", pa.large_list(pa.large_string()))])
     batch = pa.RecordBatch.from_pylist(rows, schema=long)
-    staged = write_parquet(tmp_path / "a.parquet", "log", "a", schema, [batch], None)
+    table = files.Table(tmp_path / "a.parquet", "log", "a", schema, None, [batch])
+    staged = write_parquet(table)
     assert staged is not None
     assert staged.file.rows == 10
     assert pq.read_table(staged.partial).to_pylist() == rows

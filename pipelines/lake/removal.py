@@ -1,25 +1,16 @@
-"""Publishing a cycle's files: all of them, with the offsets that they cover, or none."""
+"""Removing published files: what a killed cycle left, or everything before a rebuild."""
 
 from __future__ import annotations
 
 import logging
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.change_log.logs import LOGS
-from pipelines.change_log.offsets import Offset
 from pipelines.features.views import VIEWS
-from pipelines.lake.files import (
-    PARTIAL_PREFIX,
-    PARTIAL_SUFFIX,
-    StagedFile,
-    discard,
-    identities_of,
-    move_into_place,
-)
+from pipelines.lake.files import PARTIAL_PREFIX, PARTIAL_SUFFIX
 from pipelines.lake.rejected import FOLDER
 from pipelines.lake.set_aside import removed, set_aside
 from pipelines.lake.state import KINDS, PipelineState
@@ -27,53 +18,6 @@ from pipelines.lake.verification import parquet_files
 from pipelines.settings import BatchConfig
 
 logger = logging.getLogger(__name__)
-
-
-def publish(
-    state: PipelineState,
-    cycle: int,
-    staged_files: Sequence[StagedFile],
-    now: datetime,
-    *,
-    reader: str | None = None,
-    offsets: Mapping[str, Offset] | None = None,
-    waiting: Mapping[str, tuple[datetime, datetime]] | None = None,
-    superseded: Sequence[Path] = (),
-    late: Mapping[str, Sequence[int]] | None = None,
-) -> None:
-    """Rename the staged files into place and commit them together with their offsets.
-
-    Readers see the files from the commit in the state file on. If anything fails before it, the
-    files are removed again; if the process dies, `remove_leftovers` does so later.
-
-    Args:
-        state: the pipeline's state.
-        cycle: the number of the cycle.
-        staged_files: the files to publish.
-        now: UTC, naive.
-        reader: whose offsets move; None if none do.
-        offsets: the reader's new offset by database.
-        waiting: per view, the oldest and newest event time still to be materialized.
-        superseded: published files that the staged ones replace.
-        late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
-    """
-    try:
-        state.add_pending(cycle, [staged.file for staged in staged_files], now)
-        move_into_place(staged_files)
-        state.commit_pending(
-            cycle,
-            now,
-            reader=reader,
-            offsets=offsets,
-            waiting=waiting,
-            superseded=superseded,
-            identities=identities_of(staged_files),
-            late=late,
-        )
-    except BaseException:
-        discard(staged_files)
-        state.forget_files([staged.file.path for staged in staged_files])
-        raise
 
 
 def remove_leftovers(state: PipelineState, config: BatchConfig) -> int:

@@ -1,0 +1,229 @@
+"""The data of one cycle, stage by stage: read, validate, transform, stage, commit.
+
+Each stage is a function that returns a value for the next one. They stand in `change_log.extract`,
+`validation.check`, `batch.transform` and `lake.files` (stage, publish); here is their order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+import stamina
+
+from pipelines.batch.older_deletions import log_older_deletions_again
+from pipelines.batch.quarantine import KIND as QUARANTINE
+from pipelines.batch.report import CycleReport
+from pipelines.batch.transform import Validated, transform
+from pipelines.change_log.extract import Span, extract, plan, readers_of
+from pipelines.change_log.logs import LOGS, READING_ORDER
+from pipelines.change_log.reader import ChangeLogReader
+from pipelines.errors import LiveDatabaseBusyError
+from pipelines.features.views import compile_all
+from pipelines.lake.files import Staged, publish, stage
+from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
+from pipelines.lake.rejected import KEPT_NOTE, Rejected
+from pipelines.lake.rejected import KIND as REJECTED
+from pipelines.lake.set_aside import removed
+from pipelines.lake.state import BATCH_READER, PipelineState
+from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
+from pipelines.lake.summary import check_published
+from pipelines.lake.verification import check_contents
+from pipelines.lake.workspace import STAGING, Progress, attach_history, workspace
+from pipelines.settings import BatchConfig, DataConfig
+from pipelines.validation.check import Checked, check
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a cycle has read: the spans by database, and how many changes lie in them."""
+
+    spans: Mapping[str, Span]
+    count: int
+    created: datetime
+    """The `created_timestamp` of what is computed from them; earlier than the reading."""
+
+
+class DataProcessor:
+    """Brings the changes since the last cycle into published Parquet files.
+
+    Args:
+        data: the live databases.
+        config: where files are published.
+        state: the pipeline's state.
+        clock: returns the current time, UTC and naive.
+        progress: callback with the step and how many more rows it has processed.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        config: BatchConfig,
+        state: PipelineState,
+        clock: Callable[[], datetime],
+        progress: Progress,
+    ) -> None:
+        self._data = data
+        self._config = config
+        self._state = state
+        self._clock = clock
+        self._created = HybridClock(clock)
+        self._progress = progress
+
+    def process(self, report: CycleReport) -> None:
+        """Read, validate, transform, stage and commit what is new: all of it, or nothing.
+
+        Args:
+            report: of this cycle; what was done is entered.
+
+        Raises:
+            SynchroChainError: a stage failed; nothing was published.
+        """
+        readers = readers_of(self._data)
+        check_published(self._state, self._config)
+        history = {log.name: self._state.files("log", log.name) for log in LOGS}
+        with workspace(self._config.data_dir / STAGING / f"cycle-{report.cycle}") as connection:
+            for attempt in retrying(self._config, LiveDatabaseBusyError):
+                with attempt, report.timed("extract"):
+                    changes = self._read(connection, readers, report)
+            rejected = self._rejected()
+            checked: Mapping[str, Checked] = {}
+            staged = Staged()
+            kept = [file for files in rejected.files.values() for file in files]
+            if changes.count or kept:
+                published = [file for files in history.values() for file in files]
+                check_contents(self._state, [*published, *kept], afresh=True)
+                attach_history(connection, history)
+                with report.timed("check"):
+                    checked = check(connection, rejected)
+                    for found in checked.values():
+                        self._progress("check", found.accepted + found.rejected)
+                with report.timed("transform"):
+                    valid = Validated(
+                        report.cycle, changes.created, changes.spans, checked, rejected
+                    )
+                    staged = stage(transform(connection, self._config, valid, self._progress))
+            with report.timed("load"):
+                self._commit(report.cycle, changes, checked, staged)
+                self._enter(report, changes, checked, staged)
+
+    def _read(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        readers: Mapping[str, ChangeLogReader],
+        report: CycleReport,
+    ) -> Changes:
+        # Before the logs are looked at: the streamer writes the same rows, and one that it creates
+        # later has to know all that these know, or to be written again.
+        created = self._next_created()
+        for name in READING_ORDER:
+            if readers[name].upgrade():
+                logger.info("the change log of %s was brought up to date", name)
+            for unknown in readers[name].unknown_rows():
+                report.unknown_rows[unknown.table] = unknown.rows
+                logger.warning("%s: %s", name, unknown)
+        log_older_deletions_again(
+            connection, self._data, self._state, self._state.offsets(BATCH_READER)
+        )
+        spans = plan(
+            readers, self._state.bound_offsets(BATCH_READER), self._state.streamed_offsets()
+        )
+        if any(span.upto > span.after for span in spans.values()):
+            # Reading SQLite leaves a core idle.
+            threading.Thread(target=compile_all, daemon=True).start()
+        count = extract(
+            connection,
+            readers,
+            spans,
+            self._config.batch_size,
+            lambda rows: self._progress("extract", rows),
+        )
+        return Changes(spans, count, created)
+
+    def _next_created(self) -> datetime:
+        """Later than every created timestamp before it, in whichever flow and however the clock
+        goes."""
+        self._created.go_on_from(self._state.metadata(CLOCK_KEY))
+        created = self._created.next()
+        self._state.raise_metadata(CLOCK_KEY, created.isoformat(timespec="microseconds"))
+        return created
+
+    def _rejected(self) -> Rejected:
+        return Rejected(
+            self._clock(),
+            timedelta(days=self._config.retention_days),
+            {log.name: self._state.files(REJECTED, log.name) for log in LOGS},
+            {log.table: self._state.files(QUARANTINE, log.table) for log in LOGS},
+            self._state.metadata(KEPT_NOTE) is not None,
+        )
+
+    def _commit(
+        self, cycle: int, changes: Changes, checked: Mapping[str, Checked], staged: Staged
+    ) -> None:
+        before = self._state.bound_offsets(BATCH_READER)
+        moved = {
+            name: span.end
+            for name, span in changes.spans.items()
+            # Also where only what binds it to its log is new, as after an upgrade.
+            if span.upto and span.end != before.get(name)
+        }
+        if moved or staged.files or staged.superseded:
+            publish(
+                self._state,
+                cycle,
+                staged,
+                self._clock(),
+                reader=BATCH_READER,
+                offsets=moved,
+                to_materialize={
+                    view.name: (view.min_time, view.max_time)
+                    for view in staged.views
+                    if view.min_time and view.max_time
+                },
+                late={log: [seq for _, seq in c.resolved] for log, c in checked.items()},
+            )
+            for path in staged.superseded:
+                if path.is_relative_to(self._config.quarantine_path):
+                    removed(path, self._config)  # so that people see each row once
+        self._state.forget_metadata(DELETIONS_UNCHECKED)
+        if checked and self._state.metadata(KEPT_NOTE) is None:
+            self._state.set_metadata(KEPT_NOTE, str(cycle))
+
+    def _enter(
+        self,
+        report: CycleReport,
+        changes: Changes,
+        checked: Mapping[str, Checked],
+        staged: Staged,
+    ) -> None:
+        report.extracted = changes.count
+        report.accepted = {n: c.accepted for n, c in checked.items() if c.accepted}
+        report.quarantined = {n: c.rejected for n, c in checked.items() if c.rejected}
+        report.resolved = {n: len(c.resolved) for n, c in checked.items() if c.resolved}
+        report.feature_rows = {view.name: view.rows for view in staged.views}
+        report.files = len(staged.files)
+        report.offsets = self._state.offsets(BATCH_READER)
+        for log, count in report.resolved.items():
+            logger.info(
+                "%d rows of %s left the quarantine: what they waited for is there", count, log
+            )
+        for log, count in report.quarantined.items():
+            logger.warning("%d rows of %s were rejected: see data/quarantine", count, log)
+
+
+def retrying(config: BatchConfig, error: type[Exception]) -> Iterable[Any]:
+    """Attempts at something that may fail with `error` for a while, as the settings say."""
+    return stamina.retry_context(
+        on=error,
+        attempts=config.retry_attempts,
+        timeout=None,
+        wait_initial=0.1,
+        wait_max=config.retry_max_wait,
+    )
