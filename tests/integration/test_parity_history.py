@@ -10,6 +10,7 @@ Where stock is wrong, a test of its own shows the difference:
 - with an alias for one of a view's two join keys, it leaves the other one out of the join;
 - it fails if a column of the frame and a feature differ in case only;
 - with `filter_by_created_timestamp` it leaves out a row whose created timestamp is null;
+- it looks for a relative path in the working directory;
 - it joins fractions with nothing, as it does keys of other kinds, or ends in DuckDB's error.
 """
 
@@ -21,6 +22,7 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, Final
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -377,3 +379,13 @@ def test_stock_takes_a_null_created_time_for_a_later_one(world: World) -> None:
     assert values(world, "null_created", objects, at(NOW)) == [[2], [2]]
     cut_off = values(world, "null_created", objects, at(NOW), filter_by_created_timestamp=True)
     assert cut_off == [[1], [2]]
+
+
+def test_stock_reads_a_relative_path_against_the_working_directory(world: World) -> None:
+    """The fifth: applied against the repository, it is then looked for where the process stands."""
+    objects = view_over(world.folder / "relative.parquet", rows(pa.array([1]), k=pa.array([0])))
+    objects[1].batch_source.file_options.uri = "relative.parquet"
+    stock, ours = (store("relative", objects) for store in (world.stock, world.ours))
+    with quiet(), pytest.raises(duckdb.IOException, match=r"relative\.parquet"):
+        stock.get_historical_features(at(NOW), ["v:x"]).to_arrow()
+    assert ours.get_historical_features(at(NOW), ["v:x"]).to_arrow()["x"].to_pylist() == [1]
