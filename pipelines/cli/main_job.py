@@ -177,7 +177,7 @@ def _decide(processor: BatchProcessor) -> list[dict[str, Any]]:
 def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> None:
     simulated, seconds = report["simulated"], report["seconds"]
     feature_rows = sum(cycle.feature_rows.values())
-    refused = sum(cycle.quarantined.values())
+    rejected = sum(cycle.quarantined.values())
     online, training = report["online"], report["training_set"]
     rows = [
         [
@@ -186,7 +186,7 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
             seconds["simulate"],
         ],
         ["extract", f"{cycle.extracted:,} changes", cycle.seconds.get("extract", 0.0)],
-        ["check", f"{refused:,} refused", cycle.seconds.get("check", 0.0)],
+        ["check", f"{rejected:,} rejected", cycle.seconds.get("check", 0.0)],
         ["transform", f"{feature_rows:,} feature rows", cycle.seconds.get("transform", 0.0)],
         ["load", f"{cycle.files:,} files published", cycle.seconds.get("load", 0.0)],
         [
