@@ -110,7 +110,13 @@ def squash(latent: Floats) -> Floats:
 
 
 def observe(latent: Floats, noise: Floats, share: float = OBSERVATION_VARIANCE) -> Floats:
-    """What a sensor sees of a unit-variance path: unit variance again, a share of it noise."""
+    """What a sensor sees of a unit-variance path: unit variance again, a share of it noise.
+
+    Args:
+        latent: (N,) the path.
+        noise: (N,) standard normal.
+        share: of noise in the variance, 0 to 1.
+    """
     return np.asarray(np.sqrt(1 - share) * latent + np.sqrt(share) * noise, dtype=np.float64)
 
 

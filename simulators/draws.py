@@ -36,7 +36,13 @@ def generator(seed: int, kind: Kind, *index: int) -> np.random.Generator:
 
 
 class Uniforms:
-    """Row `index` of an endless table of uniform numbers, made in blocks because that is cheap."""
+    """Row `index` of an endless table of uniform numbers, made in blocks because that is cheap.
+
+    Args:
+        seed: of the world.
+        kind: what the numbers are for.
+        width: numbers in a row.
+    """
 
     _BLOCK = 512
 

@@ -29,6 +29,11 @@ class Feed:
 
     A session's row is written at its first event, at each cart, checkout and purchase action, and
     at its last event.
+
+    Args:
+        world: the world.
+        state: what has happened in it; is changed in place.
+        outbox: gets the rows.
     """
 
     def __init__(self, world: World, state: WorldState, outbox: Outbox) -> None:

@@ -49,7 +49,14 @@ _MODES: Final = {
 
 
 class Fulfilment:
-    """Stock and shipments of one world; `state` is changed in place, rows go to the outbox."""
+    """Stock and shipments of one world; `state` is changed in place, rows go to the outbox.
+
+    Args:
+        env: SimPy's.
+        world: the world.
+        state: what has happened in it; is changed in place.
+        outbox: gets the rows.
+    """
 
     def __init__(
         self, env: simpy.Environment, world: World, state: WorldState, outbox: Outbox

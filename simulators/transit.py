@@ -113,6 +113,11 @@ def condition_rows(
     """What carriers publish in one hour: (time, route_id, congestion, delay_risk) in time order.
 
     Each route has its own minute of the hour, so that the feed is steady.
+
+    Args:
+        world: whose routes they are.
+        transit: how routes are doing.
+        hour: since the origin.
     """
     routes = world.network.routes
     count = len(routes)

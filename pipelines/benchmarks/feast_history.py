@@ -39,6 +39,13 @@ def measure_history(space: Space, rows: int, view_rows: int, repeats: int, say: 
     `growth` is what the full size costs ours over a tenth of the moments on a tenth of the view
     rows.
 
+    Args:
+        space: where files and Redis are.
+        rows: of the entity dataframe.
+        view_rows: rows of each view.
+        repeats: measurements, of which the best counts.
+        say: called with each step.
+
     Raises:
         SynchroChainError: ours, stock and the statement do not answer the same.
     """
@@ -82,6 +89,11 @@ def measure_history(space: Space, rows: int, view_rows: int, repeats: int, say: 
 
 def check_same_rows(ours: pa.Table, other: pa.Table, name: str) -> None:
     """Whether two training sets hold the same rows, in any order.
+
+    Args:
+        ours: a training set with a column `row`.
+        other: what it must equal.
+        name: of the other, for the message.
 
     Raises:
         SynchroChainError: it names the first column that differs.

@@ -61,7 +61,15 @@ def hash_shape(space: Space, fields: int) -> list[str]:
 def hset_rows_per_s(
     program: str, space: Space, arguments: Sequence[str], rows: int, pipeline: tuple[int, int]
 ) -> float:
-    """Rows a second that Redis's own benchmark writes to new keys, over the same socket."""
+    """Rows a second that Redis's own benchmark writes to new keys, over the same socket.
+
+    Args:
+        program: path of `redis-benchmark`.
+        space: where Redis is.
+        arguments: key, fields and values of one HSET.
+        rows: how many to write.
+        pipeline: clients, and commands in flight of each.
+    """
     clients, depth = pipeline
     endpoint = space.endpoint
     address = ["-h", endpoint.host, "-p", str(endpoint.port)]
@@ -97,7 +105,13 @@ def hash_fields(view: View) -> list[bytes]:
 
 
 def hmget_of(client: Any, keys: Sequence[bytes], fields: Sequence[bytes]) -> Callable[[], Any]:
-    """Reading these fields of these keys by redis-py alone, nothing decoded."""
+    """Reading these fields of these keys by redis-py alone, nothing decoded.
+
+    Args:
+        client: of redis-py.
+        keys: Redis keys.
+        fields: of each hash.
+    """
     if len(keys) == 1:
         key = keys[0]
         return lambda: [client.hmget(key, fields)]

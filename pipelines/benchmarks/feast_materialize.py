@@ -62,6 +62,12 @@ def measure_materialize(space: Space, keys: int, repeats: int, say: Say) -> Figu
 
     `growth` is what ten times the keys cost ours, in time.
 
+    Args:
+        space: where files and Redis are.
+        keys: how many at full size.
+        repeats: measurements, of which the best counts.
+        say: called with each step.
+
     Raises:
         SynchroChainError: ours and stock did not store the same.
     """
@@ -136,7 +142,13 @@ def measure_materialize(space: Space, keys: int, repeats: int, say: Say) -> Figu
 
 
 def materialize(store: Any, views: Views, wanted: list[View]) -> float:
-    """Seconds of one call of `materialize`, from the first row to the last."""
+    """Seconds of one call of `materialize`, from the first row to the last.
+
+    Args:
+        store: a feature store.
+        views: the generated files.
+        wanted: the views to materialize.
+    """
     with quiet():
         began = time.perf_counter()
         store.materialize(views.start, views.end, [view.name for view in wanted])
@@ -228,6 +240,11 @@ def _check_equal(space: Space, views: Views, view: View) -> None:
 
 def compare(ours: Figures, stock: Figures, what: str) -> None:
     """Stop at the first feature in which two answers, columns of values by name, differ.
+
+    Args:
+        ours: columns of values by name.
+        stock: those that must be there.
+        what: was asked, for the message.
 
     Raises:
         SynchroChainError: it names the feature, the row and both values.

@@ -89,7 +89,14 @@ def measure_online(space: Space, stored: int, requests: int, say: Say) -> Figure
 
 
 def asked(store: Any, *, service: str = SERVICE, rows: bool, full: bool = False) -> Read:
-    """A request for the service's features; `rows` gives its keys as a list of dicts."""
+    """A request for the service's features, to be sent again and again.
+
+    Args:
+        store: a feature store.
+        service: its feature service.
+        rows: keys as a list of dicts, else as columns.
+        full: whether names hold the view's.
+    """
     features = store.get_feature_service(service)
 
     def read(users: Sequence[int]) -> Any:

@@ -82,7 +82,13 @@ class Views:
 
 
 def write_views(folder: Path, views: Sequence[View], seed: int = 7) -> Views:
-    """Generate the views' files, as the batch flow writes its own, in a new folder."""
+    """Generate the views' files, as the batch flow writes its own, in a new folder.
+
+    Args:
+        folder: is created.
+        views: what to generate.
+        seed: of the values.
+    """
     folder.mkdir(parents=True)
     made = Views(folder, tuple(views), aware_now().replace(microsecond=0))
     for number, view in enumerate(views):
@@ -99,7 +105,14 @@ def write_views(folder: Path, views: Sequence[View], seed: int = 7) -> Views:
 
 
 def entity_frame(rows: int, keys: int, end: datetime, seed: int = 11) -> pd.DataFrame:
-    """Moments of users to ask the history for: user_id, event_timestamp and `row`, its number."""
+    """Moments of users to ask the history for: user_id, event_timestamp and `row`, its number.
+
+    Args:
+        rows: how many.
+        keys: users are 0 to `keys` - 1.
+        end: no time is after it, UTC.
+        seed: of the draw.
+    """
     rng = np.random.default_rng(seed)
     return pd.DataFrame(
         {
@@ -118,7 +131,15 @@ def open_stock(
     online: Settings = STOCK_ONLINE,
     materialization: Settings | None = None,
 ) -> Any:
-    """Stock Feast on the views, its registry that of `project`."""
+    """Stock Feast on the views, its registry that of `project`.
+
+    Args:
+        space: where Redis is.
+        views: the generated files.
+        project: its name, in Redis too.
+        online: settings of the online store.
+        materialization: settings of materialization.
+    """
     return _open(
         views,
         project,
@@ -143,7 +164,10 @@ def open_ours(views: Views) -> Any:
 def apply(store: Any, views: Views, *, vectors: bool = False) -> None:
     """Declare the views and the service `SERVICE` over all of them.
 
-    With `vectors` also the service `VECTORS`, whose answers Feast computes ahead.
+    Args:
+        store: a feature store.
+        views: the generated files.
+        vectors: also the service `VECTORS`, whose answers Feast computes ahead.
     """
     from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
     from feast.data_format import ParquetFormat
@@ -175,7 +199,13 @@ def apply(store: Any, views: Views, *, vectors: bool = False) -> None:
 
 
 def sized(view: View, factor: float, name: str) -> View:
-    """The same view under another name, with `factor` times the rows and keys."""
+    """The same view under another name, with `factor` times the rows and keys.
+
+    Args:
+        view: the view.
+        factor: of its rows and keys.
+        name: of the new one.
+    """
     return dataclasses.replace(
         view, name=name, rows=round(view.rows * factor), keys=round(view.keys * factor)
     )

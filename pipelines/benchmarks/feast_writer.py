@@ -102,6 +102,12 @@ def written_rows_per_s(
 ) -> float:
     """Rows a second that raw pipelined HSETs write to new keys, over the socket that all use.
 
+    Args:
+        space: where Redis is.
+        arguments: key, fields and values of one HSET.
+        rows: how many to write.
+        pipeline: clients, and commands in flight of each.
+
     Raises:
         SynchroChainError: the server refuses.
     """

@@ -172,7 +172,13 @@ class Probes:
 
 
 class Prober:
-    """Waits for one change after another to be served by a feature store."""
+    """Waits for one change after another to be served by a feature store.
+
+    Args:
+        store: a feature store.
+        load: the process that commits changes.
+        seed: of the choice of changes.
+    """
 
     def __init__(self, store: Any, load: LoadProcess, seed: int = 7) -> None:
         self._store = store

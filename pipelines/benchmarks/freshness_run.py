@@ -70,7 +70,13 @@ class Bench:
     """Changes of the load that were not played yet."""
 
     def run(self, rate: float, seconds: float, rest: float | None = None) -> Run:
-        """Play a stretch of the load and wait until the streamer is through; None probes not."""
+        """Play a stretch of the load and wait until the streamer is through.
+
+        Args:
+            rate: changes a second.
+            seconds: for how long.
+            rest: seconds between probes; None probes not.
+        """
         wanted = int(rate * seconds)
         if self.load.prepare(wanted) < wanted:
             raise SynchroChainError(f"the load has no {wanted:,} changes left")
@@ -121,7 +127,13 @@ class Bench:
         }
 
     def highest(self, steps: Sequence[int], trial: float, hold: float) -> dict[str, Any]:
-        """The highest of these rates that is held, and what set the limit (None: the last step)."""
+        """The highest of these rates that is held, and what set the limit (None: the last step).
+
+        Args:
+            steps: rates to try, changes a second.
+            trial: seconds for which each is tried.
+            hold: seconds for which the highest must be held.
+        """
         candidates: list[int] = []
         limited_by = None
         for step in sorted(steps):

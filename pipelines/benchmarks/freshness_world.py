@@ -24,6 +24,12 @@ Tell = Callable[[str], None]
 def make_world(home: Path, users: int, days: int, now: datetime) -> int:
     """Simulate a shop up to `now` (naive UTC) into a data directory.
 
+    Args:
+        home: the data directory.
+        users: how many shop there.
+        days: of history.
+        now: its end, UTC and naive.
+
     Returns:
         How many changes its change logs hold.
     """

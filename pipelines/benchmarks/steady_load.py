@@ -166,6 +166,13 @@ def play(
 ) -> dict[str, Any]:
     """Commit changes at `rate` a second: each unit when it is due, at high rates what is due.
 
+    Args:
+        changes: in order.
+        rate: changes a second.
+        commit: commits some of them.
+        clock: seconds, monotonic.
+        sleep: waits that many seconds.
+
     Returns:
         How many there were, the seconds taken, and how late commits were, in milliseconds.
     """

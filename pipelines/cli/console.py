@@ -57,7 +57,13 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, headings: list[str], rows: list[list[Any]]) -> None:
-    """Print a table as `laid_out` lays it out for this terminal, with figures to the right."""
+    """Print a table as `laid_out` lays it out for this terminal, with figures to the right.
+
+    Args:
+        title: above it; "" for none.
+        headings: of the columns.
+        rows: cells, one list per row.
+    """
     if title:
         answers.print(title, style="bold")
     layout = laid_out(headings, rows, answers.width)

@@ -44,6 +44,12 @@ def run_everything(
     when it is asked to end. When one of them ends by itself, everything is stopped; whatever ends
     this process ends them too.
 
+    Args:
+        processor: of the data directory.
+        sizes: of a new world, by option; None where not given.
+        speed: simulated seconds a second while the world lags behind.
+        port: of the decisions API.
+
     Raises:
         UsageError: the port is taken; nothing was begun.
         StreamerRunningError: another streamer runs; nothing was begun.

@@ -37,6 +37,12 @@ def run_main_job(
     """Simulate up to now, process, materialize, read back, train, decide; print what happened.
 
     A world too small to train on is said to be so; orders are then decided by the greedy rule.
+
+    Args:
+        processor: of the data directory.
+        sizes: of a new world, by option; None where not given.
+        models: whether to train and decide.
+        as_json: print one object instead of tables.
     """
     seconds: dict[str, float] = {}
     with _timed("simulate", seconds):

@@ -38,6 +38,11 @@ class RunningLayer:
 
     Nothing of it keeps a process from ending. One that ends without `stop` repeats a little the
     next time and loses nothing, and its child ends with it, within seconds.
+
+    Args:
+        batch: its configuration is that of the child's.
+        streamer: runs in a thread.
+        cache: what the streamer writes to.
     """
 
     def __init__(self, batch: BatchProcessor, streamer: DataStreamer, cache: RealtimeCache) -> None:

@@ -57,8 +57,12 @@ def connect(
 ) -> redis.Redis:
     """A client of the endpoint; nothing is sent before its first command.
 
-    `timeout` is seconds, the endpoint's own (`DataConfig.redis_timeout`) when left out. Errors
-    are redis-py's: see `translate_redis_errors`. No client-side cache, no health checks.
+    Errors are redis-py's: see `translate_redis_errors`. No client-side cache, no health checks.
+
+    Args:
+        endpoint: the server.
+        timeout: seconds; None for the endpoint's own (`DataConfig.redis_timeout`).
+        decode_responses: texts instead of bytes.
     """
     retry = Retry(NoBackoff(), DROPPED_CONNECTION_RETRIES, supported_errors=(ConnectionError,))
     settings = _settings(endpoint, timeout, decode_responses)
@@ -70,7 +74,13 @@ def connect(
 def connect_async(
     endpoint: RedisEndpoint, *, timeout: float | None = None, decode_responses: bool = False
 ) -> redis.asyncio.Redis:
-    """`connect` for asyncio, with the same time-outs and the same single retry."""
+    """`connect` for asyncio, with the same time-outs and the same single retry.
+
+    Args:
+        endpoint: the server.
+        timeout: seconds; None for the endpoint's own.
+        decode_responses: texts instead of bytes.
+    """
     retry = AsyncRetry(NoBackoff(), DROPPED_CONNECTION_RETRIES, supported_errors=(ConnectionError,))
     settings = _settings(endpoint, timeout, decode_responses)
     client = redis.asyncio.Redis(**settings, retry=retry)

@@ -73,6 +73,11 @@ def server_facts(client: redis.Redis, db: int) -> ServerFacts:
 def stop_eviction(client: redis.Redis, endpoint: RedisEndpoint, facts: ServerFacts) -> str | None:
     """Set the policy of a server of ours back; in one line what is wrong if keys may be evicted.
 
+    Args:
+        client: of the server.
+        endpoint: whose server it is.
+        facts: what was seen of it.
+
     Raises:
         redis.RedisError: it does not answer.
     """

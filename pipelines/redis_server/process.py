@@ -36,7 +36,14 @@ def launch(
 ) -> psutil.Process | None:
     """Start a server that outlives us and does not get our Ctrl-C; its output goes to the log.
 
-    It gets what is `given` on its standard input. None when it has ended at once.
+    Args:
+        command: program and arguments.
+        directory: its working directory.
+        log_path: gets its output.
+        given: its standard input.
+
+    Returns:
+        The server; None if it has ended at once.
     """
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with open(descriptor, "ab") as log:

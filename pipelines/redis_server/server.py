@@ -63,9 +63,13 @@ def ensure_server(
     `programs` (`find_programs()` when left out). It listens on the loopback interface and a Unix
     socket, asks for a password, appends every write to a file that is synced each second, and
     runs until `stop_server`. `redis_port` and `redis_password` belong to a configured server.
-    `engine` insists on one kind of private server.
 
     Blocks up to 20 s for a start, and longer while a server loads its data (up to 300 s).
+
+    Args:
+        config: which server, or the data directory of a private one.
+        engine: insists on one kind of private server.
+        programs: those to choose from; `find_programs()` when left out.
 
     Raises:
         RedisUnavailableError: the configured or the running server does not answer, or none can

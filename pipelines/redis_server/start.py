@@ -65,8 +65,13 @@ ADDRESS_TAKEN: Final = "ddress already in use"
 def start_server(root: Path, program: Program, before: ServerState | None) -> ServerState:
     """Start the program in its directory below `root` and record it, once it listens.
 
-    It may still be loading its data. `before` is the record of a server that died: its port and
-    password are kept, so that clients which hold them connect again.
+    It may still be loading its data.
+
+    Args:
+        root: the folder of the data directory's servers.
+        program: what to start.
+        before: the record of a server that died; its port and password are kept, so that clients
+            which hold them connect again.
 
     Raises:
         RedisUnavailableError: it ended while it started, or does not answer within 20 s.

@@ -93,6 +93,15 @@ class PointInTimeJob(RetrievalJob):
     The entity dataframe is as it was when the job was made; a SQL frame and the sources are read at
     each run. Whatever does not fit into `memory_limit` is spilled to `temp_directory`. An interrupt
     (Ctrl-C) ends the query; the connection and its files are gone after each run.
+
+    Args:
+        config: of the feature store.
+        frame: the entity dataframe.
+        views: registers the sources in a connection and says how each is read.
+        cut_off: leave out values that were created after the entity's time.
+        on_demand: on-demand views that are asked for.
+        full_feature_names: whether names hold the view's.
+        feature_refs: `view:feature` as asked.
     """
 
     def __init__(

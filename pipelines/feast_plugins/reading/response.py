@@ -50,6 +50,14 @@ class ViewRows(NamedTuple):
 class ColumnarResponse(OnlineResponse):
     """An `OnlineResponse` whose protobuf message is made when it is first looked at.
 
+    Args:
+        plan: of the request's shape.
+        request: the keys, grouped by entity.
+        replies: Redis' answers, by group and key.
+        now: the present time, for the time to live.
+        read_mode: where the values come from, Redis or last known values.
+        with_versions: whether the message names the views' versions.
+
     Attributes:
         read_mode: where the values come from, Redis or last known values.
     """
