@@ -23,8 +23,9 @@ from pipelines.benchmarks.decide_http import round_trips
 from pipelines.benchmarks.decide_stopwatch import PARTS, Stopwatch
 from pipelines.benchmarks.decide_world import sample_orders, world_at
 from pipelines.errors import UsageError
+from pipelines.registry.signatures import MODELS
 from pipelines.serving.decisions import Decision
-from pipelines.serving.loading import MODELS, Absent
+from pipelines.serving.loading import Absent
 from pipelines.serving.orchestrator import ModelOrchestrator, freeze_garbage
 from pipelines.serving.orders import Order
 

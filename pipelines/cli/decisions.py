@@ -137,7 +137,7 @@ def decisions(
     data, batch = _configured()
     log = _log(data)
     if replay is not None:
-        from pipelines.serving.orchestrator import open_registry
+        from pipelines.serving.loading import open_registry
         from pipelines.serving.replay import replay as replayed
 
         registry = open_registry(batch)
@@ -177,8 +177,7 @@ def _configured() -> tuple[DataConfig, BatchConfig]:
 
 
 def _log(data: DataConfig) -> DecisionLog:
+    from pipelines.serving.config import ServingConfig
     from pipelines.serving.decision_log import FILE, DecisionLog
-    from pipelines.serving.options import ServingOptions
 
-    options = ServingOptions()
-    return DecisionLog(data.data_dir / FILE, options.keep_decisions, busy=5.0)
+    return DecisionLog(data.data_dir / FILE, ServingConfig().keep_decisions, busy=5.0)

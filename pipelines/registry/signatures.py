@@ -278,3 +278,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     ),
 }
 """By registered model."""
+MODELS: Final = tuple(CONTRACTS)
+CHAMPION: Final = "champion"
+"""The alias of the version that decides."""
+CHALLENGER: Final = "challenger"

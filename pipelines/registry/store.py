@@ -29,15 +29,19 @@ from pipelines.registry.packaging import (
     read_package,
     write_package,
 )
-from pipelines.registry.signatures import CONTRACTS, check_columns, check_signature, contract_of
+from pipelines.registry.signatures import (
+    CHALLENGER,
+    CHAMPION,
+    MODELS,
+    check_columns,
+    check_signature,
+    contract_of,
+)
 from pipelines.settings import BatchConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MODELS: Final = tuple(CONTRACTS)
-CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
 HISTORY_TAG: Final = "champions"
 """On the registered model: the version numbers of earlier champions, oldest first, as JSON."""
 PACKAGE: Final = "package"

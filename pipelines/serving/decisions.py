@@ -15,7 +15,7 @@ Status = Literal["decided", "backorder"]
 
 @dataclass(frozen=True)
 class Option:
-    """One way to serve the order.
+    """A candidate with its forecasts and its score, as it is answered.
 
     Attributes:
         ship_cost: $.

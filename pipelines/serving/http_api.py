@@ -21,15 +21,17 @@ from pydantic_core import to_json
 from pipelines.errors import SynchroChainError, UnknownNameError
 from pipelines.features.keys import whole_number
 from pipelines.features.views import view_named
+from pipelines.registry.signatures import MODELS
 from pipelines.serving import examples
 from pipelines.serving.bodies import MOST_ORDERS, orders_in
+from pipelines.serving.candidates import CompletedOrder
 from pipelines.serving.decisions import Decision
+from pipelines.serving.forecasts import RULE
 from pipelines.serving.guards import AllowedHosts, LimitedBody
-from pipelines.serving.loading import MODELS, Absent
-from pipelines.serving.orchestrator import TOGETHER, ModelOrchestrator
+from pipelines.serving.loading import Absent
+from pipelines.serving.orchestrator import BATCH_ORDERS, ModelOrchestrator
 from pipelines.serving.orders import Order, OrderError
 from pipelines.serving.problems import RETRY_AFTER, Problem, documented, handle_problems
-from pipelines.serving.steps import RULE
 
 MOST_BYTES: Final = 1_000_000
 MOST_WAITING: Final = 256
@@ -137,10 +139,10 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
         if isinstance(orders, Order):
             return _json(await worker.run(partial(orchestrator.decide, orders)))
         decided: list[Decision] = []
-        await worker.run(partial(_numbered, orchestrator.check, orders, 0))  # all or none
-        for first in range(0, len(orders), TOGETHER):  # others have their turn in between
-            some = orders[first : first + TOGETHER]
-            decided += await worker.run(partial(_numbered, orchestrator.decide_many, some, first))
+        completed = await worker.run(partial(_completed, orchestrator, orders))  # all or none
+        for first in range(0, len(orders), BATCH_ORDERS):  # others have their turn in between
+            some = completed[first : first + BATCH_ORDERS]
+            decided += await worker.run(partial(orchestrator.decide_completed, some))
         return _json(decided)
 
     @app.get(
@@ -256,12 +258,10 @@ class _Worker:
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
 
-def _numbered(work: Callable[[list[Order]], Result], orders: list[Order], first: int) -> Result:
-    """Make an error's position count from the first order of the request."""
+def _completed(orchestrator: ModelOrchestrator, orders: list[Order]) -> list[CompletedOrder]:
     try:
-        return work(orders)
+        return orchestrator.complete(orders)
     except OrderError as error:
-        error.position += first
         error.one_of_many = True
         raise
 

@@ -14,18 +14,16 @@ from pipelines.live_databases import (
     translate_errors,
     user_sessions,
 )
+from pipelines.serving.candidates import CompletedOrder
 from pipelines.serving.decisions import Decision
-from pipelines.serving.options import ServingOptions
 from pipelines.serving.orchestrator import ModelOrchestrator
-from pipelines.serving.orders import Order, OrderError, order_from
+from pipelines.serving.orders import OrderError, order_from
 from pipelines.settings import BatchConfig, DataConfig
 
 logger = logging.getLogger(__name__)
 
 
-def decide_live(
-    data: DataConfig, batch: BatchConfig, count: int, options: ServingOptions | None = None
-) -> list[Decision]:
+def decide_live(data: DataConfig, batch: BatchConfig, count: int) -> list[Decision]:
     """Decide on the newest orders of the orders database, newest first.
 
     Each is decided with the features of now, as if it had just come in. One that cannot be
@@ -35,14 +33,13 @@ def decide_live(
         data: the live databases and Redis.
         batch: the data directory.
         count: the most orders.
-        options: of serving; None for the defaults.
 
     Raises:
         NotReadyError: the feature repository was never applied here.
         LiveDatabaseError: a live database cannot be read.
     """
-    with ModelOrchestrator.open(data, batch, options) as orchestrator:
-        return orchestrator.decide_many(_decidable(orchestrator, count))
+    with ModelOrchestrator.open(data, batch) as orchestrator:
+        return orchestrator.decide_completed(_decidable(orchestrator, count))
 
 
 def decide_one(data: DataConfig, batch: BatchConfig, given: Mapping[str, Any]) -> Decision:
@@ -83,16 +80,13 @@ def newest_orders(databases: LiveDatabases, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _decidable(orchestrator: ModelOrchestrator, count: int) -> list[Order]:
-    found = []
+def _decidable(orchestrator: ModelOrchestrator, count: int) -> list[CompletedOrder]:
+    found: list[CompletedOrder] = []
     for given in newest_orders(orchestrator.databases, count):
         try:
-            order = order_from(given)
-            orchestrator.check([order])
+            found += orchestrator.complete([order_from(given)])
         except OrderError as error:
             logger.warning("order %s is not decided: %s", given["order_id"], error)
-        else:
-            found.append(order)
     return found
 
 

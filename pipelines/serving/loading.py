@@ -8,16 +8,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from pipelines.errors import said
 from pipelines.registry.packaging import BrokenModelError
-from pipelines.registry.signatures import CONTRACTS
+from pipelines.registry.signatures import CHAMPION, MODELS
+from pipelines.settings import BatchConfig
 
 logger = logging.getLogger(__name__)
-
-MODELS: Final = tuple(CONTRACTS)
-CHAMPION: Final = "champion"
 
 
 class Predictor(Protocol):
@@ -71,6 +69,14 @@ class Registry(Protocol):
 
     def load(self, version: Any) -> Any:
         """The predictor."""
+
+
+def open_registry(batch: BatchConfig) -> Registry:
+    """The model registry of a data directory."""
+    from pipelines.registry.store import ModelRegistry
+
+    registry: Registry = ModelRegistry(batch)
+    return registry
 
 
 class ChampionModels:

@@ -26,7 +26,7 @@ _PRESENT, _NOT_FOUND, _OUTSIDE_MAX_AGE = 1, 3, 4
 
 
 @dataclass(frozen=True)
-class ViewRead:
+class ViewRows:
     """The rows of one view.
 
     `stamps` are event times in seconds since 1970 (0 if missing), `states` whether a row counts. A
@@ -47,13 +47,30 @@ class OnlineRows:
     """
 
     columns: dict[str, list[Any]]
-    views: dict[str, ViewRead]
+    views: dict[str, ViewRows]
     read_mode: str = "redis"
     mode_age: float = 0.0
     read_at: float = field(default_factory=unix_now)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+    def states(
+        self, view: str, max_age: float | None, rows: Sequence[int] | None = None
+    ) -> list[State]:
+        """Whether rows of a view count.
+
+        Args:
+            view: the view.
+            max_age: seconds beyond which a row is stale; None for the time to live only.
+            rows: indices; None for all.
+        """
+        states, stamps = self.views[view].states, self.views[view].stamps
+        oldest = 0.0 if max_age is None else self.read_at - max_age
+        return [
+            "stale" if states[n] == "present" and stamps[n] < oldest else states[n]
+            for n in (range(len(states)) if rows is None else rows)
+        ]
 
 
 class OnlineFeatures:
@@ -94,11 +111,6 @@ class OnlineFeatures:
             }
         self._store = store
 
-    @property
-    def ready(self) -> bool:
-        """Whether `start` has been through."""
-        return self._store is not None
-
     def read(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
         """A service's features, one row per row of keys.
 
@@ -110,13 +122,13 @@ class OnlineFeatures:
             raise NotReadyError("Feast's store is not open yet")
         return self._read(self._services[service], rows, self._view_of[service])
 
-    def nothing(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
+    def missing(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
         """What `read` would return if no key had features."""
         view_of = self._view_of[service]
         columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
         columns |= {name: [None] * len(rows) for name in view_of}
         views = {
-            view: ViewRead([0.0] * len(rows), ["missing"] * len(rows))
+            view: ViewRows([0.0] * len(rows), ["missing"] * len(rows))
             for view in set(view_of.values())
             if view in VIEWS_BY_NAME
         }
@@ -160,12 +172,12 @@ class OnlineFeatures:
         return OnlineRows(columns, views, mode, age, read_at)
 
 
-def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRead]:
+def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRows]:
     if hasattr(response, "view_rows"):
         rows = response.view_rows().items()
         return {name: _view(*read) for name, read in rows if name in VIEWS_BY_NAME}
     # A store other than ours: read Feast's own message.
-    views: dict[str, ViewRead] = {}
+    views: dict[str, ViewRows] = {}
     message = response.proto
     for name, vector in zip(message.metadata.feature_names.val, message.results, strict=True):
         view = view_of.get(name, "")
@@ -180,7 +192,7 @@ def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRead]:
     return views
 
 
-def _without_tombstones(read: ViewRead, features: Sequence[list[Any]]) -> ViewRead:
+def _without_tombstones(read: ViewRows, features: Sequence[list[Any]]) -> ViewRows:
     gone = [
         row
         for row, state in enumerate(read.states)
@@ -191,11 +203,11 @@ def _without_tombstones(read: ViewRead, features: Sequence[list[Any]]) -> ViewRe
     stamps, states = list(read.stamps), list(read.states)
     for row in gone:
         stamps[row], states[row] = 0.0, "missing"
-    return ViewRead(stamps, states)
+    return ViewRows(stamps, states)
 
 
-def _view(stamps: list[float], statuses: Sequence[int]) -> ViewRead:
-    return ViewRead(stamps, list(map(_state, statuses)))
+def _view(stamps: list[float], statuses: Sequence[int]) -> ViewRows:
+    return ViewRows(stamps, list(map(_state, statuses)))
 
 
 def _mode_of(response: Any) -> tuple[str, float]:

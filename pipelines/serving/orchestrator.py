@@ -1,12 +1,11 @@
-"""From an order to a decision: online features, three models, an answer, a log."""
+"""Decides on orders, and keeps what decisions need up to date: the network, routes, models."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self
@@ -15,36 +14,34 @@ from pipelines.errors import (
     LiveDatabaseError,
     RedisRefusedError,
     RedisUnavailableError,
-    SynchroChainError,
     TriggersError,
     said,
 )
 from pipelines.lake.clock import unix_now
 from pipelines.live_databases import LiveDatabases
-from pipelines.serving.answers import decisions_of, record_of
-from pipelines.serving.deciding import Case, Round, case_of
-from pipelines.serving.decision_log import FILE, DecisionLog, DecisionLogError
-from pipelines.serving.decisions import Decision, Fallback
+from pipelines.registry.signatures import MODELS
+from pipelines.serving.answers import decisions_of
+from pipelines.serving.background import BackgroundTasks
+from pipelines.serving.candidates import CompletedOrder, OrderBatch, complete_orders
+from pipelines.serving.config import ServingConfig
+from pipelines.serving.deciding import Stopwatch, evaluate
+from pipelines.serving.decision_log import FILE, DecisionLog
+from pipelines.serving.decisions import Decision
 from pipelines.serving.fair_lock import FairLock
-from pipelines.serving.loading import MODELS, Absent, ChampionModels, ModelSource, Registry
+from pipelines.serving.loading import Absent, ChampionModels, ModelSource, open_registry
 from pipelines.serving.online import OnlineFeatures, OnlineRows
-from pipelines.serving.options import ServingOptions
-from pipelines.serving.orders import NotReadyError, Order, OrderError
+from pipelines.serving.orders import NotReadyError, Order
 from pipelines.serving.outlook import NetworkOutlook
+from pipelines.serving.recording import DecisionRecorder
 from pipelines.serving.reference import Reference
 from pipelines.settings import BatchConfig, DataConfig
 
 logger = logging.getLogger(__name__)
 
-TOGETHER: Final = 50
+BATCH_ORDERS: Final = 50
 """Orders that are decided in one go; others wait for so long."""
-FEW: Final = 4
-"""Orders whose fresh routes are logged with each of them; for more, the network is logged anew."""
-LOOK_SECONDS: Final = 0.25
+CHECK_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 3.0
-STOP_SECONDS: Final = 1.0
-
-Stopwatch = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class ModelOrchestrator:
         features: the online store.
         models: where the models come from.
         log: where decisions are kept.
-        options: how decisions are made.
+        config: how decisions are made.
     """
 
     def __init__(
@@ -77,9 +74,9 @@ class ModelOrchestrator:
         features: OnlineFeatures,
         models: ModelSource,
         log: DecisionLog,
-        options: ServingOptions | None = None,
+        config: ServingConfig | None = None,
     ) -> None:
-        self.options = options or ServingOptions()
+        self.config = config or ServingConfig()
         self.databases = databases
         self.reference = Reference(databases)
         self.features = features
@@ -87,30 +84,25 @@ class ModelOrchestrator:
         self.log = log
         self._turn = FairLock()
         self.outlook = NetworkOutlook(features, self.reference, self._turn)
-        self._network: tuple[int, int] | None = None
+        self._recorder = DecisionRecorder(log)
         self._problems: dict[str, str] = {"start": "it is starting"}
-        self._not_logged: tuple[str, int] | None = None  # why, and how many decisions
-        self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._background = BackgroundTasks()
 
     @classmethod
-    def open(
-        cls, data: DataConfig, batch: BatchConfig, options: ServingOptions | None = None
-    ) -> Self:
+    def open(cls, data: DataConfig, batch: BatchConfig) -> Self:
         """Create it for a data directory; nothing is read before `start`.
 
         Args:
             data: the live databases and Redis.
             batch: the data directory.
-            options: of serving; None for the defaults.
         """
-        options = options or ServingOptions()
+        config = ServingConfig()
         return cls(
             LiveDatabases.open(data),
             OnlineFeatures(partial(_open_store, batch)),
             ChampionModels(partial(open_registry, batch), batch.mlflow_path / "mlflow.db"),
-            DecisionLog(data.data_dir / FILE, options.keep_decisions, options.log_busy),
-            options,
+            DecisionLog(data.data_dir / FILE, config.keep_decisions, config.log_busy),
+            config,
         )
 
     def start(self) -> None:
@@ -132,10 +124,10 @@ class ModelOrchestrator:
         self._renew()
         if isinstance(self.models, ChampionModels):
             self.models.poll()
-            self._keep_up("models", self.models.poll, self.options.poll)
+            self._background.repeat("models", self.models.poll, self.config.poll)
         del self._problems["start"]
-        self._keep_up("outlook", self._renew_if_due, LOOK_SECONDS)
-        self._keep_up("reference", self._refresh, self.options.reference_age)
+        self._background.repeat("outlook", self._renew_if_due, CHECK_SECONDS)
+        self._background.repeat("reference", self._refresh, self.config.reference_age)
 
     def refuse_lost_triggers(self) -> None:
         """Look at the triggers before a start; what else is wrong may mend itself.
@@ -155,36 +147,21 @@ class ModelOrchestrator:
         """Start in a thread, again and again until it succeeds: what is missing may come."""
 
         def start() -> None:
-            while not self._stopping.is_set():
-                try:
-                    self.start()
-                except SynchroChainError as error:
-                    logger.warning("not ready: %s", said(error))
-                except Exception:
-                    logger.exception("not ready")
-                else:
-                    freeze_garbage()
-                    return
-                self._stopping.wait(RETRY_SECONDS)
+            self.start()
+            freeze_garbage()
 
-        self._in_thread("start", start)
+        self._background.until_done("start", start, RETRY_SECONDS)
 
     def stop(self) -> None:
-        """Stop all threads; may be called twice.
-
-        A thread that cannot be interrupted, for example in an import, gets a second; see
-        `has_ended`."""
-        self._stopping.set()
-        until = time.monotonic() + STOP_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+        """Stop all threads and close the files; may be called twice."""
+        self._background.stop()
         self.log.close()
         self.databases.dispose()
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing of it runs any more."""
-        return not any(thread.is_alive() for thread in self._threads)
+        return self._background.have_ended
 
     def __enter__(self) -> Self:
         self.start()
@@ -211,25 +188,34 @@ class ModelOrchestrator:
             NotReadyError: `start` has not been through.
             LiveDatabaseError: a live database that must be asked cannot be read.
         """
-        self.require_start()
         stopwatch("reference")
-        began = time.perf_counter()
-        cases = self._cases(orders)
-        spent = time.perf_counter() - began
-        decided: list[Decision] = []
-        for first in range(0, len(cases), TOGETHER):
-            some = cases[first : first + TOGETHER]
-            decided += self._round(some, stopwatch, spent * len(some) / len(cases))
-        return decided
+        return self.decide_completed(self.complete(orders), stopwatch)
 
-    def check(self, orders: Sequence[Order]) -> None:
-        """Check whether orders can be decided, without deciding.
+    def complete(self, orders: Sequence[Order]) -> list[CompletedOrder]:
+        """Complete orders, which shows whether they can be decided, without deciding.
 
         Raises:
-            OrderError, NotReadyError, LiveDatabaseError: as `decide_many` would.
+            OrderError, NotReadyError, LiveDatabaseError: as `decide_many`.
         """
         self.require_start()
-        self._cases(orders)
+        return complete_orders(orders, self.reference, self.config.max_warehouses)
+
+    def decide_completed(
+        self, orders: Sequence[CompletedOrder], stopwatch: Stopwatch = lambda _stage: None
+    ) -> list[Decision]:
+        """Decide on completed orders.
+
+        Args:
+            orders: any number of them.
+            stopwatch: as for `decide_many`.
+
+        Raises:
+            LiveDatabaseError: stock must be read from the live database, and cannot be.
+        """
+        decided: list[Decision] = []
+        for first in range(0, len(orders), BATCH_ORDERS):
+            decided += self._decide(OrderBatch.of(orders[first : first + BATCH_ORDERS]), stopwatch)
+        return decided
 
     def require_start(self) -> None:
         """Do nothing, if `start` has been through.
@@ -259,98 +245,42 @@ class ModelOrchestrator:
             problem = found.why if isinstance(found, Absent) else found.problem
             if problem is not None:
                 warnings.append(f"{model}: {problem}")
-        if self._not_logged is not None:
-            warnings.append(f"decision log: {self._not_logged[0]}")
+        if self._recorder.problem is not None:
+            warnings.append(f"decision log: {self._recorder.problem}")
         snapshot = self.outlook.snapshot
         if not reasons and snapshot is not None:
             if snapshot.read_mode != "redis":
                 reasons.append("Redis is away: decisions are made from last known values")
             age = snapshot.age(unix_now())
-            if age > self.options.stale_after:
+            if age > self.config.stale_after:
                 reasons.append(f"the network has not been read for {age:.0f} s")
         return Readiness(not reasons, reasons, warnings)
 
-    def _cases(self, orders: Sequence[Order]) -> list[Case]:
-        self.reference.learn(
-            {order.user_id for order in orders}, {order.product_id for order in orders}
-        )
-        cases = []
-        for number, order in enumerate(orders):
-            try:
-                cases.append(case_of(order, self.reference, self.options.max_warehouses))
-            except OrderError as error:
-                error.position = number
-                raise
-        return cases
-
-    def _round(self, cases: list[Case], stopwatch: Stopwatch, spent: float) -> list[Decision]:
+    def _decide(self, batch: OrderBatch, stopwatch: Stopwatch) -> list[Decision]:
         stopwatch("wait")
         with self._turn:
             began = time.perf_counter()
-            reader = _Reader(self.features)
-
-            def read(service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
-                stopwatch("features")
-                found = reader.read(service, rows)
-                stopwatch(service)
-                return found
-
-            done = Round(cases, self.reference, self.models, self.options, read)
-            done.want()
-            done.expect(self.outlook.snapshot)
-            done.choose()
-            if reader.problem is not None:
-                done.troubles.append(Fallback("Redis", reader.problem))
-            elif done.places.read_mode != "redis":
-                age = done.places.mode_age
-                done.troubles.append(
-                    Fallback("Redis", f"it is away: features are those seen {age:.0f} s ago")
-                )
+            evaluation = evaluate(
+                batch,
+                self.features,
+                self.reference,
+                self.models,
+                self.outlook.snapshot,
+                self.config,
+                stopwatch,
+            )
             stopwatch("answer")
-            decisions = decisions_of(done)
-            took = (spent + time.perf_counter() - began) * 1000 / len(cases)
+            decisions = decisions_of(evaluation)
+            seconds = sum(one.seconds for one in batch.orders) + time.perf_counter() - began
+            took = round(seconds * 1000 / len(decisions), 3)
             stopwatch("log")
-            decisions = [replace(d, logged=True, took_ms=round(took, 3)) for d in decisions]
-            try:
-                self._log(done, decisions)
-            except DecisionLogError as error:
-                self._note_not_logged(str(error), len(decisions))
-                note = Fallback("decision log", f"it cannot be written: {error}")
-                decisions = [
-                    replace(d, logged=False, fallbacks=[*d.fallbacks, note]) for d in decisions
-                ]
-            else:
-                self._note_logged()
+            answered = [replace(decision, took_ms=took) for decision in decisions]
+            recorded = self._recorder.record(evaluation, answered)
             stopwatch("done")
-        return decisions
-
-    def _log(self, done: Round, decisions: Sequence[Decision]) -> None:
-        network = None
-        if done.route_at is not None and done.snapshot is not None:
-            if len(decisions) > FEW:
-                network = self.log.add_network(done.network_columns)
-                done.overlaid = []
-            else:
-                if self._network is None or self._network[0] != done.snapshot.number:
-                    number = self.log.add_network(done.snapshot.columns)
-                    self._network = (done.snapshot.number, number)
-                network = self._network[1]
-        self.log.add([record_of(done, n, d, network) for n, d in enumerate(decisions)])
-
-    def _note_not_logged(self, why: str, count: int) -> None:
-        """Say it once, not with each decision: what is full may be the disk of the log, too."""
-        before = self._not_logged
-        if before is None or before[0] != why:
-            logger.warning("decisions are not logged: %s", why)
-        self._not_logged = why, count + (before[1] if before else 0)
-
-    def _note_logged(self) -> None:
-        if self._not_logged is not None:
-            logger.warning("decisions are logged again; %d were not", self._not_logged[1])
-            self._not_logged = None
+        return recorded
 
     def _renew_if_due(self) -> None:
-        if self.outlook.is_due(self.options.outlook_age, unix_now()):
+        if self.outlook.is_due(self.config.outlook_age, unix_now()):
             self._renew()
 
     def _renew(self) -> None:
@@ -375,37 +305,6 @@ class ModelOrchestrator:
         else:
             self._problems.pop("reference", None)
 
-    def _keep_up(self, name: str, work: Callable[[], None], seconds: float) -> None:
-        def repeat() -> None:
-            while not self._stopping.wait(seconds):
-                try:
-                    work()
-                except Exception:  # the next time may do better
-                    logger.exception("keeping the %s up to date failed", name)
-
-        self._in_thread(name, repeat)
-
-    def _in_thread(self, name: str, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, name=f"serving {name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-
-class _Reader:
-    """Reads for one round; after Redis has failed once it is not asked again."""
-
-    def __init__(self, features: OnlineFeatures) -> None:
-        self._features = features
-        self.problem: str | None = None
-
-    def read(self, service: str, rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
-        if self.problem is None:
-            try:
-                return self._features.read(service, rows)
-            except SynchroChainError as error:
-                self.problem = said(error)
-        return self._features.nothing(service, rows)
-
 
 def freeze_garbage() -> None:
     """Take what is there for good: collecting it again and again would hold up decisions."""
@@ -417,11 +316,3 @@ def _open_store(batch: BatchConfig) -> Any:
     from pipelines.feast_plugins.repository import open_store
 
     return open_store(batch)
-
-
-def open_registry(batch: BatchConfig) -> Registry:
-    """The model registry of a data directory."""
-    from pipelines.registry.store import ModelRegistry
-
-    registry: Registry = ModelRegistry(batch)
-    return registry

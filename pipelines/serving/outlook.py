@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.clock import unix_now
+from pipelines.registry.columns import Columns, as_column
 from pipelines.serving.online import SERVICES, OnlineFeatures, OnlineRows
 from pipelines.serving.reference import Network, Reference
 
@@ -30,11 +31,9 @@ STOCK_COLUMNS: Final[Mapping[str, str]] = {
     "warehouse_days_of_cover": "days_of_cover",
 }
 """What each is the mean of, over the warehouse's probe products."""
-TEXT_COLUMNS: Final = frozenset({*_PLACES, "risk_category"})
 PIECE: Final = 32
 """Routes that are read at a time: about 2 ms, which is what a decision may have to wait."""
 
-Columns = dict[str, NDArray[Any]]
 _numbers = count(1)
 
 
@@ -71,7 +70,7 @@ class Snapshot:
         at, of = list(rows), list(rows.values())
         columns = dict(self.columns)
         for name in ROUTE_FEATURES:
-            fresh = typed(name, [read[name][n] for n in of])
+            fresh = as_column(name, [read[name][n] for n in of])
             columns[name] = columns[name].copy()
             columns[name][at] = fresh
         return columns
@@ -139,17 +138,17 @@ def _snapshot(
     taken: float,
 ) -> Snapshot:
     columns: Columns = {
-        name: typed(name, [getattr(route, name) for route in network.routes])
+        name: as_column(name, [getattr(route, name) for route in network.routes])
         for name in (*_PLACES, *_MEASURES)
     }
     read = {
         name: [value for piece in reads for value in piece.columns[name]]
         for name in (*ROUTE_FEATURES, *STOCK_COLUMNS.values())
     }
-    columns |= {name: typed(name, read[name]) for name in ROUTE_FEATURES}
+    columns |= {name: as_column(name, read[name]) for name in ROUTE_FEATURES}
     places = np.array([row["warehouse_id"] for row in rows], dtype=object)
     for name, feature in STOCK_COLUMNS.items():
-        columns[name] = _means(places, typed(feature, read[feature]))
+        columns[name] = _means(places, as_column(feature, read[feature]))
     states = [s for piece in reads for s in piece.views["route_conditions"].states]
     stamps = [s for piece in reads for s in piece.views["route_conditions"].stamps]
     modes = {piece.read_mode for piece in reads}
@@ -172,8 +171,3 @@ def _means(groups: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float64]:
     counts = np.bincount(group[there], minlength=len(sums))
     with np.errstate(invalid="ignore"):
         return np.asarray((sums / counts)[group], dtype=np.float64)
-
-
-def typed(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    """A column as an array: objects for text, else floats with NaN where there is nothing."""
-    return np.array(values, dtype=object if name in TEXT_COLUMNS else np.float64)

@@ -44,7 +44,7 @@ _CHANGE_LOG: Final = sa.table(
 
 @dataclass(frozen=True)
 class Route:
-    """One way by one mode; `base_cost` is $ per kg, `carbon_cost` kgCO2e per tonne."""
+    """A connection by one mode; `base_cost` is $ per kg, `carbon_cost` kgCO2e per tonne."""
 
     route_id: str
     origin_id: str
@@ -66,8 +66,8 @@ class Product:
     carriers: frozenset[str]
 
 
-Candidate = tuple[str, Mapping[str, Route]]
-"""A warehouse, and its routes to the region by mode."""
+ServingWarehouse = tuple[str, Mapping[str, Route]]
+"""A warehouse, and its routes to a region by mode."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Network:
 
     routes: tuple[Route, ...]
     warehouses: frozenset[str]
-    serving: Mapping[str, tuple[Candidate, ...]]
+    serving: Mapping[str, tuple[ServingWarehouse, ...]]
     warehouse_of: tuple[str | None, ...]
     position: Mapping[str, int]
 
@@ -90,11 +90,11 @@ class Network:
         by_region: dict[str, dict[str, dict[str, Route]]] = {}
         for route in routes:
             if route.origin_id in warehouses and route.destination_id not in warehouses:
-                ways = by_region.setdefault(route.destination_id, {})
-                ways.setdefault(route.origin_id, {})[route.mode] = route
+                origins = by_region.setdefault(route.destination_id, {})
+                origins.setdefault(route.origin_id, {})[route.mode] = route
         serving = {
-            region: tuple(sorted(ways.items(), key=lambda way: (_nearest(way[1]), way[0])))
-            for region, ways in by_region.items()
+            region: tuple(sorted(origins.items(), key=lambda one: (_nearest(one[1]), one[0])))
+            for region, origins in by_region.items()
         }
         ends = tuple(
             next((end for end in (r.origin_id, r.destination_id) if end in warehouses), None)
@@ -147,20 +147,20 @@ class Reference:
                 if network != self._network:  # routes are mostly touched for their congestion
                     self._network = network
 
-    def learn(self, user_ids: Collection[int], product_ids: Collection[str]) -> None:
+    def look_up(self, user_ids: Collection[int], product_ids: Collection[str]) -> None:
         """Look up at once whoever and whatever is not known yet."""
-        strangers = [user for user in set(user_ids) if user not in self._users]
-        if strangers:
+        new_users = [user for user in set(user_ids) if user not in self._users]
+        if new_users:
             if len(self._users) > REMEMBERED:
                 self._users.clear()
             query = sa.select(users.c.user_id, users.c.region)
-            for row in self._rows("users", query, users.c.user_id, strangers):
+            for row in self._rows("users", query, users.c.user_id, new_users):
                 self._users[row.user_id] = row.region
-        unknown = [product for product in set(product_ids) if product not in self._products]
-        if unknown:
+        new_products = [product for product in set(product_ids) if product not in self._products]
+        if new_products:
             if len(self._products) > REMEMBERED:
                 self._products.clear()
-            self._learn_products(unknown)
+            self._look_up_products(new_products)
 
     def region_of(self, user_id: int) -> str:
         """Where a user lives.
@@ -169,7 +169,7 @@ class Reference:
             UnknownUserError: there is no such user.
         """
         if user_id not in self._users:
-            self.learn([user_id], [])
+            self.look_up([user_id], [])
         try:
             return self._users[user_id]
         except KeyError:
@@ -182,13 +182,13 @@ class Reference:
             UnknownProductError: there is no such product.
         """
         if product_id not in self._products:
-            self.learn([], [product_id])
+            self.look_up([], [product_id])
         try:
             return self._products[product_id]
         except KeyError:
             raise UnknownProductError(product_id) from None
 
-    def candidates(self, region: str, product: Product, at_most: int) -> list[Candidate]:
+    def warehouses_for(self, region: str, product: Product, at_most: int) -> list[ServingWarehouse]:
         """The nearest warehouses that deliver to a region and carry a product.
 
         Args:
@@ -205,7 +205,7 @@ class Reference:
             raise UnservedOrderError(
                 "region", f"no warehouse delivers to region {region!r}; regions served: {known}"
             )
-        carrying = (way for way in serving if way[0] in product.carriers)
+        carrying = (one for one in serving if one[0] in product.carriers)
         if found := list(islice(carrying, at_most)):
             return found
         raise UnservedOrderError(
@@ -237,7 +237,7 @@ class Reference:
             held = list(connection.scalars(query.order_by(inventory.c.product_id)))
         return held[:: max(1, len(held) // PROBES)][:PROBES]
 
-    def _learn_products(self, product_ids: Sequence[str]) -> None:
+    def _look_up_products(self, product_ids: Sequence[str]) -> None:
         carriers: dict[str, set[str]] = {}
         held = sorted(self.network.warehouses)
         query = sa.select(inventory.c.warehouse_id, inventory.c.product_id).where(
@@ -293,5 +293,5 @@ class Reference:
             yield connection
 
 
-def _nearest(ways: Mapping[str, Route]) -> float:
-    return min(route.distance_km for route in ways.values())
+def _nearest(routes_by_mode: Mapping[str, Route]) -> float:
+    return min(route.distance_km for route in routes_by_mode.values())

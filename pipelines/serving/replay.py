@@ -9,19 +9,17 @@ from typing import Any, Final
 import numpy as np
 
 from pipelines.errors import SynchroChainError, said
-from pipelines.serving.answers import unpack
+from pipelines.registry.columns import Columns, as_columns
 from pipelines.serving.decision_log import Logged
+from pipelines.serving.forecasts import (
+    RULE,
+    forecast_delays,
+    forecast_intent,
+    score_options,
+)
 from pipelines.serving.greedy import GreedyWeights, past_delays
 from pipelines.serving.loading import Absent, Served
-from pipelines.serving.outlook import TEXT_COLUMNS
-from pipelines.serving.steps import (
-    RULE,
-    Columns,
-    as_columns,
-    delay_step,
-    intent_step,
-    score_step,
-)
+from pipelines.serving.recording import unpack
 
 TOLERANCE: Final = 1e-5
 """Relative and absolute. A model that answered for many orders at once sums in another order than
@@ -60,7 +58,7 @@ def replay(logged: Logged, load: Load) -> Replay:
     models = {name: _model(used, load) for name, used in decision["models"].items()}
     different: list[str] = []
 
-    intent = intent_step(models["intent"], as_columns(content["intent"]))
+    intent = forecast_intent(models["intent"], as_columns(content["intent"]))
     urgency = np.repeat(intent.urgency, len(options))
     _compare("urgency", recorded["urgency"], urgency, different)
     hours, late = _delays(content["delay"], logged, models["delay"], recorded)
@@ -75,7 +73,7 @@ def replay(logged: Logged, load: Load) -> Replay:
         "feasible": recorded["feasible"].astype(np.bool_),
     }
     by_rule = np.full(len(options), decision["models"]["decision"]["kind"] == RULE)
-    score = score_step(models["decision"], columns, GreedyWeights(**content["weights"]), by_rule)
+    score = score_options(models["decision"], columns, GreedyWeights(**content["weights"]), by_rule)
     return _judged(logged.id, decision, content["ways"], score.scores, columns, different)
 
 
@@ -108,13 +106,10 @@ def _delays(part: Any, logged: Logged, model: Served | Absent, recorded: Columns
         return past_delays(recorded)
     if logged.network is None:
         raise SynchroChainError(f"the network of decision {logged.id} is no longer in the log")
-    network: Columns = {
-        name: np.array(values, dtype=object if name in TEXT_COLUMNS else np.float64)
-        for name, values in logged.network.items()
-    }
+    network = as_columns(logged.network)
     for name, values in part["fresh"].items():
         network[name][part["at"]] = values
-    answer = delay_step(model, network)
+    answer = forecast_delays(model, network)
     return answer.hours[part["routes"]], answer.late[part["routes"]]
 
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 import psutil
 
 from pipelines.errors import UsageError
-from pipelines.serving.options import ServingOptions
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import leave, loading, on_stop
 
@@ -28,7 +27,6 @@ def serve_until_interrupted(
     batch: BatchConfig,
     host: str,
     port: int,
-    options: ServingOptions | None = None,
     *,
     insecure: bool = False,
 ) -> None:
@@ -37,7 +35,6 @@ def serve_until_interrupted(
     Args:
         data, batch: the data directory, and the names that requests may ask for.
         host, port: where to listen; port 0 is a free one.
-        options: of the orchestrator.
         insecure: whether other machines may ask too.
 
     Raises:
@@ -46,7 +43,7 @@ def serve_until_interrupted(
         TriggersError: a live database has lost triggers: decisions would be made on what was.
     """
     with loading(0):
-        _serve(data, batch, host, port, options, insecure=insecure)
+        _serve(data, batch, host, port, insecure=insecure)
 
 
 def _serve(
@@ -54,7 +51,6 @@ def _serve(
     batch: BatchConfig,
     host: str,
     port: int,
-    options: ServingOptions | None,
     *,
     insecure: bool,
 ) -> None:
@@ -79,7 +75,7 @@ def _serve(
             with on_stop(stop):
                 yield
 
-    orchestrator = ModelOrchestrator.open(data, batch, options)
+    orchestrator = ModelOrchestrator.open(data, batch)
     listening = listen(host, port, insecure=insecure)
     with listening:
         orchestrator.refuse_lost_triggers()

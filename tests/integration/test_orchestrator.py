@@ -34,10 +34,10 @@ from pipelines.feast_plugins.repository import open_store
 from pipelines.live_databases import LiveDatabases, inventory
 from pipelines.redis_server import ensure_server
 from pipelines.registry.signatures import CONTRACTS
+from pipelines.serving.config import ServingConfig
 from pipelines.serving.decision_log import DecisionLog
 from pipelines.serving.decisions import Decision
 from pipelines.serving.online import OnlineFeatures
-from pipelines.serving.options import ServingOptions
 from pipelines.serving.orchestrator import ModelOrchestrator
 from pipelines.serving.orders import (
     NotReadyError,
@@ -73,16 +73,14 @@ def make(folder: Path, store: Any, databases: LiveDatabases, tmp_path: Path) -> 
     """Makes started orchestrators, each with a log of its own; they are stopped at the end."""
     made: list[ModelOrchestrator] = []
 
-    def one(
-        models: Models | None = None, options: ServingOptions | None = None
-    ) -> ModelOrchestrator:
-        options = options or ServingOptions(outlook_age=3600, reference_age=3600)
+    def one(models: Models | None = None, config: ServingConfig | None = None) -> ModelOrchestrator:
+        config = config or ServingConfig(outlook_age=3600, reference_age=3600)
         orchestrator = ModelOrchestrator(
             LiveDatabases.open(DataConfig(data_dir=folder)),
             OnlineFeatures(lambda: store),
             Models.all() if models is None else models,
-            DecisionLog(tmp_path / "decisions.db", options.keep_decisions, options.log_busy),
-            options,
+            DecisionLog(tmp_path / "decisions.db", config.keep_decisions, config.log_busy),
+            config,
         )
         made.append(orchestrator)
         orchestrator.start()
@@ -292,7 +290,7 @@ def test_a_stale_feature_leaves_the_decision_to_the_rule(
     make: Make, store: Any, view: str, keys: dict[str, Any], order: dict[str, Any]
 ) -> None:
     """Older than the age that is set, though within the view's time to live."""
-    orchestrator = make(options=ServingOptions(outlook_age=3600, max_age={view: 1e-6}))
+    orchestrator = make(config=ServingConfig(outlook_age=3600, max_age={view: 1e-6}))
     decision = orchestrator.decide(an_order(**order))
     (why,) = noted(decision).values()
     assert why.startswith("stale online")
@@ -535,7 +533,7 @@ def test_a_candidate_route_is_read_at_the_moment_of_the_order(make: Make, store:
 
 def test_a_snapshot_that_is_too_old_is_not_used(make: Make) -> None:
     """Delays are then those of each route's own past."""
-    orchestrator = make(options=ServingOptions(outlook_age=3600, stale_after=10))
+    orchestrator = make(config=ServingConfig(outlook_age=3600, stale_after=10))
     old = orchestrator.outlook.snapshot
     assert old is not None
     orchestrator.outlook.snapshot = replace(old, taken=old.taken - 60)

@@ -19,11 +19,11 @@ from pipelines.feast_plugins.repository import open_store
 from pipelines.live_databases import LiveDatabases
 from pipelines.registry import mlflow_store
 from pipelines.registry.store import MODELS, ModelRegistry, ModelVersion
+from pipelines.serving.config import ServingConfig
 from pipelines.serving.decision_log import DecisionLog
 from pipelines.serving.decisions import Decision
 from pipelines.serving.loading import Absent, ChampionModels
 from pipelines.serving.online import OnlineFeatures
-from pipelines.serving.options import ServingOptions
 from pipelines.serving.orchestrator import ModelOrchestrator
 from pipelines.serving.orders import Order
 from pipelines.serving.replay import replay
@@ -72,13 +72,13 @@ def orchestrator(
     registry: ModelRegistry, folder: Path, store: Any, tmp_path: Path
 ) -> Iterator[ModelOrchestrator]:
     """Looks at the registry only when it is told to."""
-    options = ServingOptions(outlook_age=3600, reference_age=3600, poll=3600)
+    config = ServingConfig(outlook_age=3600, reference_age=3600, poll=3600)
     made = ModelOrchestrator(
         LiveDatabases.open(DataConfig(data_dir=folder)),
         OnlineFeatures(lambda: store),
         ChampionModels(lambda: registry, registry.store.path),
         DecisionLog(tmp_path / "decisions.db", 100, 0.05),
-        options,
+        config,
     )
     with made:
         yield made

@@ -10,8 +10,9 @@ import pytest
 from serving_shop import delay_model, intent_model
 
 from pipelines.registry.packaging import BrokenModelError
+from pipelines.registry.signatures import MODELS
 from pipelines.registry.store import RegistryUnavailableError
-from pipelines.serving.loading import MODELS, Absent, ChampionModels, Served
+from pipelines.serving.loading import Absent, ChampionModels, Served
 
 
 @dataclass

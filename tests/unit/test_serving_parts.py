@@ -16,12 +16,12 @@ from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.live_databases import LiveDatabases
 from pipelines.models.delay.features import aggregate_stock, probe_of_each
 from pipelines.registry.signatures import CONTRACTS
-from pipelines.serving.answers import pack, unpack
+from pipelines.serving.config import ServingConfig
 from pipelines.serving.fair_lock import FairLock
-from pipelines.serving.online import OnlineFeatures, OnlineRows, ViewRead
-from pipelines.serving.options import ServingOptions
+from pipelines.serving.online import OnlineFeatures, OnlineRows, ViewRows
 from pipelines.serving.orders import Order, OrderError, order_from
 from pipelines.serving.outlook import NetworkOutlook, Snapshot
+from pipelines.serving.recording import pack, unpack
 from pipelines.serving.reference import Reference
 
 NAN = float("nan")
@@ -69,7 +69,7 @@ def test_what_was_typed_is_refused_in_one_line() -> None:
 def test_options_that_make_no_sense_are_refused(name: str, value: float) -> None:
     """By name and value."""
     with pytest.raises(ConfigurationError, match=f"{name} must be"):
-        ServingOptions(**{name: value})  # type: ignore[arg-type]  # that is what is tested
+        ServingConfig(**{name: value})  # type: ignore[arg-type]  # that is what is tested
 
 
 class Fixed(OnlineFeatures):
@@ -90,7 +90,7 @@ class Fixed(OnlineFeatures):
         levels = {"P1": 2.0, "P2": 4.0, "": None}
         columns["stock_ratio"] = [levels[row["product_id"]] for row in rows]
         return OnlineRows(
-            columns, {"route_conditions": ViewRead([5.0] * count, ["present"] * count)}
+            columns, {"route_conditions": ViewRows([5.0] * count, ["present"] * count)}
         )
 
 

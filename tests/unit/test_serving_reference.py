@@ -10,9 +10,9 @@ from serving_shop import THEN, execute, insert, open_shop, route_row
 
 from pipelines.errors import LiveDatabaseError
 from pipelines.live_databases import LiveDatabases, inventory, products, routes, users, warehouses
+from pipelines.serving.candidates import candidates_of, wanted_hours
 from pipelines.serving.orders import UnknownProductError, UnknownUserError, UnservedOrderError
 from pipelines.serving.reference import Reference
-from pipelines.serving.ways import wanted_hours, ways_of
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_warehouses_come_nearest_first_and_only_those_that_carry_the_product(
     """By their shortest route, at most as many as are asked for."""
 
     def names(region: str, product: str, most: int = 6) -> list[str]:
-        found = reference.candidates(region, reference.product(product), most)
+        found = reference.warehouses_for(region, reference.product(product), most)
         return [warehouse for warehouse, _ in found]
 
     assert names("north", "P1") == ["W1", "W2"]
@@ -75,8 +75,10 @@ def test_each_route_knows_the_warehouse_at_its_end(reference: Reference) -> None
 
 def test_methods_take_their_mode_or_the_next(reference: Reference) -> None:
     """Economy goes by rail where there is one, else by road; the price follows the tariff."""
-    ways = ways_of(reference.candidates("north", reference.product("P1"), 6), weight_kg=2.0)
-    found = {(way.warehouse_id, way.shipping_method): way for way in ways}
+    candidates = candidates_of(
+        reference.warehouses_for("north", reference.product("P1"), 6), weight_kg=2.0
+    )
+    found = {(c.warehouse_id, c.shipping_method): c for c in candidates}
     assert len(found) == 8
     assert found["W1", "economy"].route.route_id == "W1-north-road"
     assert found["W2", "economy"].route.route_id == "W2-north-rail"
@@ -86,15 +88,17 @@ def test_methods_take_their_mode_or_the_next(reference: Reference) -> None:
 
 def test_what_was_wished_for_is_promised_by_the_nearest_warehouse(reference: Reference) -> None:
     """That has the method; where none has, the fastest way counts."""
-    ways = ways_of(reference.candidates("north", reference.product("P1"), 6), weight_kg=2.0)
-    assert wanted_hours(ways, "express") == 6.0
-    by_road = [way for way in ways if way.route.mode == "road"]
-    assert wanted_hours(by_road, "express") == min(way.promised_hours for way in by_road)
+    candidates = candidates_of(
+        reference.warehouses_for("north", reference.product("P1"), 6), weight_kg=2.0
+    )
+    assert wanted_hours(candidates, "express") == 6.0
+    by_road = [c for c in candidates if c.route.mode == "road"]
+    assert wanted_hours(by_road, "express") == min(c.promised_hours for c in by_road)
 
 
 def test_where_only_the_sea_goes_there_is_no_method(reference: Reference) -> None:
     """The warehouse is there, and no way of it is on offer."""
-    assert ways_of(reference.candidates("island", reference.product("P1"), 6), 1.0) == []
+    assert candidates_of(reference.warehouses_for("island", reference.product("P1"), 6), 1.0) == []
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_what_nobody_can_serve_is_told_with_its_field(
 ) -> None:
     """A region without a warehouse, and a product that nobody carries."""
     with pytest.raises(UnservedOrderError) as told:
-        reference.candidates(region, reference.product(product), 6)
+        reference.warehouses_for(region, reference.product(product), 6)
     assert told.value.field == field
 
 

@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from serving_shop import Linear, decision_model, delay_model, intent_model, size
 
+from pipelines.registry.columns import as_column, as_columns
 from pipelines.registry.signatures import CONTRACTS
-from pipelines.serving.deciding import CONTEXT_FEATURES, DECISION_VIEWS
+from pipelines.serving.deciding import DECISION_FEATURES, DECISION_VIEWS
+from pipelines.serving.forecasts import (
+    INTENT_COLUMNS,
+    before_purchase,
+    forecast_delays,
+    forecast_intent,
+    score_options,
+)
 from pipelines.serving.greedy import GreedyWeights, greedy_scores, past_delays, past_urgency
 from pipelines.serving.loading import Absent, Served
 from pipelines.serving.outlook import ROUTE_FEATURES
-from pipelines.serving.steps import (
-    INTENT_COLUMNS,
-    as_column,
-    as_columns,
-    before_purchase,
-    delay_step,
-    intent_step,
-    score_step,
-)
 
 NAN = float("nan")
 ABSENT = Absent("some_model", "there is none")
@@ -62,7 +61,7 @@ def option_columns(**changed: Any) -> dict[str, Any]:
 
 def test_a_model_that_is_there_answers() -> None:
     """And the answer says so."""
-    found = intent_step(served(intent_model()), intent_columns([0.2]))
+    found = forecast_intent(served(intent_model()), intent_columns([0.2]))
     assert (found.probability, found.urgency_class) == ([0.5], ["high"])
     assert found.urgency.tolist() == [0.8]
     assert (found.used.version, found.used.alias, found.why) == (3, "champion", None)
@@ -70,7 +69,7 @@ def test_a_model_that_is_there_answers() -> None:
 
 def test_without_a_model_urgency_is_that_of_the_feature() -> None:
     """Half of it, at most 1, and nothing where it is not known."""
-    found = intent_step(ABSENT, intent_columns([0.5, 9.0, NAN]))
+    found = forecast_intent(ABSENT, intent_columns([0.5, 9.0, NAN]))
     assert found.urgency.tolist() == [0.25, 1.0, 0.0]
     assert found.probability == found.urgency_class == [None] * 3
     assert (found.used.kind, found.used.version, found.why) == ("rule", None, "there is none")
@@ -87,7 +86,7 @@ def test_without_a_model_delays_are_those_of_the_past() -> None:
     hours, late = past_delays(columns)
     assert hours.tolist() == [4.0, 2.0, 0.0]
     assert late.tolist() == [0.5, 0.2, 0.0]
-    found = delay_step(ABSENT, columns)
+    found = forecast_delays(ABSENT, columns)
     assert found.hours.tolist() == hours.tolist()
     assert found.why == "there is none"
 
@@ -119,7 +118,7 @@ def broken(problem: str) -> Linear:
 )
 def test_a_broken_model_is_told_and_the_rule_decides(problem: str, said: str) -> None:
     """Whatever it does, an order is answered."""
-    found = score_step(
+    found = score_options(
         served(broken(problem)), option_columns(), RULES, np.zeros(4, dtype=np.bool_)
     )
     assert found.scores.tolist() == greedy_scores(option_columns(), RULES).tolist()
@@ -134,7 +133,7 @@ def test_a_score_that_is_no_number_costs_the_model_its_order_only() -> None:
         return {"score": np.array([1.0, 2.0, NAN, 4.0])}
 
     columns = option_columns()
-    found = score_step(served(Linear(answer)), columns, RULES, np.zeros(4, dtype=np.bool_))
+    found = score_options(served(Linear(answer)), columns, RULES, np.zeros(4, dtype=np.bool_))
     assert found.by_model.tolist() == [True, True, False, False]
     assert found.scores.tolist() == [1.0, 2.0, *greedy_scores(columns, RULES)[2:].tolist()]
     assert found.why == "it answers with values that are no numbers"
@@ -144,9 +143,9 @@ def test_an_order_without_its_features_is_not_the_models() -> None:
     """The others are; when none is, the model is not even asked."""
     model = decision_model()
     unfit = np.array([True, True, False, False])
-    found = score_step(served(model), option_columns(), RULES, unfit)
+    found = score_options(served(model), option_columns(), RULES, unfit)
     assert found.by_model.tolist() == [False, False, True, True]
-    score_step(served(model), option_columns(), RULES, np.ones(4, dtype=np.bool_))
+    score_options(served(model), option_columns(), RULES, np.ones(4, dtype=np.bool_))
     assert len(model.asked) == 1
 
 
@@ -160,7 +159,7 @@ def test_answers_out_of_range_are_brought_into_it() -> None:
             "late_probability": np.full(rows, 1.5),
         }
 
-    found = delay_step(served(Linear(answer)), network_columns())
+    found = forecast_delays(served(Linear(answer)), network_columns())
     assert found.hours.tolist() == [0.0] * 3
     assert found.late.tolist() == [1.0] * 3
 
@@ -174,7 +173,7 @@ def test_a_route_without_an_answer_is_guessed_alone() -> None:
             "late_probability": np.array([0.5, 0.5, 0.5]),
         }
 
-    found = delay_step(served(Linear(answer)), network_columns())
+    found = forecast_delays(served(Linear(answer)), network_columns())
     assert found.hours.tolist() == [5.0, 0.0, 5.0]
     assert found.late.tolist() == [0.5, pytest.approx(0.2), 0.5]
     assert found.why == "it answers for 2 of 3 routes"
@@ -183,7 +182,7 @@ def test_a_route_without_an_answer_is_guessed_alone() -> None:
 def test_a_problem_of_the_registry_is_told_with_a_good_answer() -> None:
     """The version before answers, and why."""
     model = Served("some_model", 3, "test/linear", delay_model(), problem="version 4 is broken")
-    found = delay_step(model, network_columns())
+    found = forecast_delays(model, network_columns())
     assert (found.used.version, found.why) == (3, "version 4 is broken")
 
 
@@ -243,7 +242,7 @@ def test_each_model_is_asked_with_the_columns_of_its_contract() -> None:
     decided_by = set(CONTRACTS["ppo_agent"].inputs)
     views = {n.partition(":")[0] for n in CONTRACTS["ppo_agent"].features}
     assert views == {*DECISION_VIEWS, "decision_context"}
-    assert set(CONTEXT_FEATURES) <= decided_by
+    assert set(DECISION_FEATURES) <= decided_by
 
 
 def test_urgency_of_the_past_stays_between_nothing_and_one() -> None:

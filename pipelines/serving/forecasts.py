@@ -1,4 +1,4 @@
-"""The three steps of a decision: intent, delay, score. Each answers, with or without its model.
+"""What the three models say, each with the rule that stands in for it: intent, delays, scores.
 
 Pure functions of columns and models, so that a decision can be replayed from what was logged.
 """
@@ -13,28 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import said
-from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.registry.columns import Columns, as_column, as_columns
 from pipelines.registry.packaging import outputs_of
+from pipelines.registry.signatures import NUMBERS, TEXTS, features_of
 from pipelines.serving.decisions import ModelUsed
 from pipelines.serving.greedy import GreedyWeights, greedy_scores, past_delays, past_urgency
 from pipelines.serving.loading import Absent, Served
 
 Floats = NDArray[np.float64]
-Columns = dict[str, NDArray[Any]]
 
-SEQUENCES: Final = ("actions", "product_ids", "times_on_page", "scroll_depths", "gaps")
-INTENT_COLUMNS: Final = tuple(
-    name for view in ("session_events", "user_intent") for name in VIEWS_BY_NAME[view].features
-)
-_TEXTS: Final = frozenset(
-    {"warehouse_region", "risk_category", "preferred_shipping_method", "shipping_method"}
-)
 RULE: Final = "rule"
+"""The kind of what answers where no model does."""
+INTENT_COLUMNS: Final = features_of("session_events", "user_intent")
+_SEQUENCES: Final = [name for name, kind in INTENT_COLUMNS.items() if kind in (NUMBERS, TEXTS)]
 
 
 @dataclass(frozen=True)
-class IntentAnswer:
-    """(N,) each; probability and class are None where the model did not answer."""
+class IntentForecast:
+    """(N,) each; probability and class are None where the model did not answer.
+
+    `why` says why a rule or another version stood in, None if nothing was wrong; so in the others.
+    """
 
     probability: list[float | None]
     urgency_class: list[str | None]
@@ -44,7 +43,7 @@ class IntentAnswer:
 
 
 @dataclass(frozen=True)
-class DelayAnswer:
+class DelayForecast:
     """(routes,) mean hours past the promise and probability of being late."""
 
     hours: Floats
@@ -54,8 +53,8 @@ class DelayAnswer:
 
 
 @dataclass(frozen=True)
-class ScoreAnswer:
-    """(options,) score; `by_model` is False where the greedy rule has scored."""
+class OptionScores:
+    """(C,) score of each candidate; `by_model` is False where the greedy rule has scored."""
 
     scores: Floats
     by_model: NDArray[np.bool_]
@@ -63,67 +62,9 @@ class ScoreAnswer:
     why: str | None
 
 
-def intent_step(model: Served | Absent, columns: Columns) -> IntentAnswer:
-    """What the customers want, one row per order."""
-    names = ("purchase_probability", "urgency_class", "urgency")
-    outputs, why = _ask(model, columns, names, texts={"urgency_class"})
-    guessed = past_urgency(columns["urgency_score"])
-    if outputs is None:
-        nothing: list[Any] = [None] * len(guessed)
-        return IntentAnswer(nothing, nothing, guessed, used_rule(model.model), why)
-    urgency, probability = outputs["urgency"], outputs["purchase_probability"]
-    good = np.isfinite(urgency) & np.isfinite(probability)
-    if not good.all():
-        why = why or "it answers with values that are no numbers"
-    return IntentAnswer(
-        [float(p) if g else None for p, g in zip(probability, good, strict=True)],
-        [str(c) if g else None for c, g in zip(outputs["urgency_class"], good, strict=True)],
-        np.where(good, np.clip(urgency, 0.0, 1.0), guessed),
-        used_of(model),
-        why,
-    )
-
-
-def delay_step(model: Served | Absent, columns: Columns) -> DelayAnswer:
-    """How late routes will be, one row per route of the network."""
-    names = ("expected_delay_hours", "late_probability")
-    outputs, why = _ask(model, columns, names)
-    hours, late = past_delays(columns)
-    if outputs is None:
-        return DelayAnswer(hours, late, used_rule(model.model), why)
-    good = np.isfinite(outputs[names[0]]) & np.isfinite(outputs[names[1]])
-    if not good.all():
-        why = why or f"it answers for {int(good.sum())} of {len(good)} routes"
-    return DelayAnswer(
-        np.where(good, np.maximum(outputs[names[0]], 0.0), hours),
-        np.where(good, np.clip(outputs[names[1]], 0.0, 1.0), late),
-        used_of(model),
-        why,
-    )
-
-
-def score_step(
-    model: Served | Absent, columns: Columns, weights: GreedyWeights, unfit: NDArray[np.bool_]
-) -> ScoreAnswer:
-    """Scores of options.
-
-    Args:
-        unfit: (options,) those of orders that the model must not decide, for want of features.
-    """
-    scores = greedy_scores(columns, weights)
-    nobody = np.zeros(len(scores), dtype=np.bool_)
-    if unfit.all():
-        return ScoreAnswer(scores, nobody, used_rule(model.model), None)
-    outputs, why = _ask(model, columns, ("score",))
-    if outputs is None:
-        return ScoreAnswer(scores, nobody, used_rule(model.model), why)
-    order = columns["order"].astype(np.int64)
-    bad = unfit | ~np.isfinite(outputs["score"])
-    if (bad & ~unfit).any():
-        why = why or "it answers with values that are no numbers"
-    worst = np.bincount(order, bad, minlength=order.max(initial=0) + 1) > 0
-    by_model = ~worst[order]  # one rule for all options of an order: scores must be comparable
-    return ScoreAnswer(np.where(by_model, outputs["score"], scores), by_model, used_of(model), why)
+def intent_columns(features: Mapping[str, Sequence[Any]]) -> Columns:
+    """The intent model's input, from the features of its views."""
+    return as_columns(before_purchase({name: features[name] for name in INTENT_COLUMNS}))
 
 
 def before_purchase(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -132,7 +73,7 @@ def before_purchase(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]
     for row, actions in enumerate(columns["actions"]):
         if actions and "purchase" in actions:
             keep = actions.index("purchase")
-            for name in SEQUENCES:
+            for name in _SEQUENCES:
                 cut[name][row] = list(cut[name][row] or ())[:keep]
             count = cut["event_count"][row]
             if count is not None:
@@ -140,18 +81,70 @@ def before_purchase(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]
     return cut
 
 
-def as_columns(columns: Mapping[str, Sequence[Any]]) -> Columns:
-    """Arrays: objects for texts and sequences, else floats with NaN where there is nothing."""
-    return {name: as_column(name, values) for name, values in columns.items()}
+def forecast_intent(model: Served | Absent, columns: Columns) -> IntentForecast:
+    """How urgent each order is, and how likely a purchase; one row per order."""
+    names = ("purchase_probability", "urgency_class", "urgency")
+    outputs, why = _ask(model, columns, names)
+    guessed = past_urgency(columns["urgency_score"])
+    if outputs is None:
+        nothing: list[Any] = [None] * len(guessed)
+        return IntentForecast(nothing, nothing, guessed, used_rule(model.model), why)
+    urgency, probability = outputs["urgency"], outputs["purchase_probability"]
+    good = np.isfinite(urgency) & np.isfinite(probability)
+    if not good.all():
+        why = why or "it answers with values that are no numbers"
+    return IntentForecast(
+        [float(p) if g else None for p, g in zip(probability, good, strict=True)],
+        [str(c) if g else None for c, g in zip(outputs["urgency_class"], good, strict=True)],
+        np.where(good, np.clip(urgency, 0.0, 1.0), guessed),
+        used_of(model),
+        why,
+    )
 
 
-def as_column(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    """One column as an array."""
-    if name not in SEQUENCES and name not in _TEXTS:
-        return np.array(values, dtype=np.float64)
-    made = np.empty(len(values), dtype=object)
-    made[:] = values  # lists as they are, also where all are of one length
-    return made
+def forecast_delays(model: Served | Absent, columns: Columns) -> DelayForecast:
+    """How late routes will be, one row per route of the network."""
+    names = ("expected_delay_hours", "late_probability")
+    outputs, why = _ask(model, columns, names)
+    hours, late = past_delays(columns)
+    if outputs is None:
+        return DelayForecast(hours, late, used_rule(model.model), why)
+    good = np.isfinite(outputs[names[0]]) & np.isfinite(outputs[names[1]])
+    if not good.all():
+        why = why or f"it answers for {int(good.sum())} of {len(good)} routes"
+    return DelayForecast(
+        np.where(good, np.maximum(outputs[names[0]], 0.0), hours),
+        np.where(good, np.clip(outputs[names[1]], 0.0, 1.0), late),
+        used_of(model),
+        why,
+    )
+
+
+def score_options(
+    model: Served | Absent, columns: Columns, weights: GreedyWeights, unfit: NDArray[np.bool_]
+) -> OptionScores:
+    """Score candidates, by the model or by the greedy rule.
+
+    Args:
+        model: the decision model, or why there is none.
+        columns: (C,) its input.
+        weights: of the greedy rule.
+        unfit: (C,) those of orders that the model must not decide, for want of features.
+    """
+    scores = greedy_scores(columns, weights)
+    no_model = np.zeros(len(scores), dtype=np.bool_)
+    if unfit.all():
+        return OptionScores(scores, no_model, used_rule(model.model), None)
+    outputs, why = _ask(model, columns, ("score",))
+    if outputs is None:
+        return OptionScores(scores, no_model, used_rule(model.model), why)
+    order = columns["order"].astype(np.int64)
+    bad = unfit | ~np.isfinite(outputs["score"])
+    if (bad & ~unfit).any():
+        why = why or "it answers with values that are no numbers"
+    worst = np.bincount(order, bad, minlength=order.max(initial=0) + 1) > 0
+    by_model = ~worst[order]  # one rule for all of an order: scores must be comparable
+    return OptionScores(np.where(by_model, outputs["score"], scores), by_model, used_of(model), why)
 
 
 def used_of(model: Served | Absent) -> ModelUsed:
@@ -167,10 +160,7 @@ def used_rule(model: str) -> ModelUsed:
 
 
 def _ask(
-    model: Served | Absent,
-    columns: Columns,
-    names: Sequence[str],
-    texts: frozenset[str] | set[str] = frozenset(),
+    model: Served | Absent, columns: Columns, names: Sequence[str]
 ) -> tuple[Columns | None, str | None]:
     """The model's outputs and what is wrong with them or it."""
     if isinstance(model, Absent):
@@ -180,10 +170,7 @@ def _ask(
         missing = [name for name in names if name not in found]
         if missing:
             return None, f"version {model.version} has no output {', '.join(missing)}"
-        outputs = {
-            name: np.asarray(found[name], dtype=object if name in texts else np.float64)
-            for name in names
-        }
+        outputs = {name: as_column(name, found[name]) for name in names}
     except Exception as error:  # whatever a model stumbles over, the rule answers instead
         return None, f"version {model.version} fails: {said(error)}"
     return outputs, model.problem

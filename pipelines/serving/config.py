@@ -1,4 +1,4 @@
-"""What can be configured about decisions."""
+"""How decisions are made: every setting of serving."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.serving.greedy import GreedyWeights
 
 
 @dataclass(frozen=True)
-class ServingOptions:
+class ServingConfig:
     """How decisions are made; durations are seconds.
 
     Attributes:
