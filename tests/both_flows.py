@@ -103,7 +103,7 @@ class BothFlows:
             self.streams[BY_NAME[log].database].late.setdefault(log, []).extend(seqs)
         known = published(self.processor.state)
         for name in ("users", "inventory", "orders", "supply_chain"):
-            while self.streams[name].take(final=True).changes:
+            while self.streams[name].next_batch(final=True).changes:
                 pass
             self.streams[name].apply_batch(known)
 

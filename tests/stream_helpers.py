@@ -134,11 +134,11 @@ class StreamWorld:
         found: dict[str, Any] = self.flow.report()["streams"][name]
         return found
 
-    def left(self) -> dict[str, list[int]]:
-        """By database, the changes that the stream says it left to the batch flow."""
+    def deferred(self) -> dict[str, list[int]]:
+        """By database, the changes that the stream says it deferred to the batch flow."""
         self.flow.save(final=True)
         note = self.state.metadata("stream")
-        found: dict[str, Any] = json.loads(note or "{}")["left"]
+        found: dict[str, Any] = json.loads(note or "{}")["deferred"]
         return {name: list(seqs_of(ranges)) for name, ranges in found.items()}
 
     def redis(self) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.batch.update import forget_stale_rows
 from pipelines.change_log.extract import plan, readers_of
 from pipelines.errors import CycleInProgressError, RedisRefusedError, RedisUnavailableError
-from pipelines.lake.process_lock import only_one
+from pipelines.lake.process_lock import BATCH_LOCK, only_one
 from pipelines.lake.removal import remove_everything
 from pipelines.lake.set_aside import check_places
 from pipelines.lake.state import KINDS, STATUSES, PipelineState
@@ -25,7 +25,7 @@ def only_cycle(config: BatchConfig) -> AbstractContextManager[None]:
     Raises:
         CycleInProgressError: another process or thread holds it.
     """
-    return only_one(config.data_dir / "batch.lock", CycleInProgressError)
+    return only_one(config.data_dir / BATCH_LOCK, CycleInProgressError)
 
 
 def rebuild(config: BatchConfig, data: DataConfig, state: PipelineState) -> None:

@@ -15,12 +15,11 @@ from pipelines.batch import BatchProcessor
 from pipelines.cli.console import messages, progress_of_steps
 from pipelines.cli.main_job import simulate_until_now
 from pipelines.errors import StreamerRunningError, SynchroChainError
-from pipelines.lake.process_lock import held_by
+from pipelines.lake.process_lock import STREAM_LOCK, held_by
 from pipelines.serving.server import listen
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import PART_SECONDS, on_stop
 from pipelines.streaming import DataStreamer
-from pipelines.streaming.data_streamer import STREAM_LOCK
 
 PATIENCE: Final = PART_SECONDS + 1
 """Seconds that all parts have to end by themselves before they are made to."""

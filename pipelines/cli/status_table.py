@@ -52,24 +52,24 @@ def _streamer(found: dict[str, Any]) -> None:
     answers.print(f"streamer: {_streamer_state(found)}")
     if "streams" not in found:
         return
-    figures = ("changes", "refused", "left_to_batch", "late", "errors")
+    figures = ("changes", "rejected", "deferred", "late", "errors")
     rows = [
         [
             name,
             *(stream.get(figure) for figure in figures),
-            found["left"].get(name),
+            found["deferred"].get(name),
             stream.get("last_error") or "ok",
         ]
         for name, stream in found["streams"].items()
     ]
-    headings = ["stream", "changes", "refused", "left", "late", "errors", "undecided", "state"]
+    headings = ["stream", "changes", "rejected", "deferred", "late", "errors", "undecided", "state"]
     print_table("streams", headings, rows)
     written = ", ".join(f"{n:,} of {view}" for view, n in found["rows_written"].items())
     answers.print(f"feature rows written: {written}")
     if found.get("pending_writes"):
         answers.print(f"pending writes to the online store: {', '.join(found['pending_writes'])}")
     for view, number in found.get("set_apart", {}).items():
-        answers.print(f"left to the batch flow: {number:,} keys of {view}")
+        answers.print(f"deferred to the batch flow: {number:,} keys of {view}")
     for view, error in found.get("view_errors", {}).items():
         answers.print(f"rows of {view} are not written: {error}")
     looked = found.get("online_check", {})
@@ -168,5 +168,5 @@ def _cycles(cycles: list[dict[str, Any]]) -> None:
         ]
         for cycle in cycles
     ]
-    headings = ["cycle", "started", "status", "changes", "rows", "refused", "took", "error"]
+    headings = ["cycle", "started", "status", "changes", "rows", "rejected", "took", "error"]
     print_table("last cycles", headings, rows)

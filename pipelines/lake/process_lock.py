@@ -6,11 +6,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import psutil
 from filelock import FileLock, Timeout
 
 from pipelines.places import check_file, check_folder
+
+BATCH_LOCK: Final = "batch.lock"
+"""In the data directory: held while a cycle runs."""
+STREAM_LOCK: Final = "stream.lock"
+"""In the data directory: held by its one streamer."""
 
 
 @contextmanager

@@ -65,6 +65,19 @@ _FIELD_WORDS: Final = (
 )
 """Renames to the field's words."""
 
+_REPORTED: Final = "CASE WHEN json_valid(value) THEN json_type(value, '$.{}') END = 'object'"
+_STREAM_WORDS: Final = (
+    "UPDATE metadata SET value = json_remove(json_set(value, '$.deferred', "
+    "json_extract(value, '$.left')), '$.left') "
+    f"WHERE name = 'stream' AND {_REPORTED.format('left')}",
+    "UPDATE metadata SET value = json_set(value, '$.streams', json((SELECT json_group_object(key, "
+    "json_remove(json_set(s.value, '$.rejected', json_extract(s.value, '$.refused'), '$.deferred', "
+    "json_extract(s.value, '$.left_to_batch')), '$.refused', '$.left_to_batch')) "
+    "FROM json_each(metadata.value, '$.streams') AS s WHERE s.type = 'object'))) "
+    f"WHERE name = 'stream' AND {_REPORTED.format('streams')}",
+)
+"""Renames in the streamer's last report."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FORMAT_1,
     _FILES_KNOWN,
@@ -72,6 +85,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _LATE_CHANGES,
     _DELETIONS,
     _FIELD_WORDS,
+    _STREAM_WORDS,
 )
 """Statements by step; the first creates a new file, each later one leads to the next format."""
 

@@ -24,7 +24,7 @@ from pipelines.errors import SynchroChainError
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
 from pipelines.lake.clock import utc_now
-from pipelines.lake.state import PipelineState
+from pipelines.lake.state import STREAM_STATUS, PipelineState
 from pipelines.lake.verification import read_again_if_made_anew, verified
 from pipelines.lake.workspace import Progress
 from pipelines.monitoring.comparison import (
@@ -36,9 +36,8 @@ from pipelines.monitoring.comparison import (
 )
 from pipelines.monitoring.offline_side import offline_side
 from pipelines.monitoring.online_side import (
-    STREAM,
     Contained,
-    LeftToBatch,
+    DeferredChanges,
     OnlineSide,
     contained,
 )
@@ -116,7 +115,7 @@ def audit(
     now: Callable[[], datetime] = utc_now,
     pause: Callable[[], Any] = lambda: time.sleep(PAUSE_SECONDS),
     progress: Progress = lambda _step, _rows: None,
-    left_to_batch: LeftToBatch | None = None,
+    deferred: DeferredChanges | None = None,
 ) -> AuditReport:
     """Compare the online store with what the offline side computes as of the same time.
 
@@ -127,7 +126,7 @@ def audit(
         now: returns the current time, UTC and naive, from which times to live count on both sides.
         pause: callback between rounds, in which the readers can catch up.
         progress: callback with the step and how many more rows it has processed.
-        left_to_batch: returns the changes that the streamer deferred to the batch flow; by default
+        deferred: returns the changes that the streamer deferred to the batch flow; by default
             as recorded in the pipeline's state.
 
     Raises:
@@ -145,10 +144,10 @@ def audit(
         raise AuditError(
             f"no features are published in {config.offline_path}: run `synchrochain batch --once`"
         )
-    left = left_to_batch or (lambda: _deferred(state))
+    deferring = deferred or (lambda: _deferred(state))
 
     def compared() -> AuditReport:
-        found = _Audit(data, config, state, progress, left)
+        found = _Audit(data, config, state, progress, deferring)
         found.choose(sample)
         found.run(now, pause)
         return found.report()
@@ -165,13 +164,13 @@ class _Audit:
         config: BatchConfig,
         state: PipelineState,
         progress: Progress,
-        left_to_batch: LeftToBatch,
+        deferred: DeferredChanges,
     ) -> None:
         self._data = data
         self._config = config
         self._state = state
         self._progress = progress
-        self._left_to_batch = left_to_batch
+        self._deferred = deferred
         self._online = _online_side(config)
         self._pending: dict[str, pa.Table] = {}
         self._compared = {
@@ -208,7 +207,7 @@ class _Audit:
     def _round(self, now: datetime) -> None:
         from pipelines.feast_plugins.stale_fallback import errors_instead_of_stale_values
 
-        known = contained(self._state, self._left_to_batch)
+        known = contained(self._state, self._deferred)
         if known == self._known:  # no offset has moved, so no key has come to rest
             return
         self._known, self._compared_at = known, now
@@ -263,7 +262,7 @@ class _Audit:
 
 def _deferred(state: PipelineState) -> Mapping[str, Iterable[int]]:
     """By database, the changes deferred by the streamer, which records them before it moves on."""
-    found: Mapping[str, Any] = (state.document(STREAM) or {}).get("left", {})
+    found: Mapping[str, Any] = (state.document(STREAM_STATUS) or {}).get("deferred", {})
     return {name: seqs_of(ranges) for name, ranges in found.items()}
 
 

@@ -10,10 +10,9 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
-from pipelines.lake.state import BATCH_READER, PipelineState
+from pipelines.lake.state import BATCH_READER, STREAM_READER, PipelineState
 from pipelines.settings import DATABASE_NAMES
 
-STREAM: Final = "stream"
 KEYS_PER_READ: Final = 1_000
 _NOT_FOUND: Final = 3  # of Feast's FieldStatus
 _FIELDS: Final[Mapping[pa.DataType, str]] = {
@@ -26,7 +25,7 @@ _FIELDS: Final[Mapping[pa.DataType, str]] = {
 }
 """The field of Feast's Value message, by type."""
 
-LeftToBatch = Callable[[], Mapping[str, Iterable[int]]]
+DeferredChanges = Callable[[], Mapping[str, Iterable[int]]]
 """Returns, by database, the changes that the streamer deferred to the batch flow. It records one
 before its offset passes it, until the batch flow has materialized it."""
 
@@ -42,20 +41,20 @@ class Contained:
     left_out: frozenset[int] = frozenset()
 
 
-def contained(state: PipelineState, left_to_batch: LeftToBatch) -> dict[str, dict[str, Contained]]:
+def contained(state: PipelineState, deferred: DeferredChanges) -> dict[str, dict[str, Contained]]:
     """By view and database, the changes that were written online before this call."""
     # The order matters: a view that does not wait after the offset was read has been
     # materialized up to it, and what the stream reader left out was recorded before it went on.
     batch = state.offsets(BATCH_READER)
     waiting = state.pending_materializations()
-    stream = state.offsets(STREAM)
-    left = {name: frozenset(seqs) for name, seqs in left_to_batch().items()}
+    stream = state.offsets(STREAM_READER)
+    deferring = {name: frozenset(seqs) for name, seqs in deferred().items()}
     found: dict[str, dict[str, Contained]] = {}
     for view in VIEWS:
         found[view.name] = {}
         for name in DATABASE_NAMES:
             done = 0 if view.name in waiting else batch.get(name, 0)
-            left_out = frozenset(seq for seq in left.get(name, ()) if seq > done)
+            left_out = frozenset(seq for seq in deferring.get(name, ()) if seq > done)
             found[view.name][name] = Contained(max(done, stream.get(name, 0)), left_out)
     return found
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import ChangeLogReader
@@ -21,15 +21,12 @@ from pipelines.errors import (
 from pipelines.feast_plugins.registry_file import unsealed
 from pipelines.feast_plugins.repository import CHECKED
 from pipelines.lake.clock import utc_now
-from pipelines.lake.process_lock import held_by
-from pipelines.lake.state import BATCH_READER, PipelineState
+from pipelines.lake.process_lock import STREAM_LOCK, held_by
+from pipelines.lake.state import BATCH_READER, STREAM_READER, STREAM_STATUS, PipelineState
 from pipelines.lake.summary import check_published, summarize
 from pipelines.live_databases import sqlite_path
 from pipelines.places import check_file
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
-
-STREAM: Final = "stream"
-"""The name of the streamer's metadata, of its offsets and of its lock."""
 
 
 def collect_status(
@@ -58,7 +55,7 @@ def collect_status(
 def _database(state: PipelineState, data: DataConfig, name: str) -> dict[str, Any]:
     url = data.database_url(name)
     offset = state.bound_offsets(BATCH_READER).get(name, Offset(0))
-    streamed = state.bound_offsets(STREAM).get(name)
+    streamed = state.bound_offsets(STREAM_READER).get(name)
     path = sqlite_path(url)
     if not path.exists() and not path.is_symlink():
         if offset.seq:
@@ -116,21 +113,23 @@ def _registry(config: BatchConfig) -> dict[str, Any]:
 
 
 def _streamer(state: PipelineState, config: BatchConfig) -> dict[str, Any]:
-    """The streamer's last metadata, and `state`: running, starting, stopped or never ran.
+    """The streamer's last report, and `state`: running, starting, stopped or never ran.
 
-    `left` counts, by database, the changes deferred to the batch flow that are still open.
+    `deferred` counts, by database, the changes deferred to the batch flow that are still open.
     """
-    holder = held_by(config.data_dir / f"{STREAM}.lock")
+    holder = held_by(config.data_dir / STREAM_LOCK)
     try:
-        noted: dict[str, Any] = json.loads(state.metadata(STREAM) or "{}")
-        left = {name: sum(1 for _ in seqs_of(r)) for name, r in noted.pop("left", {}).items()}
+        noted: dict[str, Any] = json.loads(state.metadata(STREAM_STATUS) or "{}")
+        deferred = {
+            name: sum(1 for _ in seqs_of(r)) for name, r in noted.pop("deferred", {}).items()
+        }
     except (ValueError, AttributeError, TypeError):
-        return {"error": "its note in the pipeline's state cannot be read: start it again"}
+        return {"error": "its report in the pipeline's state cannot be read: start it again"}
     if holder is not None:
         stage = "running" if holder == noted.get("pid") else "starting"
     else:
         stage = "stopped" if noted else "never ran"
-    return {"state": stage, **noted, "pid": holder, "left": left}
+    return {"state": stage, **noted, "pid": holder, "deferred": deferred}
 
 
 def _quarantined(state: PipelineState) -> dict[str, int]:

@@ -16,15 +16,13 @@ from typing import Any, Final
 from pipelines.cache import RealtimeCache
 from pipelines.errors import ConfigurationError, StreamerRunningError, SynchroChainError
 from pipelines.lake.clock import utc_now
-from pipelines.lake.process_lock import only_one
+from pipelines.lake.process_lock import STREAM_LOCK, only_one
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.change_capture import CommitWatch
 from pipelines.streaming.flow import StreamingFlow
 
 logger = logging.getLogger(__name__)
 
-STREAM_LOCK: Final = "stream.lock"
-"""In the data directory: held by its one streamer."""
 WATCH_SECONDS: Final = 0.002
 SAVE_SECONDS: Final = 0.25
 LOOK_SECONDS: Final = 1.0
@@ -223,7 +221,9 @@ class DataStreamer:
         """Let streams that a change refers to take in what they have, for an interval at most."""
         targets = {}
         for name in names:
-            with suppress(SynchroChainError):  # what cannot be looked up is left to the batch flow
+            with suppress(
+                SynchroChainError
+            ):  # what cannot be looked up is deferred to the batch flow
                 targets[name] = await self._call(flow.streams[name].last)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.processing_interval
@@ -249,7 +249,7 @@ class DataStreamer:
         """Make offsets durable, forget what is old, look at what the batch flow decided."""
         loop = asyncio.get_running_loop()
         next_eviction = loop.time() + EVICT_SECONDS
-        next_hearing = loop.time() + self.config.processing_interval
+        next_sync = loop.time() + self.config.processing_interval
         said = None
         while True:
             await asyncio.sleep(SAVE_SECONDS)
@@ -258,8 +258,8 @@ class DataStreamer:
                 if flow.is_behind:
                     for event in self._wake.values():
                         event.set()
-                if loop.time() >= next_hearing:
-                    next_hearing = loop.time() + self.config.processing_interval
+                if loop.time() >= next_sync:
+                    next_sync = loop.time() + self.config.processing_interval
                     await self._call(flow.sync_with_batch)
                 if flow.outdated:
                     return
@@ -278,7 +278,7 @@ class DataStreamer:
         """See that the online store has lost nothing, on a thread beside that of the streams."""
         while True:
             try:
-                await asyncio.to_thread(flow.look)
+                await asyncio.to_thread(flow.watch.look)
             except Exception as error:  # whatever it is, the streams go on
                 logger.error("the online store is not looked after, it is tried again: %r", error)
             await asyncio.sleep(LOOK_SECONDS)

@@ -7,9 +7,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -24,35 +23,30 @@ from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import (
     LiveDatabaseError,
     OtherHistoryError,
-    SynchroChainError,
     TriggersError,
 )
-from pipelines.features.views import CREATED_TIMESTAMP, VIEWS, View
+from pipelines.features.views import VIEWS, View
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
-from pipelines.lake.state import BATCH_READER, SEEN_READER, STREAM_READER, PipelineState
+from pipelines.lake.state import (
+    BATCH_READER,
+    SEEN_READER,
+    STREAM_READER,
+    STREAM_STATUS,
+    PipelineState,
+)
 from pipelines.lake.verification import check_contents, check_strangers
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.hot_tables import HASH
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.online_watch import OnlineWatch
 from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
-from pipelines.streaming.stream import DATA_TYPES, Stream
+from pipelines.streaming.stream import DATA_TYPES, MicroBatch, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
 from pipelines.streaming.warming import Published, published, warm
 
 logger = logging.getLogger(__name__)
 
-STATUS: Final = "stream"
-VIEW_COLUMN: Final = "view"
 REPORT_EVERY: Final = timedelta(seconds=2)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step did: how many changes it took in, and for whom it has to wait."""
-
-    changes: int = 0
-    waits_for: frozenset[str] = frozenset()
 
 
 class StreamingFlow:
@@ -88,10 +82,9 @@ class StreamingFlow:
         self._created.go_on_from(self._state.metadata(CLOCK_KEY))
         self._saved: dict[str, Offset] = {}
         self._seen: dict[str, Offset] = {}
-        self._left: dict[str, list[list[int]]] = {}
+        self._deferred: dict[str, list[list[int]]] = {}
         self._reported = self._started - REPORT_EVERY
         self._saving = threading.Lock()
-        self._cache_error: str | None = None
         self.online = OnlineSink(config, project_of(batch.feature_repo_path))
         self.watch = OnlineWatch(
             config,
@@ -127,49 +120,41 @@ class StreamingFlow:
 
     def catch_up(self) -> None:
         """Write what the batch flow has taken in while no stream ran."""
-        self._touch(self._missed)
+        self._mark_affected(self._missed)
         self._refresh(set(self._missed))
         self._missed = {}
 
-    def step(self, name: str, *, final: bool = False) -> Step:
+    def step(self, name: str, *, final: bool = False) -> MicroBatch:
         """Take in a stream's next micro-batch, write what it affected, then move the offset.
 
         Args:
-            final: see `Stream.take`.
+            final: see `Stream.next_batch`.
 
         Raises:
             LiveDatabaseError, ChangeLogGapError: nothing was taken in; trying again may help.
         """
         stream = self.streams[name]
-        taken = stream.take(final=final)
+        taken = stream.next_batch(final=final)
         if taken.waits_for:
-            return Step(waits_for=taken.waits_for)
-        self._touch(taken.affected)
+            return taken
+        self._mark_affected(taken.affected)
         pending = {view for view in _views_of(name) if self.views[view].pending}
         if self.online.ready():
             pending |= {view for view in _views_of(name) if self.views[view].behind}
         rows = self._refresh(set(taken.affected) | (pending if self.online.ready() else set()))
         if rows:
-            self._keep_latest(name, rows)
-        if not any(self.views[view].owes for view in _views_of(name)):
+            self.cache.put_latest(DATA_TYPES[name], rows)
+        if not any(self.views[view].unwritten for view in _views_of(name)):
             stream.counters.offset = max(stream.counters.offset, stream.counters.absorbed)
-        return Step(taken.changes)
-
-    def look(self) -> bool:
-        """See that the online store has lost nothing; may run beside the other methods.
-
-        Returns:
-            Whether rows were compared; what was lost is mended.
-        """
-        return self.watch.look()
+        return taken
 
     def apply_batch(self, name: str) -> int:
-        """Take in those changes left to the batch flow that it has accepted since."""
+        """Take in those changes deferred to the batch flow that it has accepted since."""
         stream = self.streams[name]
-        if not stream.left and not stream.late:
+        if not stream.deferred and not stream.late:
             return 0
         taken = stream.apply_batch(self._published())
-        self._touch(taken.affected)
+        self._mark_affected(taken.affected)
         self._refresh(set(taken.affected))
         return taken.changes
 
@@ -202,7 +187,7 @@ class StreamingFlow:
             self.streams[BY_NAME[log].database].late.setdefault(log, []).extend(seqs)
         for name in self.streams:
             self.apply_batch(name)
-        online = self._settled()
+        online = self._online_offsets()
         for name, upto in online.items():
             self.streams[name].confirm(upto)
         for view in self.views.values():
@@ -219,13 +204,15 @@ class StreamingFlow:
             return
         with self._saving:
             written = {name: stream.written for name, stream in self.streams.items()}
-            left = {name: stream.undecided.as_json() for name, stream in self.streams.items()}
-            # What is left to the batch flow is written down before the offset passes it.
+            deferred = {name: stream.undecided.as_json() for name, stream in self.streams.items()}
+            # What is deferred to the batch flow is written down before the offset passes it.
             now = self._clock()
-            if left != self._left or final or abs(now - self._reported) >= REPORT_EVERY:
+            if deferred != self._deferred or final or abs(now - self._reported) >= REPORT_EVERY:
                 self._reported = now
-                self._left = left
-                self._state.set_metadata(STATUS, json.dumps(self.report() | {"left": left}))
+                self._deferred = deferred
+                self._state.set_metadata(
+                    STREAM_STATUS, json.dumps(self.report() | {"deferred": deferred})
+                )
             # Also where only what binds it to its log is new, as after an upgrade.
             moved = {n: at for n, at in written.items() if at != self._saved.get(n)}
             if not self._begun and self._state.pending_materializations():
@@ -279,7 +266,7 @@ class StreamingFlow:
                 "size": cache.size,
                 "hit_rate": cache.hit_rate,
                 "outages": cache.outages,
-                "last_error": self._cache_error,
+                "last_error": self.cache.last_error,
             },
             "hot_rows": self.window.rows(),
             "clock_steps_back": self._created.steps_back,
@@ -309,18 +296,18 @@ class StreamingFlow:
         read = [at for at in bound if at is not None and at.seq in (offset, written)]
         return Stream(name, config, self.window, offset, written, trimmed, read)
 
-    def _settled(self) -> dict[str, int]:
+    def _online_offsets(self) -> dict[str, int]:
         """Up to which `seq` the batch flow's rows are online, by database; empty if not known."""
         offsets = self._state.offsets(BATCH_READER)
         return {} if self._state.pending_materializations() else offsets
 
-    def _touch(self, affected: Mapping[str, set[int]]) -> None:
+    def _mark_affected(self, affected: Mapping[str, set[int]]) -> None:
         for view, hashes in affected.items():
-            self.views[view].touch(hashes)
+            self.views[view].mark_affected(hashes)
 
     def _rewrite(self) -> None:
-        """Touch the keys with changes that the batch flow has not put online yet."""
-        online = self._settled()
+        """Mark the keys with changes that the batch flow has not put online yet."""
+        online = self._online_offsets()
         with self.window.cursor() as cursor:
             for view in VIEWS:
                 hashes: set[int] = set()
@@ -331,7 +318,7 @@ class StreamingFlow:
                         f"SELECT DISTINCT {HASH} FROM {table} WHERE seq > {seq}"
                     ).fetchall()
                     hashes.update(row[0] for row in rows)
-                self.views[view.name].touch(hashes)
+                self.views[view.name].mark_affected(hashes)
 
     def _absorbed(self, view: View) -> dict[str, int]:
         databases = {BY_NAME[source.log].database for source in view.sources}
@@ -346,37 +333,13 @@ class StreamingFlow:
 
         def keep(view: View, rows: pa.Table) -> None:
             found.setdefault(view.name, []).append(rows)
-            with self._cached():
-                self.cache(view, rows)
+            self.cache.put(view, rows)
 
         for name in sorted(names):
             # When Redis is away, the sink has said so, and the view remembers what is pending.
             with suppress(*AWAY):
                 self.views[name].refresh(keep, self.online)
         return {name: pa.concat_tables(parts) for name, parts in found.items()}
-
-    def _keep_latest(self, name: str, rows: Mapping[str, pa.Table]) -> None:
-        tables = [
-            table.append_column(VIEW_COLUMN, pa.repeat(view, table.num_rows))
-            for view, table in rows.items()
-            if table.num_rows
-        ]
-        if tables:
-            whole = pa.concat_tables(tables, promote_options="default")
-            created = tables[0][CREATED_TIMESTAMP][0].as_py()
-            with self._cached():
-                self.cache.cache.put_batch(DATA_TYPES[name], created, whole)
-
-    @contextmanager
-    def _cached(self) -> Iterator[None]:
-        """Inside, an error concerns the cache alone: it is said, and the online store goes on."""
-        try:
-            yield
-        except Exception as error:  # whatever it is: the cache is a copy
-            said = str(error) if isinstance(error, SynchroChainError) else repr(error)
-            if said != self._cache_error:
-                logger.error("the cache lacks rows that the online store gets: %s", said)
-            self._cache_error = said
 
 
 def _check_logs(config: DataConfig, state: PipelineState) -> None:

@@ -84,7 +84,7 @@ class HotWindow:
         """The event time from which on the view's newest rows are exact."""
         return self._watermarks[view.name]
 
-    def edge_of(self, log: str) -> datetime:
+    def watermark_of(self, log: str) -> datetime:
         """The event time before which a log's changes make no exact row of any view."""
         return min(self.watermark(view) for view in VIEWS if source_of(view, log))
 
@@ -125,7 +125,7 @@ class HotWindow:
                     if source.begun_by:
                         self.keys[source.begun_by].not_begun(hashes)
         for name, deletions in self.deletions.items():
-            deletions.forget(self.edge_of(name))
+            deletions.forget(self.watermark_of(name))
         for name, horizon in self.horizons().items():
             if name in self.keys and not BY_NAME[name].keep_newest_by:
                 self.keys[name].forget(horizon)

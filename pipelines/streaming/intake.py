@@ -1,8 +1,8 @@
 """Intake: typing and checking the changes of one database by the rules of the batch flow.
 
-A change is good; or rejected, with a reason, for it breaks a rule; or left to the batch flow, which
-sees all of history, for what is needed to decide it lies outside the hot window. Rejected changes
-are quarantined by the batch flow, so that each is kept once.
+A change is good; or rejected, with a reason, for it breaks a rule; or deferred to the batch flow,
+which sees all of history, for what is needed to decide it lies outside the hot window. Rejected
+changes are quarantined by the batch flow, so that each is kept once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ValidationResult:
     """`seq` of the good ones that are older than what is exact here."""
     rejected: list[tuple[int, str]] = field(default_factory=list)
     """`seq` and reason."""
-    left: list[tuple[int, str]] = field(default_factory=list)
+    deferred: list[tuple[int, str]] = field(default_factory=list)
     """`seq` and what is missing."""
     missing: set[str] = field(default_factory=set)
     """Logs in which something that was referred to is not to be found."""
@@ -221,7 +221,7 @@ class Intake:
                 values = rows.filter(orphans)[column].to_pylist()
                 table = BY_NAME[parent].table
                 put(
-                    results.left,
+                    results.deferred,
                     orphans,
                     [f"{column} = {value} is not known in {table}" for value in values],
                 )
@@ -231,7 +231,11 @@ class Intake:
             rows = self._operate(log, rows, there, horizons[log.name], results, put)
         if log.changed_at:
             unknown = self._deletions_of_unknown(log, rows, bad)
-            put(results.left, unknown, repeat("it is not known whether what it deletes was there"))
+            put(
+                results.deferred,
+                unknown,
+                repeat("it is not known whether what it deletes was there"),
+            )
             if log.name in self._deletions:
                 rows = self._deletions[log.name].date(rows)
                 if log.name in self._accepted or not log.keep_newest_by:  # it may yet be one
@@ -266,16 +270,16 @@ class Intake:
         """The rows of a log of facts with `op` as it is meant."""
         inserted = pc.and_(there, pc.equal(rows["op"], "I"))
         old = _before(log, rows, horizon)
-        put(results.left, pc.and_(inserted, old), repeat("it is older than the hot window"))
+        put(results.deferred, pc.and_(inserted, old), repeat("it is older than the hot window"))
         decided = results.decided = self._operations[log.name].decide(
             rows,
             {seq for seq, _ in results.rejected},
-            {seq for seq, _ in results.left},
+            {seq for seq, _ in results.deferred},
             self._renames,
             set(rows.filter(old)["seq"].to_pylist()),
         )
-        undecided = pc.is_in(rows["seq"], pa.array(decided.left, pa.int64()))
-        put(results.left, undecided, repeat(UNDECIDED))
+        undecided = pc.is_in(rows["seq"], pa.array(decided.deferred, pa.int64()))
+        put(results.deferred, undecided, repeat(UNDECIDED))
         if not decided.operations:
             return rows
         seqs, ops = rows["seq"].to_pylist(), rows["op"].to_pylist()

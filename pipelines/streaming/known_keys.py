@@ -53,7 +53,7 @@ class KnownKeys:
         self._freed: dict[Any, int] = {}
         self.rejected: set[Any] = set()
         """Of facts: keys of which rows were rejected for good, since their last deletion."""
-        self.left: set[Any] = set()
+        self.deferred: set[Any] = set()
         """Of facts: keys of which a row waits for the batch flow or for its parent."""
         self._table = f"keys_{log.name}"
         if log.append_only:

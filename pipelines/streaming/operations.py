@@ -3,8 +3,8 @@
 An insertion of a key that is there is an update; after a deletion the key is free. An update of a
 key all of whose rows were rejected is its insertion, and the batch flow's to decide if it is older
 than the hot window, as any insertion is. Of a key with a row that the batch flow has yet
-to decide, or keeps waiting for its parent, nothing can be said here: it is left to the batch flow;
-so is a key whose row came from another one by a change that was rejected or left.
+to decide, or keeps waiting for its parent, nothing can be said here: it is deferred to the batch
+flow; so is a key whose row came from another one by a change that was rejected or deferred.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Decided:
 
     operations: dict[int, str] = field(default_factory=dict)
     """By `seq`, where it differs from what was reported."""
-    left: list[int] = field(default_factory=list)
+    deferred: list[int] = field(default_factory=list)
     """`seq` of what the batch flow has to decide."""
     doubts: list[tuple[str, Any]] = field(default_factory=list)
-    """In order: "rejected" or "left", or "gone" for a deletion, and the key."""
+    """In order: "rejected" or "deferred", or "gone" for a deletion, and the key."""
 
 
 class Operations:
@@ -44,7 +44,7 @@ class Operations:
         self,
         rows: pa.Table,
         rejected: set[int],
-        left: set[int],
+        deferred: set[int],
         renames: Mapping[int, str],
         old: set[int],
     ) -> Decided:
@@ -53,16 +53,16 @@ class Operations:
         Args:
             rows: with seq, op and the key.
             rejected: `seq` of rows that break a rule.
-            left: `seq` of rows that are left to the batch flow anyway.
+            deferred: `seq` of rows that are deferred to the batch flow anyway.
             renames: old key, a JSON array, by `seq` of the update that changed it.
             old: `seq` of rows from before the hot window.
         """
         keys, found = self._keys, Decided()
         key = keys.log.key[0]
         inserted = rows.filter(pc.equal(rows["op"], "I"))
-        doubtful = _among(rows[key], keys.rejected) | _among(rows[key], keys.left)
+        doubtful = _among(rows[key], keys.rejected) | _among(rows[key], keys.deferred)
         deletes = pc.any(pc.equal(rows["op"], "D")).as_py()
-        doubted = rejected or left or renames or doubtful or deletes
+        doubted = rejected or deferred or renames or doubtful or deletes
         if not doubted and keys.are_new(inserted[key]) and not _updated_before(rows, inserted, key):
             return found
         ordered = rows.sort_by("seq")
@@ -72,22 +72,22 @@ class Operations:
         alive = keys.alive({k for _, op, k in changes if op != "U" or k in doubtful or renames})
         state = dict.fromkeys(_among(rows[key], keys.rejected), "rejected")
         state |= dict.fromkeys(alive, "alive")
-        state |= dict.fromkeys(_among(rows[key], keys.left), "left")
+        state |= dict.fromkeys(_among(rows[key], keys.deferred), "deferred")
         deleted: tuple[int, Any, str] | None = None
         for seq, op, k in changes:
             known = state.get(k, "")
-            if seq in rejected or seq in left:
+            if seq in rejected or seq in deferred:
                 if k is not None and op != "D" and (known != "alive" or seq in renames):
-                    doubt = seq in left or known == "left" or seq in renames
-                    state[k] = "left" if doubt else "rejected"
+                    doubt = seq in deferred or known == "deferred" or seq in renames
+                    state[k] = "deferred" if doubt else "rejected"
                     found.doubts.append((state[k], k))
             elif op == "D":
                 deleted = (seq, k, known)
-                if known != "left":  # else the row that waits may yet be a fact before this one
+                if known != "deferred":  # else the row that waits may yet be a fact before this one
                     found.doubts.append(("gone", k))
                     state.pop(k, None)
-            elif known == "left":
-                found.left.append(seq)
+            elif known == "deferred":
+                found.deferred.append(seq)
             elif op == "I":
                 if known == "alive":
                     found.operations[seq] = "U"
@@ -96,10 +96,10 @@ class Operations:
                 before = known
                 if seq in renames:
                     before = _before(deleted, seq, renames[seq])
-                if before == "left" or (before == "rejected" and seq in old):
-                    found.left.append(seq)
-                    found.doubts.append(("left", k))
-                    state[k] = "left"
+                if before == "deferred" or (before == "rejected" and seq in old):
+                    found.deferred.append(seq)
+                    found.doubts.append(("deferred", k))
+                    state[k] = "deferred"
                     continue
                 if before == "rejected":
                     found.operations[seq] = "I"
@@ -110,9 +110,9 @@ class Operations:
         """The micro-batch was taken in."""
         for kind, key in decided.doubts:
             self._keys.rejected.discard(key)
-            self._keys.left.discard(key)
+            self._keys.deferred.discard(key)
             if kind != "gone":
-                (self._keys.left if kind == "left" else self._keys.rejected).add(key)
+                (self._keys.deferred if kind == "deferred" else self._keys.rejected).add(key)
 
 
 def _among(values: pa.ChunkedArray, wanted: set[Any]) -> set[Any]:

@@ -44,8 +44,8 @@ class StreamCounters:
     absorbed: int = 0
     changes: int = 0
     micro_batches: int = 0
-    refused: int = 0
-    left_to_batch: int = 0
+    rejected: int = 0
+    deferred: int = 0
     late: int = 0
     """Changes older than the hot window: the batch flow computes their rows."""
     errors: int = 0
@@ -53,9 +53,9 @@ class StreamCounters:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a step took in: how many changes, by view the hashes of the keys that they affected,
-    and which databases must catch up before it can be tried again."""
+class MicroBatch:
+    """What was taken in: how many changes, by view the hashes of the keys that they affect, and
+    which databases must catch up before it can be tried again."""
 
     changes: int = 0
     affected: Mapping[str, set[int]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Stream:
     ) -> None:
         self.name = name
         self.counters = StreamCounters(offset=written, absorbed=offset)
-        self.left: dict[str, list[int]] = {}
+        self.deferred: dict[str, list[int]] = {}
         """By log, the changes that the batch flow has to decide."""
         self.late: dict[str, list[int]] = {}
         """By log, changes that it has let in since, after it had rejected them."""
@@ -133,67 +133,65 @@ class Stream:
         """The log's last `seq`."""
         return self._capture.last()
 
-    def take(self, *, final: bool) -> Taken:
+    def next_batch(self, *, final: bool) -> MicroBatch:
         """Take in the next micro-batch.
 
         Args:
-            final: whether a change that refers to something unknown is left to the batch flow;
+            final: whether a change that refers to something unknown is deferred to the batch flow;
                 otherwise the databases that it may be in have to catch up first.
 
         Raises:
             LiveDatabaseError, ChangeLogGapError: nothing was taken in.
         """
         with self.lock:
-            return self._take(final=final)
+            after = self.counters.absorbed
+            silent = after < self._silent_until
+            limit = min(self._limit, self._silent_until - after) if silent else self._limit
+            changes = self._capture.read(after, limit)
+            self.lags_at = _committed(changes) if self._capture.more else None
+            if changes.num_rows == 0:
+                return MicroBatch()
+            watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
+            results = self._intake.check(changes, self._window.horizons(), watermarks)
+            waits_for = {
+                BY_NAME[log].database for found in results.values() for log in found.missing
+            }
+            waits_for.discard(self.name)
+            if waits_for and not final:
+                return MicroBatch(waits_for=frozenset(waits_for))
+            affected, cold = self._absorb(results, watermarks)
+            self._intake.commit(results)
+            self.counters.absorbed = changes["seq"][-1].as_py()
+            self._capture.forget_but(
+                {self.counters.absorbed, self.counters.offset, self._silent_until}
+            )
+            self._count(changes.num_rows, results, cold, silent)
+            return MicroBatch(changes.num_rows, {} if silent else affected)
 
-    def apply_batch(self, known: Published) -> Taken:
-        """Take in what was left to the batch flow, as far as it has decided since."""
+    def apply_batch(self, known: Published) -> MicroBatch:
+        """Take in what was deferred to the batch flow, as far as it has decided since."""
         with self.lock:
-            return self._reconsider(known)
-
-    def _take(self, *, final: bool) -> Taken:
-        after = self.counters.absorbed
-        silent = after < self._silent_until
-        limit = min(self._limit, self._silent_until - after) if silent else self._limit
-        changes = self._capture.read(after, limit)
-        self.lags_at = _committed(changes) if self._capture.more else None
-        if changes.num_rows == 0:
-            return Taken()
-        watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
-        results = self._intake.check(changes, self._window.horizons(), watermarks)
-        waits_for = {BY_NAME[log].database for found in results.values() for log in found.missing}
-        waits_for.discard(self.name)
-        if waits_for and not final:
-            return Taken(waits_for=frozenset(waits_for))
-        affected, cold = self._absorb(results, watermarks)
-        self._intake.commit(results)
-        self.counters.absorbed = changes["seq"][-1].as_py()
-        self._capture.forget_but({self.counters.absorbed, self.counters.offset, self._silent_until})
-        self._count(changes.num_rows, results, cold, silent)
-        return Taken(changes.num_rows, {} if silent else affected)
-
-    def _reconsider(self, known: Published) -> Taken:
-        decided = known.offsets.get(self.name, 0)
-        watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
-        taken, affected = 0, dict[str, set[int]]()
-        for log in {**self.left, **self.late}:
-            late = self.late.pop(log, [])
-            let_in = set(late)
-            seqs = [seq for seq in self.left.get(log, []) if seq not in let_in]
-            ready = [seq for seq in seqs if seq <= decided]
-            if not ready and not late:
-                continue
-            found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), [*ready, *late])
-            views, _ = self._absorb({log: found}, watermarks)
-            for view, hashes in views.items():
-                affected.setdefault(view, set()).update(hashes)
-            taken += found.good.num_rows if found.good else 0
-            rest = [seq for seq in seqs if seq > decided]
-            if rest:
-                self.left[log] = rest
-            else:
-                self.left.pop(log, None)
-        return Taken(taken, affected)
+            decided = known.offsets.get(self.name, 0)
+            watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
+            taken, affected = 0, dict[str, set[int]]()
+            for log in {**self.deferred, **self.late}:
+                late = self.late.pop(log, [])
+                let_in = set(late)
+                seqs = [seq for seq in self.deferred.get(log, []) if seq not in let_in]
+                ready = [seq for seq in seqs if seq <= decided]
+                if not ready and not late:
+                    continue
+                found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), [*ready, *late])
+                views, _ = self._absorb({log: found}, watermarks)
+                for view, hashes in views.items():
+                    affected.setdefault(view, set()).update(hashes)
+                taken += found.good.num_rows if found.good else 0
+                rest = [seq for seq in seqs if seq > decided]
+                if rest:
+                    self.deferred[log] = rest
+                else:
+                    self.deferred.pop(log, None)
+            return MicroBatch(taken, affected)
 
     def confirm(self, upto: int) -> None:
         """The batch flow has brought about the effect of every change up to a `seq`."""
@@ -249,22 +247,22 @@ class Stream:
     ) -> None:
         undecided = set(cold)
         for log, found in results.items():
-            undecided.update(found.late, (seq for seq, _ in found.left))
-            if found.left:
-                self.left.setdefault(log, []).extend(seq for seq, _ in found.left)
+            undecided.update(found.late, (seq for seq, _ in found.deferred))
+            if found.deferred:
+                self.deferred.setdefault(log, []).extend(seq for seq, _ in found.deferred)
         self.undecided.add(undecided)
         if silent:
             return
         counters = self.counters
         counters.changes += changes
         counters.micro_batches += 1
-        counters.left_to_batch += len(cold)
+        counters.deferred += len(cold)
         for log, found in results.items():
             counters.late += len(found.late)
-            counters.refused += len(found.rejected)
-            counters.left_to_batch += len(found.left)
+            counters.rejected += len(found.rejected)
+            counters.deferred += len(found.deferred)
             _log(log, "rejected; the batch flow puts them into quarantine", found.rejected)
-            _log(log, "left to the batch flow", found.left)
+            _log(log, "deferred to the batch flow", found.deferred)
 
 
 def _committed(changes: pa.Table) -> datetime | None:

@@ -76,7 +76,7 @@ class ViewRefresh:
         self._absorbed = absorbed
         self._latest: datetime | None = None
         self._lock = threading.Lock()
-        self._touching = threading.Lock()
+        self._marking = threading.Lock()
         self._affected: set[int] = set()
         self._pending_keys: set[int] = set()
         self._apart: dict[int, Mapping[str, int]] = {}
@@ -104,7 +104,7 @@ class ViewRefresh:
         return len(self._apart)
 
     @property
-    def owes(self) -> bool:
+    def unwritten(self) -> bool:
         """Whether the online store lacks rows that only this view remembers."""
         return self.pending or bool(self._apart)
 
@@ -113,9 +113,9 @@ class ViewRefresh:
         """Whether rows written while a stream lagged can be computed once more now."""
         return bool(self._of_the_past) and self._known_until() is None
 
-    def touch(self, hashes: set[int]) -> None:
+    def mark_affected(self, hashes: set[int]) -> None:
         """The keys with these hashes have to be computed anew."""
-        with self._touching:
+        with self._marking:
             self._affected |= hashes
 
     def confirm(self, online: Mapping[str, int]) -> None:
@@ -141,7 +141,7 @@ class ViewRefresh:
         """
         with self._lock:
             ready = online.ready()
-            with self._touching:
+            with self._marking:
                 doing, self._affected = self._affected, set()
             if ready:
                 doing |= self._pending_keys
@@ -218,7 +218,7 @@ class ViewRefresh:
         self._pending_keys -= keys
         if new:
             logger.error(
-                "%d keys of %s cannot be written and are left to the batch flow: %s",
+                "%d keys of %s cannot be written and are deferred to the batch flow: %s",
                 new,
                 self.view.name,
                 self.last_error,

@@ -64,7 +64,7 @@ def warm(
 
     Args:
         done: up to which `seq` the stream has written online, by database; keys with later rows
-            are affected. A database that is not in it was left to the batch flow so far.
+            are affected. A database that is not in it was deferred to the batch flow so far.
 
     Returns:
         By view, the hashes of the affected keys.
@@ -88,7 +88,7 @@ def warm(
             )
             window.accepted[name].add(keys.to_arrow_table()[HASH].to_pylist())
         if name in window.deletions:
-            since = window.edge_of(name)
+            since = window.watermark_of(name)
             window.deletions[name].add(
                 cursor.execute(_deletions(BY_NAME[name], relation, since)).to_arrow_table()
             )
@@ -100,7 +100,7 @@ def warm(
                 f'GROUP BY "{key}"'
             ).fetchall():
                 keys_of = window.keys[name]
-                (keys_of.left if waits else keys_of.rejected).add(value)
+                (keys_of.deferred if waits else keys_of.rejected).add(value)
     affected: dict[str, set[int]] = {}
     for view in VIEWS:
         watermark = window.watermark(view)

@@ -473,24 +473,24 @@ def test_what_the_stream_left_to_the_batch_flow_is_unsettled(shop: Shop) -> None
     last = shop.append(orders=shop.order(1))
     claim(shop, last)
     assert unequal(shop.audit())
-    left = {"orders": [last["orders"]]}
-    report = shop.audit(left_to_batch=lambda: left)
+    deferred = {"orders": [last["orders"]]}
+    report = shop.audit(deferred=lambda: deferred)
     assert report.consistency == 1.0
     assert report.views["user_orders"].unsettled == 1
     done = {"orders": [last["orders"] - 1]}
-    assert unequal(shop.audit(left_to_batch=lambda: done))
+    assert unequal(shop.audit(deferred=lambda: done))
 
 
 def test_what_the_streamer_has_noted_as_left_is_unsettled(shop: Shop) -> None:
     """Without being told: its note is read, after its offset, which it moves afterwards."""
     last = shop.append(orders=shop.order(1))
     claim(shop, last)
-    left = {"orders": [last["orders"]], "users": []}
-    shop.state.set_metadata("stream", json.dumps({"pid": 1, "left": left}))
+    deferred = {"orders": [last["orders"]], "users": []}
+    shop.state.set_metadata("stream", json.dumps({"pid": 1, "deferred": deferred}))
     report = shop.audit()
     assert report.consistency == 1.0
     assert report.views["user_orders"].unsettled == 1
-    shop.state.set_metadata("stream", json.dumps({"pid": 1, "left": {"orders": []}}))
+    shop.state.set_metadata("stream", json.dumps({"pid": 1, "deferred": {"orders": []}}))
     assert unequal(shop.audit())
 
 

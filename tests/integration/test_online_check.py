@@ -171,7 +171,7 @@ def test_an_eviction_policy_is_noticed_and_set_back(
     """On a server of ours; what it evicted is mended."""
     before = online(filled)
     with filled.redis() as client:
-        assert filled.flow.look()
+        assert filled.flow.watch.look()
         used = client.info("memory")["used_memory"]
         client.config_set("maxmemory-policy", "allkeys-random")
         client.config_set("maxmemory", used + 1)
@@ -194,12 +194,12 @@ def test_a_live_streamer_notices_that_everything_is_gone(
     filled.commit("orders", order(1000, T + HOUR, user_id=2))
     filled.stream()
     before = online(filled)
-    assert filled.flow.look()
-    assert not filled.flow.look()
+    assert filled.flow.watch.look()
+    assert not filled.flow.watch.look()
     for _ in range(2):
         with filled.redis() as client:
             client.flushall()
-        assert filled.flow.look()
+        assert filled.flow.watch.look()
         filled.stream()
         assert _features(online(filled)) == _features(before)
         assert filled.flow.report()["pending_writes"] == []
@@ -207,7 +207,7 @@ def test_a_live_streamer_notices_that_everything_is_gone(
     assert report["emptied"] == 2
     assert report["mended"] >= 2 * 60
     assert len([m for m in caplog.messages if "lost our mark" in m]) == 2
-    assert not filled.flow.look()
+    assert not filled.flow.watch.look()
 
 
 def test_a_live_streamer_notices_lost_keys(
@@ -215,21 +215,21 @@ def test_a_live_streamer_notices_lost_keys(
 ) -> None:
     """Five seconds later by what the server says; without a sign after five minutes."""
     before = online(filled)
-    assert filled.flow.look()
+    assert filled.flow.watch.look()
     with filled.redis() as client:
         client.delete(*keys(client)[:9])
-        assert not filled.flow.look()
+        assert not filled.flow.watch.look()
         filled.seconds += online_watch.FACTS_SECONDS
-        assert filled.flow.look()
+        assert filled.flow.watch.look()
         filled.stream()
         assert _features(online(filled)) == _features(before)
         client.hdel(keys_of_view(client, "user_orders")[0], "_ts:user_orders")
         filled.seconds += online_watch.FACTS_SECONDS
-        assert not filled.flow.look()
+        assert not filled.flow.watch.look()
         filled.seconds += online_watch.CHECK_SECONDS
         caplog.clear()
         clock.now += timedelta(microseconds=7)
-        assert filled.flow.look()
+        assert filled.flow.watch.look()
     said = "rows of user_orders online were not as published: 1 missing; mended"
     assert caplog.messages == [said]
     at = filled.flow.report()["online_check"]["last"]["at"]
@@ -245,7 +245,7 @@ def test_a_streamer_looks_when_it_starts(filled: StreamWorld) -> None:
     filled.end()
     with filled.redis() as client:
         client.delete(*keys(client)[:9])
-    assert filled.flow.look()
+    assert filled.flow.watch.look()
     filled.stream()
     assert _features(online(filled)) == _features(before)
 
@@ -254,12 +254,12 @@ def test_a_server_that_was_killed_is_looked_at_again(
     filled: StreamWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its last second may be lost."""
-    assert filled.flow.look()
+    assert filled.flow.watch.look()
     filled.kill_redis()
     with caplog.at_level(logging.WARNING):
-        assert not filled.flow.look()
+        assert not filled.flow.watch.look()
         filled.start_redis()
-        assert filled.flow.look()
+        assert filled.flow.watch.look()
     assert filled.flow.watch.report()["last"]["signs"] == ["it was started again"]
 
 

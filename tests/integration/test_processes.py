@@ -23,10 +23,9 @@ import psutil
 import pytest
 from test_cli import synchrochain
 
-from pipelines.lake.process_lock import only_one
+from pipelines.lake.process_lock import STREAM_LOCK, only_one
 from pipelines.redis_server import stop_server
 from pipelines.settings import PROJECT_ROOT, DataConfig
-from pipelines.streaming.data_streamer import STREAM_LOCK
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: signals, terminals")
 

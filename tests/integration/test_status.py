@@ -25,8 +25,8 @@ STREAM = {
     "absorbed": 72,
     "changes": 1234,
     "micro_batches": 9,
-    "refused": 3,
-    "left_to_batch": 2,
+    "rejected": 3,
+    "deferred": 2,
     "late": 1,
     "errors": 0,
     "last_error": None,
@@ -47,7 +47,7 @@ def note(pid: int, **changed: Any) -> str:
             "cache": {"mode": "redis", "size": 17, "hit_rate": 0.25, "outages": 0},
             "hot_rows": 98_765,
             "clock_steps_back": 0,
-            "left": {"users": [5, 6], "orders": []},
+            "deferred": {"users": [5, 6], "orders": []},
         }
         | changed
     )
@@ -73,7 +73,7 @@ def test_a_streamer_that_never_ran_is_no_error(
 ) -> None:
     """The status says how to start it, and looking makes no lock."""
     found = collect_status(processor.config, processor.data)["streamer"]
-    assert found == {"state": "never ran", "pid": None, "left": {}}
+    assert found == {"state": "never ran", "pid": None, "deferred": {}}
     assert "`synchrochain stream` starts it" in said(processor, capsys)
     assert not lock_of(processor).exists()
 
@@ -81,14 +81,14 @@ def test_a_streamer_that_never_ran_is_no_error(
 def test_a_running_streamer_is_shown_with_what_it_noted(
     processor: BatchProcessor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Counters, modes and sizes; of what it left to the batch flow how much."""
+    """Counters, modes and sizes; of what it deferred to the batch flow how much."""
     processor.state.set_metadata("stream", note(os.getpid()))
     with only_one(lock_of(processor), StreamerRunningError):
         found = collect_status(processor.config, processor.data)["streamer"]
         shown = said(processor, capsys)
     assert (found["state"], found["pid"]) == ("running", os.getpid())
     assert found["streams"]["users"] == STREAM
-    assert found["left"] == {"users": 2, "orders": 0}
+    assert found["deferred"] == {"users": 2, "orders": 0}
     assert found["rows_written"] == {"user_intent": 4321}
     assert f"running in process {os.getpid()} since 2024-04-01 10:00:00" in shown
     for part in ("1,234", "4,321 of user_intent", "17 values, hit rate 25.0 %", "98,765"):
@@ -159,7 +159,7 @@ def test_trouble_is_told(processor: BatchProcessor, capsys: pytest.CaptureFixtur
         assert part in shown
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"left": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"deferred": 3}'])
 def test_a_damaged_note_does_not_hide_the_rest(
     processor: BatchProcessor, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:

@@ -37,7 +37,7 @@ def test_after_each_part_the_reference_is_online(clock: Clock, seed: int, parts:
         for name in DATABASE_NAMES:
             counters = world.counters(name)
             assert counters["offset"] == counters["absorbed"] == counters["changes"]
-            assert counters["refused"] == counters["left_to_batch"] == counters["errors"] == 0
+            assert counters["rejected"] == counters["deferred"] == counters["errors"] == 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
@@ -126,7 +126,7 @@ def edges(world: StreamWorld) -> dict[str, datetime]:
 def test_evictions_keep_what_comes_later_exact(
     clock: Clock, seed: int, days: float, batch_size: int
 ) -> None:
-    """Every key whose newest row lies behind the watermark: nothing of it was left to batch."""
+    """Every key whose newest row lies behind the watermark: nothing of it was deferred."""
     lateness = timedelta(days=days) // timedelta(seconds=1)
     with stream_world(clock, allowed_lateness=lateness, batch_size=batch_size) as world:
         done: list[Logs] = []
@@ -134,16 +134,18 @@ def test_evictions_keep_what_comes_later_exact(
             done.append(part)
             world.stream(part)
             world.flow.evict()
-            left = {name: set(seqs) for name, seqs in world.left().items()}
+            deferred = {name: set(seqs) for name, seqs in world.deferred().items()}
             wrong = unequal(world, joined(done), since=edges(world))
-            assert not {k: v for k, v in wrong.items() if k[1:] not in excused(done, left, k[0])}
+            assert not {
+                k: v for k, v in wrong.items() if k[1:] not in excused(done, deferred, k[0])
+            }
 
 
-def excused(done: list[Logs], left: dict[str, set[int]], view: str) -> set[tuple[object, ...]]:
-    """The keys of a view that changes left to the batch flow touch."""
+def excused(done: list[Logs], deferred: dict[str, set[int]], view: str) -> set[tuple[object, ...]]:
+    """The keys of a view that changes deferred to the batch flow touch."""
     found: set[tuple[object, ...]] = set()
     for source in VIEWS_BY_NAME[view].sources:
-        seqs = left[BY_NAME[source.log].database]
+        seqs = deferred[BY_NAME[source.log].database]
         for row in joined(done).get(source.log, []):
             if row["seq"] in seqs:
                 found.add(tuple(row[key] for key in source.keys))

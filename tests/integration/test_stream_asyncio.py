@@ -169,7 +169,7 @@ def test_a_missing_database_is_picked_up_when_it_appears(world: StreamWorld) -> 
 
 
 def test_a_child_does_not_wait_for_a_database_that_is_missing(world: StreamWorld) -> None:
-    """A reference that cannot be looked up is left to the batch flow, and the stream goes on."""
+    """A reference that cannot be looked up is deferred, and the stream goes on."""
     path = world.config.db_path / "inventory.db"
     path.rename(path.with_name("aside.db"))
 
@@ -210,7 +210,7 @@ def test_a_locked_database_is_read_when_it_is_free(world: StreamWorld) -> None:
 
 
 def test_a_child_waits_for_its_parent_in_another_database(world: StreamWorld) -> None:
-    """Both are committed while it streams; nothing is left to the batch flow."""
+    """Both are committed while it streams; nothing is deferred to the batch flow."""
 
     async def run() -> None:
         async with streaming(world) as streamer:
@@ -220,7 +220,7 @@ def test_a_child_waits_for_its_parent_in_another_database(world: StreamWorld) ->
                     "clickstream", click(number, T + number * SECOND, product_id=f"n{number}")
                 )
             await until(lambda: stream_of(streamer, "users")["changes"] == 19)
-            assert stream_of(streamer, "users")["left_to_batch"] == 0
+            assert stream_of(streamer, "users")["deferred"] == 0
 
     asyncio.run(run())
     assert world.online("session_events")[("s1",)]["event_count"] == 19

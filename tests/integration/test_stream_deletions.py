@@ -36,7 +36,7 @@ def test_a_position_that_has_left_the_window_is_null_at_once(world: StreamWorld)
     world.commit("inventory", gone(stock(T), T + 6 * DAY))
     world.stream()
     assert is_null(world, "inventory_levels", "w1", "p1")
-    assert world.left()["inventory"] == []
+    assert world.deferred()["inventory"] == []
 
 
 def test_a_deletion_of_what_never_was_is_left_to_the_batch_flow(world: StreamWorld) -> None:
@@ -46,12 +46,12 @@ def test_a_deletion_of_what_never_was_is_left_to_the_batch_flow(world: StreamWor
     world.stream()
     assert world.online("inventory_levels") == {}
     assert (7,) not in world.online("user_intent")
-    assert world.left()["inventory"] == deleted
-    assert world.left()["users"] == deleted_user
+    assert world.deferred()["inventory"] == deleted
+    assert world.deferred()["users"] == deleted_user
     refused = world.cycle(update=True)
     assert (refused["inventory"], refused["users"]) == (1, 1)
     world.flow.sync_with_batch()
-    assert not any(world.left().values())
+    assert not any(world.deferred().values())
     assert world.online("inventory_levels") == {}
 
 
@@ -64,7 +64,7 @@ def test_a_deletion_older_than_the_window_is_left_to_the_batch_flow(world: Strea
     late = world.commit("users", gone(user(1), T + DAY))
     world.stream()
     assert not is_null(world, "user_orders", 1)
-    assert world.left()["users"] == late
+    assert world.deferred()["users"] == late
     world.cycle(update=True)
     assert is_null(world, "user_orders", 1)
 
@@ -79,7 +79,7 @@ def test_a_deletion_turns_no_clock_on(world: StreamWorld) -> None:
     world.commit("routes", put(route("r1", T + HOUR)))
     world.stream()
     assert (1,) in world.online("user_orders")
-    assert not any(world.left().values())
+    assert not any(world.deferred().values())
 
 
 def test_thousands_of_deletions_at_once(world: StreamWorld) -> None:

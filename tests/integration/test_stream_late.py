@@ -37,21 +37,21 @@ def test_an_event_older_than_the_window_is_left_to_the_batch_flow(world: StreamW
     world.stream()
     assert (2,) not in world.online("user_orders")
     assert world.counters("orders")["late"] == 1
-    assert world.left()["orders"] == [late]
+    assert world.deferred()["orders"] == [late]
 
 
 def test_what_was_late_is_not_named_for_ever(world: StreamWorld) -> None:
-    """Once the batch flow has read it, it is no longer left."""
+    """Once the batch flow has read it, it is no longer deferred."""
     world.commit("users", user(2))
     world.commit("orders", order(1, T))
     world.stream()
     world.flow.evict()
     world.commit("orders", order(3, T - 2 * DAY, user_id=2))
     world.stream()
-    assert world.left()["orders"]
+    assert world.deferred()["orders"]
     world.cycle(update=True)
     world.flow.sync_with_batch()
-    assert world.left()["orders"] == []
+    assert world.deferred()["orders"] == []
 
 
 def test_an_event_older_than_all_windows_is_not_even_kept(world: StreamWorld) -> None:
@@ -61,8 +61,8 @@ def test_an_event_older_than_all_windows_is_not_even_kept(world: StreamWorld) ->
     world.flow.evict()
     (late,) = world.commit("orders", order(2, T - 40 * DAY))
     world.stream()
-    assert world.counters("orders")["left_to_batch"] == 1
-    assert world.left()["orders"] == [late]
+    assert world.counters("orders")["deferred"] == 1
+    assert world.deferred()["orders"] == [late]
     world.commit("orders", order(3, T + HOUR))
     world.stream()
     assert world.online("user_orders")[(1,)]["orders_30d"] == 2
@@ -106,8 +106,8 @@ def test_a_session_that_resumes_after_its_clicks_were_forgotten(world: StreamWor
     (resumed,) = world.commit("clickstream", click(4, T + 3 * DAY))
     world.stream()
     assert count(world) == 2
-    assert world.left()["users"] == [resumed]
-    assert world.counters("users")["left_to_batch"] == 1
+    assert world.deferred()["users"] == [resumed]
+    assert world.counters("users")["deferred"] == 1
     world.cycle()
     world.restart(save=True)
     world.commit("clickstream", click(5, T + 3 * DAY + SECOND))
@@ -142,12 +142,12 @@ def test_a_reused_session_is_not_computed_from_half_of_its_history(world: Stream
 
 
 def test_old_and_new_events_of_one_micro_batch(world: StreamWorld) -> None:
-    """What is too old beside the other changes is written, or named as left to the batch flow."""
+    """What is too old beside the other changes is written, or named as deferred."""
     world.commit("users", user(2))
     old = world.commit("orders", order(1, T, user_id=2))
     world.commit("orders", order(2, T + 5 * DAY))
     world.stream()
-    assert (2,) in world.online("user_orders") or world.left()["orders"] == old
+    assert (2,) in world.online("user_orders") or world.deferred()["orders"] == old
 
 
 def test_an_event_too_old_for_one_of_its_views(world: StreamWorld) -> None:
@@ -160,14 +160,14 @@ def test_an_event_too_old_for_one_of_its_views(world: StreamWorld) -> None:
     (late,) = world.commit("orders", order(1, T - SECOND))
     world.stream()
     row = world.online("inventory_levels")[("w1", "p1")]
-    assert row["demand_24h"] == 1 or world.left()["orders"] == [late]
+    assert row["demand_24h"] == 1 or world.deferred()["orders"] == [late]
 
 
 def test_a_warehouse_that_moves(world: StreamWorld) -> None:
-    """The newest rows of its stock are written anew, or the change is named as left."""
+    """The newest rows of its stock are written anew, or the change is named as deferred."""
     world.commit("inventory", stock(T))
     world.stream()
     (moved,) = world.commit("warehouses", {**house("w1", "south"), "op": "U"})
     world.stream()
     row = world.online("inventory_levels")[("w1", "p1")]
-    assert row["warehouse_region"] == "south" or world.left()["inventory"] == [moved]
+    assert row["warehouse_region"] == "south" or world.deferred()["inventory"] == [moved]

@@ -84,7 +84,7 @@ def test_what_is_too_late_for_the_stream_is_right_after_the_next_cycle(world: St
     world.stream()
     assert (2,) not in world.online("user_orders")
     assert world.online("session_events")[("s2",)]["event_count"] == 1
-    assert sum(len(seqs) for seqs in world.left().values()) >= 2
+    assert sum(len(seqs) for seqs in world.deferred().values()) >= 2
     world.cycle(update=True)
     assert world.online("user_orders")[(2,)]["orders_7d"] == 1
     assert world.online("session_events")[("s2",)]["event_count"] == 2
@@ -117,7 +117,7 @@ def test_a_stream_that_lags_behind_the_batch_flow(clock: Clock, batch: BatchProc
 def test_a_correction_after_a_step_back_wins_by_the_batch_flow_too(
     world: StreamWorld, clock: Clock
 ) -> None:
-    """The stream left it; the batch flow's row is newer than the stream's, whatever the clock."""
+    """The stream deferred it; the batch flow's row is newer than its own, whatever the clock."""
     now = utc_now() - HOUR
     at = {"committed_at": now}
     world.commit("orders", order(1, now, **at))

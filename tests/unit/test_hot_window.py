@@ -93,7 +93,7 @@ def absorbed(config: DataConfig, window: HotWindow) -> None:
     """Take the change logs in, those first that others refer to."""
     for name in ("inventory", "users", "orders", "supply_chain"):
         stream = Stream(name, config, window, 0, 0)
-        while stream.take(final=True).changes:
+        while stream.next_batch(final=True).changes:
             pass
         stream.close()
 

@@ -60,7 +60,7 @@ DATABASE = {
     "stream_lag": 5678,
     "unknown_rows": {},
 }
-STREAM = {"changes": 12_345, "refused": 3, "left_to_batch": 22, "late": 1, "errors": 7}
+STREAM = {"changes": 12_345, "rejected": 3, "deferred": 22, "late": 1, "errors": 7}
 STATUS: dict[str, Any] = {
     "data_dir": "/srv/somebody/a_shop/data",
     "databases": {
@@ -74,7 +74,7 @@ STATUS: dict[str, Any] = {
         "started_at": "2026-11-27 23:28:17.000001",
         "saved_at": "2026-11-27 23:28:18.000001",
         "streams": {"users": STREAM, "supply_chain": STREAM | {"last_error": ERROR}},
-        "left": {"users": 2},
+        "deferred": {"users": 2},
         "rows_written": {"user_intent": 48_885, "session_events": 294_673},
         "online_store": {"mode": "redis", "outages": 0},
         "cache": {"mode": "redis", "outages": 0, "hit_rate": 0.5, "size": 1234},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -9,12 +10,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.change_log.offsets import Offset
 from pipelines.errors import NewerFormatError, PipelineStateError
-from pipelines.lake.state import PipelineState
+from pipelines.lake.state import STREAM_STATUS, PipelineState
 from pipelines.lake.state_migrations import FORMAT, STEPS
 
 KILLED = """
@@ -103,6 +105,49 @@ def test_every_older_format_is_upgraded(tmp_path: Path) -> None:
         set_version(path, number)
         PipelineState(path)
         assert schema(path) == schema(tmp_path / "new.db")
+
+
+REPORTS = [
+    (
+        {
+            "pid": 1,
+            "left": {"users": [[5, 6]]},
+            "streams": {"users": {"refused": 3, "left_to_batch": 2}, "orders": {"refused": 0}},
+        },
+        {
+            "pid": 1,
+            "deferred": {"users": [[5, 6]]},
+            "streams": {
+                "users": {"rejected": 3, "deferred": 2},
+                "orders": {"rejected": 0, "deferred": None},
+            },
+        },
+    ),
+    ({"pid": 1}, {"pid": 1}),
+    ({"pid": 1, "left": 3, "streams": []}, {"pid": 1, "left": 3, "streams": []}),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), REPORTS, ids=["whole", "short", "odd"])
+def test_the_streamers_last_report_gets_the_new_words(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    """What it had deferred is known to an audit before a streamer runs again."""
+    path = unnumbered(tmp_path / "state.db")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO notes VALUES ('stream', ?)", (json.dumps(before),))
+        connection.execute("INSERT INTO notes VALUES ('other', '{\"left\": {}}')")
+    state = PipelineState(path)
+    assert state.document(STREAM_STATUS) == after
+    assert state.document("other") == {"left": {}}
+
+
+def test_a_report_that_is_no_document_does_not_hinder_the_upgrade(tmp_path: Path) -> None:
+    """It stays as it is, and whoever reads it says so."""
+    path = unnumbered(tmp_path / "state.db")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO notes VALUES ('stream', '{')")
+    assert PipelineState(path).metadata(STREAM_STATUS) == "{"
 
 
 def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:

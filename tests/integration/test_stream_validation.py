@@ -24,7 +24,7 @@ def count(world: StreamWorld, session: str = "s1") -> Any:
     return world.online("session_events").get((session,), {}).get("event_count")
 
 
-REJECTIONS = ("refused", "left_to_batch")
+REJECTIONS = ("rejected", "deferred")
 
 
 def orders(world: StreamWorld, user_id: int = 1) -> Any:
@@ -51,7 +51,7 @@ def test_a_refused_row_does_not_stop_the_stream(
     with caplog.at_level(logging.WARNING):
         world.stream()
     assert count(world) == 1
-    assert world.counters("users")["refused"] == 1
+    assert world.counters("users")["rejected"] == 1
     assert [line for line in caplog.messages if reason in line]
     for _ in range(2):
         world.cycle()
@@ -94,11 +94,11 @@ def test_a_broken_entry_of_the_change_log_does_not_stop_the_stream(
         connection.execute(statement, (bad,))
     world.commit("clickstream", click(2))
     world.stream()
-    refused = world.cycle().get("clickstream", 0)
+    rejected = world.cycle().get("clickstream", 0)
     assert world.counters("users")["offset"] == bad + 1
-    assert world.counters("users")["refused"] == refused
-    wanted = {"refused": 1, "unheard_of": 1, "accepted": 2}
-    kind = "refused" if refused else "unheard_of" if "table_name" in statement else "accepted"
+    assert world.counters("users")["rejected"] == rejected
+    wanted = {"rejected": 1, "unheard_of": 1, "accepted": 2}
+    kind = "rejected" if rejected else "unheard_of" if "table_name" in statement else "accepted"
     assert count(world) == wanted[kind]
 
 
@@ -109,13 +109,13 @@ def test_a_reference_to_nothing_is_left_to_the_batch_flow(
     (orphan,) = world.commit("clickstream", click(1, product_id="unheard_of"))
     with caplog.at_level(logging.WARNING):
         world.stream()
-    assert world.counters("users")["left_to_batch"] == 1
-    assert world.left()["users"] == [orphan]
+    assert world.counters("users")["deferred"] == 1
+    assert world.deferred()["users"] == [orphan]
     assert [r for r in caplog.messages if "product_id = unheard_of is not known in products" in r]
     world.cycle(update=True)
     world.flow.sync_with_batch()
     assert quarantined(world, "clickstream") == [orphan]
-    assert world.left()["users"] == []
+    assert world.deferred()["users"] == []
     assert count(world) is None
 
 
@@ -124,7 +124,7 @@ def test_any_number_of_changes_may_be_left_to_the_batch_flow(world: StreamWorld)
     count = 10_500
     orders = world.commit("orders", *(order(n, user_id=2) for n in range(1, count + 1)))
     world.stream()
-    assert world.left()["orders"] == orders
+    assert world.deferred()["orders"] == orders
     world.commit("users", user(2))
     world.stream()
     world.cycle(update=True)
@@ -132,7 +132,7 @@ def test_any_number_of_changes_may_be_left_to_the_batch_flow(world: StreamWorld)
     world.commit("orders", order(count + 1, T + SECOND, user_id=2))
     world.stream()
     assert world.online("user_orders")[(2,)]["orders_30d"] == count + 1
-    assert world.left()["orders"] == []
+    assert world.deferred()["orders"] == []
 
 
 def test_a_parent_in_another_database_is_waited_for(world: StreamWorld) -> None:
@@ -145,7 +145,7 @@ def test_a_parent_in_another_database_is_waited_for(world: StreamWorld) -> None:
     world.run("inventory")
     assert not world.flow.step("users", final=True).waits_for
     assert count(world) == 1
-    assert world.counters("users")["left_to_batch"] == 0
+    assert world.counters("users")["deferred"] == 0
 
 
 def test_a_parent_in_the_same_micro_batch_is_known(world: StreamWorld) -> None:
@@ -171,7 +171,7 @@ def test_what_the_batch_flow_accepts_comes_back(world: StreamWorld) -> None:
     assert count(world) == 2
     world.cycle(update=True)
     world.flow.sync_with_batch()
-    assert world.left()["users"] == []
+    assert world.deferred()["users"] == []
     world.commit("clickstream", click(3, T + 2 * SECOND))
     world.stream()
     assert count(world) == 3
@@ -274,7 +274,7 @@ def test_a_deleted_and_inserted_stock_goes_on(world: StreamWorld) -> None:
     world.commit("inventory", stock(T + HOUR, current_stock=7))
     world.stream()
     assert world.online("inventory_levels")[("w1", "p1")]["stock_level"] == 7
-    assert world.counters("inventory")["refused"] == 0
+    assert world.counters("inventory")["rejected"] == 0
 
 
 @pytest.mark.parametrize("text", ["{:%FT%T}Z", "{:%F %T.%f}+00:00", "{:%FT%T}.0000001-0000"])
@@ -283,12 +283,12 @@ def test_a_time_stamp_may_carry_an_offset(world: StreamWorld, text: str) -> None
     world.commit("clickstream", click(1, event_timestamp=text.format(T)), click(2, T + SECOND))
     world.stream()
     assert count(world) == 2
-    assert world.counters("users")["refused"] == 0
+    assert world.counters("users")["rejected"] == 0
     assert not world.cycle()
 
 
 def test_a_deletion_dates_nothing(world: StreamWorld) -> None:
-    """A row with a mistaken time is refused; that it is deleted does not turn the clock on."""
+    """A row with a mistaken time is rejected; that it is deleted does not turn the clock on."""
     mistaken = route("r1", T + 3650 * DAY)
     world.commit("routes", mistaken, {**mistaken, "op": "D"})
     world.stream()
