@@ -39,7 +39,7 @@ from feast.repo_config import RepoConfig
 from pipelines.errors import UsageError, first_line
 from pipelines.feast_plugins.entities import EVENT_TIMESTAMP, check_columns, entity_frame
 from pipelines.feast_plugins.entity_times import event_times
-from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewRead
+from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewHistory
 from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
 from pipelines.feast_plugins.published_files import published_files
@@ -282,7 +282,7 @@ def _read_views(
     frame: EntityFrame,
     full_feature_names: bool,
     connection: duckdb.DuckDBPyConnection,
-) -> list[ViewRead]:
+) -> list[ViewHistory]:
     reads = [
         _read_view(config, view, feature_refs, frame, full_feature_names, connection)
         for view in feature_views
@@ -303,7 +303,7 @@ def _read_view(
     frame: EntityFrame,
     full_feature_names: bool,
     connection: duckdb.DuckDBPyConnection,
-) -> ViewRead:
+) -> ViewHistory:
     source = view.batch_source
     assert isinstance(source, FileSource)  # is_parquet
     rows = placed_rows(connection, source, Path(config.repo_path or "."))
@@ -344,7 +344,7 @@ def _read_view(
     prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
     asked = [ref.split(":")[1] for ref in feature_refs if ref.startswith(f"{shown}:")]
     created = source.created_timestamp_column
-    return ViewRead(
+    return ViewHistory(
         rows=rows,
         types=types,
         keys=keys,

@@ -21,7 +21,6 @@ from pipelines.serving.config import ServingConfig
 from pipelines.serving.decisions import Fallback
 from pipelines.serving.forecasts import (
     DelayForecast,
-    Floats,
     IntentForecast,
     OptionScores,
     forecast_delays,
@@ -30,7 +29,7 @@ from pipelines.serving.forecasts import (
     score_options,
 )
 from pipelines.serving.greedy import numbers, past_delays
-from pipelines.serving.loading import ModelSource
+from pipelines.serving.loading import Absent, ModelSource, Served
 from pipelines.serving.online import SERVICES, OnlineFeatures
 from pipelines.serving.outlook import Snapshot
 from pipelines.serving.reading import NEEDED, OrderFeatures, read_features
@@ -114,59 +113,58 @@ def evaluate(
     sessions = intent_columns(features.sessions.columns)
     intent = forecast_intent(models.get("intent_transformer"), sessions)
     stopwatch(SERVICES["supply_gnn"])
-    age = snapshot.age(decided_at.timestamp()) if snapshot else 0.0
-    unusable = _why_unusable(snapshot, features, age, config.stale_after)
+    unusable = _why_unusable(snapshot, features, decided_at, config.stale_after)
     network = None
     if snapshot is not None and unusable is None:
-        network = _forecast_network(batch, features, snapshot, models)
+        network = _forecast_network(batch, features, snapshot, models.get("supply_gnn"))
     stopwatch(SERVICES["ppo_agent"])
     columns = _candidate_columns(batch, features, intent, network, decided_at)
     unfit, lacking = _lacking_features(batch, features, config.stale_after)
     scores = score_options(models.get("ppo_agent"), columns, config.weights, unfit[batch.order_of])
-    of_all = [
-        *_fallback("intent_transformer", intent.why),
-        *_fallback("supply_gnn", network.delays.why if network else unusable),
-        *_fallback("ppo_agent", None if unfit.all() else scores.why),
-        *_fallback("Redis", _why_not_redis(features)),
-    ]
+    reasons = {
+        "intent_transformer": intent.why,
+        "supply_gnn": network.delays.why if network else unusable,
+        "ppo_agent": None if unfit.all() else scores.why,
+        "Redis": _why_not_redis(features),
+    }
+    of_all = [Fallback(what, why) for what, why in reasons.items() if why is not None]
     return Evaluation(
-        batch,
-        config,
-        decided_at,
-        features,
-        sessions,
-        intent,
-        snapshot,
-        network,
-        columns,
-        scores,
-        [[*of_all, *of_one] for of_one in lacking],
+        batch=batch,
+        config=config,
+        decided_at=decided_at,
+        features=features,
+        intent_columns=sessions,
+        intent=intent,
+        snapshot=snapshot,
+        network=network,
+        columns=columns,
+        scores=scores,
+        fallbacks=[of_all + of_one for of_one in lacking],
     )
 
 
 def _why_unusable(
-    snapshot: Snapshot | None, features: OrderFeatures, age: float, stale_after: float
+    snapshot: Snapshot | None, features: OrderFeatures, now: datetime, stale_after: float
 ) -> str | None:
     if snapshot is None:
         return "the network has not been read yet"
-    if age > stale_after:
+    if (age := snapshot.age(now.timestamp())) > stale_after:
         return f"what is known of the network is {age:.0f} s old"
-    if any(name not in snapshot.network.position for name in features.routes.columns["route_id"]):
+    if not snapshot.network.position.keys() >= set(features.routes.columns["route_id"]):
         return "the network has changed and is being read again"
     return None
 
 
 def _forecast_network(
-    batch: OrderBatch, features: OrderFeatures, snapshot: Snapshot, models: ModelSource
+    batch: OrderBatch, features: OrderFeatures, snapshot: Snapshot, model: Served | Absent
 ) -> NetworkForecast:
     """Forecast all routes: each depends on its neighbours in the network."""
     read = features.routes
     fresh = read.columns["route_id"] if read.read_mode != "unavailable" else []
     columns = snapshot.overlaid(fresh, read.columns)
-    delays = forecast_delays(models.get("supply_gnn"), columns)
     position = snapshot.network.position
     route_of = [position[candidate.route.route_id] for candidate in batch.candidates]
-    return NetworkForecast(snapshot, fresh, columns, delays, route_of)
+    return NetworkForecast(snapshot, fresh, columns, forecast_delays(model, columns), route_of)
 
 
 def _candidate_columns(
@@ -198,16 +196,13 @@ def _candidate_columns(
     per_tonne = np.array([candidate.route.carbon_cost for candidate in candidates])
     carbon, static = columns["order_carbon_kg"], per_tonne * columns["weight_kg"] / 1000
     columns["order_carbon_kg"] = np.where(np.isnan(carbon), static, carbon)
-    hours, late = _delays_of(columns, network)
+    if network is None:
+        hours, late = past_delays(columns)
+    else:
+        hours, late = network.delays.hours[network.route_of], network.delays.late[network.route_of]
     columns["expected_delay_hours"], columns["late_probability"] = hours, late
     columns["feasible"] = numbers(columns["stock_level"]) >= columns["quantity"]
     return columns
-
-
-def _delays_of(columns: Columns, network: NetworkForecast | None) -> tuple[Floats, Floats]:
-    if network is None:
-        return past_delays(columns)
-    return network.delays.hours[network.route_of], network.delays.late[network.route_of]
 
 
 def _lacking_features(
@@ -238,7 +233,3 @@ def _why_not_redis(features: OrderFeatures) -> str | None:
     if features.problem is None and features.lanes.read_mode != "redis":
         return f"it is away: features are those seen {features.lanes.mode_age:.0f} s ago"
     return features.problem
-
-
-def _fallback(what: str, why: str | None) -> list[Fallback]:
-    return [] if why is None else [Fallback(what, why)]

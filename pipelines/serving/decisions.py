@@ -45,7 +45,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Intent:
-    """What the customer is thought to want; probability and class are None without a model."""
+    """The customer's intent as forecast; probability and class are None without a model."""
 
     purchase_probability: float | None
     urgency_class: str | None

@@ -86,7 +86,7 @@ def forecast_intent(model: Served | Absent, columns: Columns) -> IntentForecast:
     names = ("purchase_probability", "urgency_class", "urgency")
     outputs, why = _ask(model, columns, names)
     guessed = past_urgency(columns["urgency_score"])
-    if outputs is None:
+    if outputs is None or isinstance(model, Absent):
         nothing: list[Any] = [None] * len(guessed)
         return IntentForecast(nothing, nothing, guessed, used_rule(model.model), why)
     urgency, probability = outputs["urgency"], outputs["purchase_probability"]
@@ -107,7 +107,7 @@ def forecast_delays(model: Served | Absent, columns: Columns) -> DelayForecast:
     names = ("expected_delay_hours", "late_probability")
     outputs, why = _ask(model, columns, names)
     hours, late = past_delays(columns)
-    if outputs is None:
+    if outputs is None or isinstance(model, Absent):
         return DelayForecast(hours, late, used_rule(model.model), why)
     good = np.isfinite(outputs[names[0]]) & np.isfinite(outputs[names[1]])
     if not good.all():
@@ -136,7 +136,7 @@ def score_options(
     if unfit.all():
         return OptionScores(scores, no_model, used_rule(model.model), None)
     outputs, why = _ask(model, columns, ("score",))
-    if outputs is None:
+    if outputs is None or isinstance(model, Absent):
         return OptionScores(scores, no_model, used_rule(model.model), why)
     order = columns["order"].astype(np.int64)
     bad = unfit | ~np.isfinite(outputs["score"])
@@ -147,10 +147,8 @@ def score_options(
     return OptionScores(np.where(by_model, outputs["score"], scores), by_model, used_of(model), why)
 
 
-def used_of(model: Served | Absent) -> ModelUsed:
+def used_of(model: Served) -> ModelUsed:
     """How a decision names the model."""
-    if isinstance(model, Absent):
-        return used_rule(model.model)
     return ModelUsed(model.model, model.version, model.alias, model.kind)
 
 

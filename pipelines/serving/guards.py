@@ -1,4 +1,4 @@
-"""What stands before the application: whose name is asked for, and how much may be sent."""
+"""Middleware before the application: which Host names are answered, how large a body may be."""
 
 from __future__ import annotations
 

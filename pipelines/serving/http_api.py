@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Annotated, Any, Final, TypeVar
 
+import pyarrow as pa
 from fastapi import FastAPI, Path, Request, Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
@@ -36,7 +37,6 @@ from pipelines.serving.problems import RETRY_AFTER, Problem, documented, handle_
 MOST_BYTES: Final = 1_000_000
 MOST_WAITING: Final = 256
 """The most requests that wait; more are answered with 503."""
-_WHOLE_NUMBERS: Final = frozenset({"user_id"})
 
 Result = TypeVar("Result")
 _ORDER: Final = {"$ref": "#/components/schemas/Order"}
@@ -124,11 +124,11 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
         summary="Decide on an order, or on up to 1000",
         response_model=None,
         responses={
-            200: {
-                "description": "A decision, or a list of them in the orders' order",
-                "model": Decision | list[Decision],
-                "content": {"application/json": {"example": examples.DECISION}},
-            },
+            200: _shown(
+                examples.DECISION,
+                description="A decision, or a list of them in the orders' order",
+                model=Decision | list[Decision],
+            ),
             **documented(404, 413, 415),
         },
         openapi_extra={"requestBody": _REQUEST_BODY},
@@ -150,11 +150,7 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
         summary="A decision from the log",
         response_model=None,
         responses={
-            200: {
-                "description": "As it was answered",
-                "model": Decision,
-                "content": {"application/json": {"example": examples.DECISION}},
-            },
+            200: _shown(examples.DECISION, description="As it was answered", model=Decision),
             **documented(404),
         },
     )
@@ -167,10 +163,7 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
     @app.get(
         "/features/{view}/{key}",
         summary="The online features of one key",
-        responses={
-            200: {"content": {"application/json": {"example": examples.FEATURES}}},
-            **documented(404),
-        },
+        responses={200: _shown(examples.FEATURES), **documented(404)},
     )
     async def features(
         view: Annotated[str, Path(max_length=200, examples=["user_intent"])],
@@ -200,7 +193,7 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
     @app.get(
         "/models",
         summary="What is in service of each model",
-        responses={200: {"content": {"application/json": {"example": examples.MODELS}}}},
+        responses={200: _shown(examples.MODELS)},
     )
     async def models() -> list[ModelState]:
         return [_state(orchestrator, name) for name in MODELS]
@@ -208,7 +201,7 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
     @app.get(
         "/healthz",
         summary="Whether the process lives",
-        responses={200: {"content": {"application/json": {"example": {"status": "alive"}}}}},
+        responses={200: _shown({"status": "alive"})},
     )
     async def healthz() -> Health:
         return Health()
@@ -217,12 +210,8 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
         "/readyz",
         summary="Whether decisions can be made",
         responses={
-            200: {"content": {"application/json": {"example": examples.READY}}},
-            503: {
-                "model": Ready,
-                "description": "Not yet, or not any more",
-                "content": {"application/json": {"example": examples.NOT_READY}},
-            },
+            200: _shown(examples.READY),
+            503: _shown(examples.NOT_READY, description="Not yet, or not any more", model=Ready),
         },
     )
     async def readyz() -> Response:
@@ -231,6 +220,11 @@ def create_app(orchestrator: ModelOrchestrator, allowed_hosts: Collection[str] =
 
     _with_schemas(app)
     return app
+
+
+def _shown(example: Any, **described: Any) -> dict[str, Any]:
+    """What OpenAPI says of an answer, with an example."""
+    return {"content": {"application/json": {"example": example}}, **described}
 
 
 class _Busy(SynchroChainError):
@@ -267,12 +261,12 @@ def _completed(orchestrator: ModelOrchestrator, orders: list[Order]) -> list[Com
 
 
 def _keys(view: str, key: str) -> dict[str, Any]:
-    names = view_named(view).keys
+    names, schema = view_named(view).keys, view_named(view).schema
     parts = key.split(",")
     if len(parts) != len(names) or not all(parts):
         raise UnknownNameError(f"a key of {view} is {','.join(names)}, not {key!r}")
     keys: dict[str, Any] = dict(zip(names, parts, strict=True))
-    for name in _WHOLE_NUMBERS & keys.keys():
+    for name in (n for n in names if pa.types.is_integer(schema.field(n).type)):
         try:
             keys[name] = whole_number(keys[name])
         except ValueError:

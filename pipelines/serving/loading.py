@@ -64,9 +64,6 @@ class Registry(Protocol):
     def get(self, model: str, version: int) -> Any:
         """A version by its number."""
 
-    def versions(self, model: str) -> list[Any]:
-        """All versions, newest first."""
-
     def load(self, version: Any) -> Any:
         """The predictor."""
 

@@ -52,9 +52,6 @@ class OnlineRows:
     mode_age: float = 0.0
     read_at: float = field(default_factory=unix_now)
 
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), ()))
-
     def states(
         self, view: str, max_age: float | None, rows: Sequence[int] | None = None
     ) -> list[State]:

@@ -42,6 +42,7 @@ BATCH_ORDERS: Final = 50
 """Orders that are decided in one go; others wait for so long."""
 CHECK_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 3.0
+_NOT_THERE: Final = (RedisUnavailableError, RedisRefusedError, NotReadyError, LiveDatabaseError)
 
 
 @dataclass(frozen=True)
@@ -286,12 +287,7 @@ class ModelOrchestrator:
     def _renew(self) -> None:
         try:
             self.outlook.renew()
-        except (
-            RedisUnavailableError,
-            RedisRefusedError,
-            NotReadyError,
-            LiveDatabaseError,
-        ) as error:
+        except _NOT_THERE as error:
             self._problems["outlook"] = str(error)
         else:
             self._problems.pop("outlook", None)

@@ -42,10 +42,7 @@ class OrderFeatures:
 
 
 def read_features(
-    batch: OrderBatch,
-    online: OnlineFeatures,
-    reference: Reference,
-    max_age: Mapping[str, float],
+    batch: OrderBatch, online: OnlineFeatures, reference: Reference, max_age: Mapping[str, float]
 ) -> OrderFeatures:
     """Read the features of a batch; what the online store cannot give is missing in the result.
 

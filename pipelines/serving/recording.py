@@ -48,18 +48,14 @@ class DecisionRecorder:
         return logged
 
     def _write(self, evaluation: Evaluation, decisions: Sequence[Decision]) -> None:
-        network, number = evaluation.network, None
-        fresh: list[str] = []
+        network, number, fresh = evaluation.network, None, list[str]()
         if network is not None and len(decisions) > FEW:
             number = self._log.add_network(network.columns)
         elif network is not None:
             number, fresh = self._number_of(network), network.fresh
-        self._log.add(
-            [
-                Record(one.id, number, _content(evaluation, n, one, fresh))
-                for n, one in enumerate(decisions)
-            ]
-        )
+        contents = [_content(evaluation, n, one, fresh) for n, one in enumerate(decisions)]
+        records = zip(decisions, contents, strict=True)
+        self._log.add([Record(one.id, number, content) for one, content in records])
 
     def _number_of(self, network: NetworkForecast) -> int:
         snapshot = network.snapshot

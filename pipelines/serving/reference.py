@@ -1,4 +1,4 @@
-"""What stands still: routes, warehouses, products, and where users live.
+"""Reference data: routes, warehouses, products, and the regions of users.
 
 Read from the live databases. The network is held whole; users, products and who carries them are
 looked up by primary key when an order first names them, and remembered until the change log says

@@ -23,12 +23,7 @@ PATIENCE: Final = 5
 
 
 def serve_until_interrupted(
-    data: DataConfig,
-    batch: BatchConfig,
-    host: str,
-    port: int,
-    *,
-    insecure: bool = False,
+    data: DataConfig, batch: BatchConfig, host: str, port: int, *, insecure: bool = False
 ) -> None:
     """Serve until a signal asks to end.
 
@@ -43,50 +38,41 @@ def serve_until_interrupted(
         TriggersError: a live database has lost triggers: decisions would be made on what was.
     """
     with loading(0):
-        _serve(data, batch, host, port, insecure=insecure)
+        try:
+            import uvicorn
 
+            from pipelines.serving.http_api import create_app
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"{error.name} is not installed: pip install 'synchrochain[models]'"
+            ) from None
+        from pipelines.serving.orchestrator import ModelOrchestrator
 
-def _serve(
-    data: DataConfig,
-    batch: BatchConfig,
-    host: str,
-    port: int,
-    *,
-    insecure: bool,
-) -> None:
-    try:
-        import uvicorn
+        class Server(uvicorn.Server):
+            """Ends as every process of ours does."""
 
-        from pipelines.serving.http_api import create_app
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{error.name} is not installed: pip install 'synchrochain[models]'"
-        ) from None
-    from pipelines.serving.orchestrator import ModelOrchestrator
+            @contextlib.contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                def stop() -> None:
+                    self.should_exit = True
 
-    class Server(uvicorn.Server):
-        """Ends as every process of ours does."""
+                with on_stop(stop):
+                    yield
 
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            def stop() -> None:
-                self.should_exit = True
-
-            with on_stop(stop):
-                yield
-
-    orchestrator = ModelOrchestrator.open(data, batch)
-    listening = listen(host, port, insecure=insecure)
-    with listening:
-        orchestrator.refuse_lost_triggers()
-        address = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
-        sys.stderr.write(f"decisions at {address}/decisions, described at {address}/docs; ")
-        sys.stderr.write("Ctrl-C ends it\n")
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        app = create_app(orchestrator, [*data.names_allowed, host.lower()])
-        Server(configuration(app)).run(sockets=[listening])
-    if not orchestrator.has_ended:  # the end of the interpreter would wait for it, or break it
-        leave(0)
+        orchestrator = ModelOrchestrator.open(data, batch)
+        listening = listen(host, port, insecure=insecure)
+        with listening:
+            orchestrator.refuse_lost_triggers()
+            address = (
+                f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
+            )
+            sys.stderr.write(f"decisions at {address}/decisions, described at {address}/docs; ")
+            sys.stderr.write("Ctrl-C ends it\n")
+            logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+            app = create_app(orchestrator, [*data.names_allowed, host.lower()])
+            Server(configuration(app)).run(sockets=[listening])
+        if not orchestrator.has_ended:  # the end of the interpreter would wait for it, or break it
+            leave(0)
 
 
 def configuration(app: Any) -> Any:

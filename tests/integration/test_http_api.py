@@ -139,6 +139,17 @@ def test_several_orders_are_decided_in_their_order(server: Server) -> None:
     assert [d["order"]["order_id"] for d in answer.body] == [f"o{n}" for n in range(120)]
 
 
+def test_each_of_several_orders_is_completed_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To see whether all can be decided is to look up what deciding needs."""
+    reference, asked = server.orchestrator.reference, []
+    product = reference.product
+    monkeypatch.setattr(reference, "product", lambda name: (asked.append(name), product(name))[1])
+    answer = server.ask("/decisions", [ORDER] * 120)
+    assert (answer.status, len(answer.body), len(asked)) == (200, 120, 120)
+
+
 def test_a_decision_is_found_again_in_the_log(server: Server) -> None:
     """As it was answered."""
     decision = server.ask("/decisions", ORDER).body

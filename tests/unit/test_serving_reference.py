@@ -10,8 +10,18 @@ from serving_shop import THEN, execute, insert, open_shop, route_row
 
 from pipelines.errors import LiveDatabaseError
 from pipelines.live_databases import LiveDatabases, inventory, products, routes, users, warehouses
-from pipelines.serving.candidates import candidates_of, wanted_hours
-from pipelines.serving.orders import UnknownProductError, UnknownUserError, UnservedOrderError
+from pipelines.serving.candidates import (
+    OrderBatch,
+    candidates_of,
+    complete_orders,
+    wanted_hours,
+)
+from pipelines.serving.orders import (
+    Order,
+    UnknownProductError,
+    UnknownUserError,
+    UnservedOrderError,
+)
 from pipelines.serving.reference import Reference
 
 
@@ -94,6 +104,20 @@ def test_what_was_wished_for_is_promised_by_the_nearest_warehouse(reference: Ref
     assert wanted_hours(candidates, "express") == 6.0
     by_road = [c for c in candidates if c.route.mode == "road"]
     assert wanted_hours(by_road, "express") == min(c.promised_hours for c in by_road)
+
+
+def test_a_batch_knows_whose_each_candidate_is(reference: Reference) -> None:
+    """By order and by lane: candidates of one warehouse and route share the lane's features."""
+    orders = [Order(user_id=1, product_id=product) for product in ("P1", "P2")]
+    completed = complete_orders(orders, reference, 6)
+    batch = OrderBatch.of(completed)
+    assert batch.first == [0, 8, 12]
+    assert batch.order_of.tolist() == [0] * 8 + [1] * 4
+    for number, candidate in enumerate(batch.candidates):
+        order, warehouse, route = batch.lanes[batch.lane_of[number]]
+        assert order.product_id == orders[batch.order_of[number]].product_id
+        assert (warehouse, route) == (candidate.warehouse_id, candidate.route)
+    assert len(batch.lanes) == sum(len(one.lanes) for one in completed) < len(batch.candidates)
 
 
 def test_where_only_the_sea_goes_there_is_no_method(reference: Reference) -> None:

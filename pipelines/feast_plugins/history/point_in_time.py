@@ -26,7 +26,7 @@ _NO_CREATED: Final = -(2**62)  # before every created timestamp
 
 
 @dataclass(frozen=True)
-class ViewRead:
+class ViewHistory:
     """What one feature view contributes.
 
     Attributes:
@@ -77,7 +77,7 @@ def entity_rows(source: str, kinds: Sequence[str], event: int) -> str:
     )
 
 
-def match(views: Sequence[ViewRead], span: tuple[int, int] | None, cut_off: bool) -> str:
+def match(views: Sequence[ViewHistory], span: tuple[int, int] | None, cut_off: bool) -> str:
     """The table of the places where each view's row for each entity row lies.
 
     Args:
@@ -103,7 +103,7 @@ def match(views: Sequence[ViewRead], span: tuple[int, int] | None, cut_off: bool
     )
 
 
-def ties(i: int, view: ViewRead) -> tuple[str, str] | None:
+def ties(i: int, view: ViewHistory) -> tuple[str, str] | None:
     """For a view whose rows may share an event time: a check for ties, and their resolution.
 
     An ASOF join takes any of them. Finding them among the matched rows is much cheaper than keeping
@@ -134,7 +134,7 @@ def ties(i: int, view: ViewRead) -> tuple[str, str] | None:
     )
 
 
-def answer(columns: Sequence[str], views: Sequence[ViewRead]) -> str:
+def answer(columns: Sequence[str], views: Sequence[ViewHistory]) -> str:
     """The entity rows in their order, each with its features.
 
     Args:
@@ -154,7 +154,7 @@ def answer(columns: Sequence[str], views: Sequence[ViewRead]) -> str:
     return f"SELECT {', '.join(chosen)} FROM {found} ORDER BY {_MATCHED}.entity"
 
 
-def _right(view: ViewRead, span: tuple[int, int] | None, known: bool) -> str:
+def _right(view: ViewHistory, span: tuple[int, int] | None, known: bool) -> str:
     """Keys, times and places of the rows that any entity row could match."""
     at = microseconds(f"s.{identifier(view.event)}", view.types[view.event])
     keys = [f"k{j}" for j in range(len(view.keys))]
@@ -181,7 +181,7 @@ def _right(view: ViewRead, span: tuple[int, int] | None, known: bool) -> str:
     )
 
 
-def _within(view: ViewRead, span: tuple[int, int] | None) -> str:
+def _within(view: ViewHistory, span: tuple[int, int] | None) -> str:
     """Rows between the oldest that can be valid and the last event time (skips row groups)."""
     if span is None:
         return "FALSE"

@@ -29,7 +29,7 @@ from pipelines.errors import StorageFullError, UsageError
 from pipelines.feast_plugins.history.point_in_time import (
     ENTITY_ROWS,
     ONLY_NULLS,
-    ViewRead,
+    ViewHistory,
     answer,
     entity_rows,
     match,
@@ -108,7 +108,7 @@ class PointInTimeJob(RetrievalJob):
         self,
         config: RepoConfig,
         frame: EntityFrame,
-        views: Callable[[duckdb.DuckDBPyConnection], list[ViewRead]],
+        views: Callable[[duckdb.DuckDBPyConnection], list[ViewHistory]],
         cut_off: bool,
         on_demand: Sequence[OnDemandFeatureView],
         full_feature_names: bool,
