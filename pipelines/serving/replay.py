@@ -80,7 +80,7 @@ def replay(logged: Logged, load: Load) -> Replay:
 def _judged(
     decision_id: str,
     decision: Any,
-    ways: Sequence[Sequence[str]],
+    candidates: Sequence[Sequence[str]],
     scores: Any,
     columns: Columns,
     different: list[str],
@@ -89,13 +89,14 @@ def _judged(
     before = {
         (o["warehouse_id"], o["shipping_method"]): o["score"] for o in decision["alternatives"]
     }
-    then = np.array([before[way[0], way[1]] for way in ways])
+    then = np.array([before[warehouse, method] for warehouse, method in candidates])
     largest = _compare("score", then, scores, different)
     chosen = (decision["choice"]["warehouse_id"], decision["choice"]["shipping_method"])
     feasible = columns["feasible"]
-    able = feasible if feasible.any() else np.array([way[0] == ways[0][0] for way in ways])
+    nearest = candidates[0][0]
+    able = feasible if feasible.any() else np.array([name == nearest for name, _ in candidates])
     best = int(np.where(able, scores, -np.inf).argmax())
-    choice = (ways[best][0], ways[best][1])
+    choice = candidates[best][0], candidates[best][1]
     if choice != chosen:
         different.append(f"the choice was {' '.join(chosen)} and is now {' '.join(choice)}")
     return Replay(decision_id, not different, different, largest, choice)
