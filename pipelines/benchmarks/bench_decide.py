@@ -25,6 +25,7 @@ from pipelines.benchmarks.decide_world import sample_orders, world_at
 from pipelines.errors import UsageError
 from pipelines.registry.signatures import MODELS
 from pipelines.serving.decisions import Decision
+from pipelines.serving.forecasts import RULE
 from pipelines.serving.loading import Absent
 from pipelines.serving.orchestrator import ModelOrchestrator, freeze_garbage
 from pipelines.serving.orders import Order
@@ -130,7 +131,7 @@ def _champions(orchestrator: ModelOrchestrator, needed: bool) -> dict[str, str]:
         if isinstance(found, Absent):
             if needed:
                 raise UsageError(f"there is nothing to measure yet: {found.why}")
-            kinds[model] = "rule"
+            kinds[model] = RULE
         else:
             kinds[model] = f"{found.kind} {found.version}"
     return kinds

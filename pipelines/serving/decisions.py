@@ -15,7 +15,7 @@ Status = Literal["decided", "backorder"]
 
 @dataclass(frozen=True)
 class Option:
-    """A candidate with its forecasts and its score, as it is answered.
+    """One way to serve the order, with its forecasts and its score.
 
     Attributes:
         ship_cost: $.

@@ -113,11 +113,11 @@ def test_what_makes_no_sense_is_one_line(
     run: CommandLine, arguments: list[str], error: type[SynchroChainError], said: str
 ) -> None:
     """And exit status 2."""
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as raised:
         run(*arguments)
-    assert str(told.value).startswith(said)
-    assert "\n" not in str(told.value)
-    assert told.value.exit_code == 2
+    assert str(raised.value).startswith(said)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 2
 
 
 @pytest.mark.parametrize("option", ["--user", "--quantity", "--price", "--weight"])

@@ -91,7 +91,7 @@ def test_asking_a_log_that_was_never_written_makes_no_file(tmp_path: Path) -> No
     assert not log.path.exists()
 
 
-def test_a_locked_log_is_told_at_once_and_written_again_later(tmp_path: Path) -> None:
+def test_a_locked_log_is_reported_at_once_and_written_again_later(tmp_path: Path) -> None:
     """Nothing of the call is written."""
     log = log_at(tmp_path)
     log.add([record("one")])
@@ -106,7 +106,7 @@ def test_a_locked_log_is_told_at_once_and_written_again_later(tmp_path: Path) ->
         log.get("two")
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     """Here the file may not grow; decisions that are there stay."""
     log = log_at(tmp_path)
     log.add([record("one")])
@@ -118,7 +118,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     assert log.get("one").id == "one"
 
 
-def test_what_is_no_database_is_told(tmp_path: Path) -> None:
+def test_what_is_no_database_is_reported(tmp_path: Path) -> None:
     """And left alone: somebody has to look at it."""
     log = log_at(tmp_path)
     log.path.parent.mkdir()
@@ -171,7 +171,7 @@ def test_the_advice_for_a_damaged_log_works(
     assert log.get("two").id == "two"
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     """Its neighbours are read."""
     log = log_at(tmp_path)
     log.add([record("one"), record("two")])

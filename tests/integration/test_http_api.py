@@ -182,7 +182,7 @@ def test_no_stock_anywhere_is_a_flagged_decision(server: Server) -> None:
         ({"product_id": "P3"}, 422, "product_id"),
     ],
 )
-def test_an_order_that_is_wrong_is_told_by_field(
+def test_an_order_that_is_wrong_is_reported_by_field(
     server: Server, changed: dict[str, Any], status: int, field: str
 ) -> None:
     """By itself, and by its place among several."""
@@ -194,7 +194,7 @@ def test_an_order_that_is_wrong_is_told_by_field(
 
 
 def test_a_wrong_order_far_down_keeps_all_from_being_decided(server: Server) -> None:
-    """All or none, and its place is told."""
+    """All or none, and its place is named."""
     before = server.orchestrator.log.newest(1)
     orders = [ORDER] * 100 + [{**ORDER, "user_id": 99}]
     status, body = server.problem("/decisions", orders)
@@ -243,7 +243,7 @@ def test_what_is_not_there_is_a_404_that_says_so(server: Server, path: str, deta
     assert body["detail"].startswith(detail)
 
 
-def test_features_are_told_with_their_age(server: Server) -> None:
+def test_features_are_shown_with_their_age(server: Server) -> None:
     """Of a key with one part and of one with two."""
     user = server.ask("/features/user_intent/1").body
     assert (user["keys"], user["state"], user["read_mode"]) == ({"user_id": 1}, "present", "redis")
@@ -254,7 +254,7 @@ def test_features_are_told_with_their_age(server: Server) -> None:
     assert shelf["features"]["stock_level"] == 40
 
 
-def test_models_tell_what_is_in_service(server: Server) -> None:
+def test_models_say_what_is_in_service(server: Server) -> None:
     """Version, kind and alias."""
     models = {model["name"]: model for model in server.ask("/models").body}
     assert set(models) == {"intent_transformer", "supply_gnn", "ppo_agent"}
@@ -317,7 +317,7 @@ def test_a_defect_is_a_problem_without_a_traceback(
     assert server.ask("/decisions", ORDER).status == 200
 
 
-def test_too_many_requests_at_once_are_told_to_come_back(
+def test_too_many_requests_at_once_are_asked_to_come_back(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rather than waiting for longer than anybody does."""

@@ -74,7 +74,7 @@ def asked(
         connection.close()
 
 
-def told(port: int, sent: bytes) -> tuple[bytes, Any]:
+def answer_to(port: int, sent: bytes) -> tuple[bytes, Any]:
     """The head and the document that come back over a raw connection, until it is closed."""
     with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) as client:
         client.sendall(sent)
@@ -118,11 +118,11 @@ def test_any_other_name_is_refused(port: int, name: str) -> None:
 def test_two_names_or_none_are_no_request(port: int) -> None:
     """As HTTP has it, in the form of every error."""
     for head in (b"GET /healthz HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n"):
-        answer, problem = told(port, head)
+        answer, problem = answer_to(port, head)
         assert answer.startswith(b"HTTP/1.1 400 Bad Request")
         assert problem["status"] == 400
     two = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
-    assert told(port, two)[1]["status"] == 400
+    assert answer_to(port, two)[1]["status"] == 400
 
 
 def test_names_are_configured_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,14 +170,14 @@ def alive(client: socket.socket) -> bool:
     return answer.startswith(b"HTTP/1.1 200")
 
 
-def test_a_connection_too_many_is_told_to_come_back(
+def test_a_connection_too_many_is_asked_to_come_back(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that are open go on."""
     with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) as first:
         assert alive(first)
         monkeypatch.setattr(connections, "MOST_CONNECTIONS", 1)
-        head, problem = told(port, b"")
+        head, problem = answer_to(port, b"")
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 3" in head.lower()
         assert problem["detail"] == "1 connections are open: try again in a moment"
@@ -192,7 +192,9 @@ def test_a_request_for_another_protocol_is_a_request(
     upgrade = b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     upgrade += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     for host, status in ((b"evil.example", 421), (b"localhost", 200)):
-        head, document = told(port, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n" + upgrade)
+        head, document = answer_to(
+            port, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n" + upgrade
+        )
         assert head.startswith(b"HTTP/1.1 %d " % status)
         assert document.get("status") in (status, "alive")
     assert not [record for record in caplog.records if record.name in ("asyncio", "uvicorn.error")]
@@ -229,7 +231,7 @@ def test_every_503_says_when_to_come_back(port: int) -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_only_the_first_problems_of_a_body_are_told(port: int, many: bool) -> None:
+def test_only_the_first_problems_of_a_body_are_reported(port: int, many: bool) -> None:
     """However many there are, so that a body of junk holds nobody up."""
     if many:
         body = [{**ORDER, "quantity": -1, f"x{n}": n} for n in range(1000)]
@@ -307,7 +309,7 @@ def test_a_whole_url_is_its_path(port: int) -> None:
         (b"healthz", b"localhost", 404),
     ):
         sent = b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (url, host)
-        assert told(port, sent)[0].startswith(b"HTTP/1.1 %d " % status)
+        assert answer_to(port, sent)[0].startswith(b"HTTP/1.1 %d " % status)
 
 
 def test_an_order_is_json_and_says_so(port: int) -> None:

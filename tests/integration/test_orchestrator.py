@@ -107,7 +107,7 @@ def noted(decision: Decision) -> dict[str, str]:
 
 
 def test_an_order_is_decided_by_three_models(orchestrator: ModelOrchestrator) -> None:
-    """From the features of the moment; nothing is left to fall back from."""
+    """From the features of now; nothing is left to fall back from."""
     decision = orchestrator.decide(an_order())
     assert (decision.status, decision.fallbacks, decision.logged) == ("decided", [], True)
     assert {name: used.version for name, used in decision.models.items()} == {
@@ -139,7 +139,7 @@ def test_what_is_left_out_is_looked_up(orchestrator: ModelOrchestrator) -> None:
     assert (found.price, found.weight_kg, found.region) == (0.0, 1.5, "south")
 
 
-def test_all_options_are_told_best_first(orchestrator: ModelOrchestrator) -> None:
+def test_all_options_are_listed_best_first(orchestrator: ModelOrchestrator) -> None:
     """With their scores, and those that are not feasible with the reason."""
     decision = orchestrator.decide(an_order(quantity=50))
     assert len(decision.alternatives) == 8
@@ -150,7 +150,7 @@ def test_all_options_are_told_best_first(orchestrator: ModelOrchestrator) -> Non
     assert decision.choice.warehouse_id == "W2"
 
 
-def test_the_features_are_told_with_their_ages(orchestrator: ModelOrchestrator) -> None:
+def test_the_features_are_shown_with_their_ages(orchestrator: ModelOrchestrator) -> None:
     """Of every view that took part, for the option that was chosen."""
     features = orchestrator.decide(an_order()).features
     assert set(features) == {
@@ -216,17 +216,17 @@ def test_orders_decided_together_are_decided_alike(orchestrator: ModelOrchestrat
         ({"product_id": "P3"}, UnservedOrderError, "product_id"),
     ],
 )
-def test_an_order_that_cannot_be_decided_is_told(
+def test_an_order_that_cannot_be_decided_is_reported(
     orchestrator: ModelOrchestrator, given: dict[str, Any], error: Any, field: str
 ) -> None:
     """By type and field; of several it says which, and none of them is decided."""
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as raised:
         orchestrator.decide_many([an_order(), an_order(**given)])
-    assert (told.value.field, told.value.position) == (field, 1)
+    assert (raised.value.field, raised.value.position) == (field, 1)
     assert orchestrator.log.newest(1) == []
 
 
-def test_without_enough_stock_anywhere_the_nearest_warehouse_owes_it(
+def test_without_enough_stock_anywhere_the_nearest_warehouse_must_restock(
     orchestrator: ModelOrchestrator,
 ) -> None:
     """It is a decision, flagged; the way is still the best one from there."""
@@ -265,7 +265,7 @@ def test_without_any_model_the_greedy_rule_decides(make: Make) -> None:
     assert decision.choice == replace(decision.alternatives[0])
 
 
-def test_a_model_that_breaks_is_told_and_its_rule_stands_in(make: Make) -> None:
+def test_a_model_that_breaks_is_reported_and_its_rule_stands_in(make: Make) -> None:
     """A wrong signature shows when it is asked."""
 
     def answer(columns: Any) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def test_the_features_of_what_was_deleted_are_missing(
         put_everything(store, NOW)
     assert any(why.startswith("missing online") for why in noted(decision).values())
     assert decision.models["decision"].kind == "rule"
-    if view != "route_conditions":  # that of the route that was chosen is told
+    if view != "route_conditions":  # there, that of the chosen route is shown
         assert decision.features[view].state == "missing"
 
 
@@ -366,7 +366,7 @@ def test_stock_that_is_not_online_is_read_from_the_live_database(
 def test_who_orders_for_the_first_time_is_decided_by_the_models(
     make: Make, databases: LiveDatabases
 ) -> None:
-    """A visit is known of, orders are not, and the model has learned what that means."""
+    """A visit is known of, orders are not, and the model was trained with such."""
     from pipelines.live_databases import users
 
     insert(
@@ -521,7 +521,7 @@ def test_the_network_is_read_again_when_it_is_old(make: Make, store: Any) -> Non
     put(store, "route_conditions", {"route_id": "S1-W2-road"}, NOW)
 
 
-def test_a_candidate_route_is_read_at_the_moment_of_the_order(make: Make, store: Any) -> None:
+def test_a_candidate_route_is_read_when_the_order_comes(make: Make, store: Any) -> None:
     """The snapshot does not have to be new for that."""
     orchestrator = make()
     orchestrator.decide(an_order())

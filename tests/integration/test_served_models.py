@@ -71,7 +71,7 @@ def registry(template: Path, tmp_path: Path) -> ModelRegistry:
 def orchestrator(
     registry: ModelRegistry, folder: Path, store: Any, tmp_path: Path
 ) -> Iterator[ModelOrchestrator]:
-    """Looks at the registry only when it is told to."""
+    """Looks at the registry only when it is asked to."""
     config = ServingConfig(outlook_age=3600, reference_age=3600, poll=3600)
     made = ModelOrchestrator(
         LiveDatabases.open(DataConfig(data_dir=folder)),
@@ -124,7 +124,7 @@ def test_champions_decide_and_change_without_a_restart(
 def test_a_champion_whose_files_are_damaged_leaves_the_one_before_in_service(
     orchestrator: ModelOrchestrator, registry: ModelRegistry, damage: str
 ) -> None:
-    """Decisions and readiness tell; a rollback ends it."""
+    """Decisions and readiness say so; a rollback ends it."""
     broken = registry.get("ppo_agent", 2)
     match damage:
         case "truncated":

@@ -119,7 +119,7 @@ def test_a_model_without_a_champion_says_what_to_do(shelf: Shelf) -> None:
 
 
 def test_a_broken_champion_leaves_the_one_before_in_service(shelf: Shelf) -> None:
-    """Decisions and readiness tell; a champion that loads ends it."""
+    """Decisions and readiness say so; a champion that loads ends it."""
     models = ChampionModels(lambda: shelf)
     models.poll()
     shelf.predictors["supply_gnn", 2] = BrokenModelError("weights.pt is truncated")
@@ -162,7 +162,7 @@ def test_a_registry_that_is_away_leaves_everything_in_service(shelf: Shelf) -> N
     assert serving(models).problem is None
 
 
-def test_a_registry_that_cannot_be_opened_is_told(shelf: Shelf) -> None:
+def test_a_registry_that_cannot_be_opened_is_reported(shelf: Shelf) -> None:
     """It is opened again at the next look."""
     away = [RegistryUnavailableError("there is no model registry")]
 
