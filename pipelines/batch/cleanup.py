@@ -39,6 +39,13 @@ GRACE: Final = timedelta(minutes=15)
 class Cleanup:
     """The cleaning of one cycle.
 
+    Args:
+        connection: a workspace.
+        state: the pipeline's state.
+        config: where files lie, and how long they are kept.
+        cycle: the number of the cycle.
+        now: UTC, naive.
+
     Raises:
         CorruptFileError: a file to be merged is not what was published.
     """

@@ -38,6 +38,8 @@ def log_older_deletions_again(
 
     Args:
         connection: a workspace.
+        data: the live databases.
+        state: the pipeline's state.
         done: up to which `seq` the batch flow has processed each change log.
 
     Returns:

@@ -116,6 +116,12 @@ class BatchProcessor:
         """Run a cycle now and then every `processing_interval` seconds, until `stop` is set.
 
         A cycle that fails is logged and the next one is due as ever.
+
+        Args:
+            stop: ends the schedule after the cycle at hand; by default it never ends.
+            scheduler: keeps the schedule.
+            sleep: waits for so many seconds, at most one.
+            on_cycle: callback with each cycle's report, or the error it failed with.
         """
         stop = stop or threading.Event()
 

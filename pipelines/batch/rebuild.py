@@ -29,7 +29,13 @@ def only_cycle(config: BatchConfig) -> AbstractContextManager[None]:
 
 
 def rebuild(config: BatchConfig, data: DataConfig, state: PipelineState) -> None:
-    """See `BatchProcessor.rebuild`."""
+    """Unpublish everything and reset every reader; see `BatchProcessor.rebuild`.
+
+    Args:
+        config: where files are published.
+        data: the live databases and Redis.
+        state: the pipeline's state.
+    """
     with only_cycle(config):
         check_rebuilding(config, data)
         remove_everything(state, config)

@@ -54,6 +54,10 @@ def trim_change_logs(
 
     Args:
         connection: a workspace.
+        data: the live databases.
+        config: how long changes are kept.
+        state: the pipeline's state: how far each reader is.
+        now: UTC, naive.
 
     Returns:
         The number of changes removed. Small bites, so that a writer never waits for long.

@@ -102,7 +102,12 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
     """Let every view wait for materialization if Redis does not hold what was written before.
 
     It may have been flushed, replaced by another engine, or restored from an old file. A random
-    mark, kept in Redis and in the state, tells.
+    mark, kept in Redis and in the state, shows it.
+
+    Args:
+        config: the feature repository.
+        data: which Redis; it is started where it is ours to start.
+        state: the pipeline's state.
 
     Returns:
         Whether the mark was missing; it is set anew.
@@ -155,6 +160,11 @@ def forget_stale_rows(config: BatchConfig, data: DataConfig, state: PipelineStat
     """Remove what the online store holds of before everything was started over, if it was: a row
     of another history that is newer than any of this one would be served for ever.
 
+    Args:
+        config: the feature repository.
+        data: which Redis.
+        state: the pipeline's state.
+
     Raises:
         RedisUnavailableError, RedisRefusedError: Redis cannot be asked; it is still to be done.
     """
@@ -169,6 +179,12 @@ def check_online(
     config: BatchConfig, data: DataConfig, state: PipelineState, now: datetime
 ) -> dict[str, Any]:
     """Compare what is online with what is published, mend it, and remember what was found.
+
+    Args:
+        config: the feature repository.
+        data: which Redis.
+        state: the pipeline's state.
+        now: UTC, naive.
 
     Returns:
         See `check_server`; nothing for a store that is not ours.
@@ -199,9 +215,14 @@ def materialize(
 
     New rows later than everything materialized before go by `materialize-incremental`. A late row
     lies before the end that Feast remembers and would be passed over, so its stretch of time is
-    materialized explicitly, as far as its time to live reaches back from `now` (UTC, naive). A
-    view is done when Feast returns, and `progress` is called; if it fails, it still waits, and the
-    other views go on.
+    materialized explicitly, as far as its time to live reaches back from `now`. A view is done when
+    Feast returns; if it fails, its rows stay pending, and the other views go on.
+
+    Args:
+        store: Feast's feature store.
+        state: the pipeline's state.
+        now: UTC, naive.
+        progress: callback with 1 for each view that is done.
 
     Returns:
         The stretch of event time that was materialized, by view.

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from importlib import import_module
 from importlib.metadata import version
@@ -31,6 +30,7 @@ import sqlalchemy as sa
 
 from pipelines import live_databases as live
 from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.batch_equality import differing_rows
 from pipelines.benchmarks.pandas_features import features_from_change_logs
 from pipelines.errors import SynchroChainError
@@ -48,8 +48,6 @@ SESSIONS, CLICKS_PER_SESSION, ROUTES, DELIVERIES, STOCKS, ORDERS = 125, 6, 75, 1
 CHANGES: Final = SESSIONS * (1 + CLICKS_PER_SESSION) + ROUTES + 2 * DELIVERIES + STOCKS + ORDERS
 ENVIRONMENT: Final = "SYNCHROCHAIN_"
 
-Say = Callable[[str], None]
-
 
 def measure(
     events: int = 1_000_000,
@@ -63,7 +61,7 @@ def measure(
 
     Args:
         events: clickstream events of the large world, about; the small one has a tenth.
-        say: told what is going on.
+        say: callback with a line on what is going on.
         days: how much time the events are spread over.
         rounds: how often each side backfills.
         cycles: how many small cycles are measured in each world.
@@ -101,12 +99,12 @@ def _world(home: Path, events: int, days: int, say: Say) -> Path:
 
     now = utc_now()
     config = WorldConfig(users=max(20, round(events / days / CLICKS_PER_DAY)), days=days)
-    told = [0.0]
+    reported = [0.0]
 
     def progress(done: float, rows: int) -> None:
-        if done >= told[0]:
+        if done >= reported[0]:
             say(f"simulating {config.users:,} users: {done:.0%}, {rows:,} rows")
-            told[0] = done + 0.2
+            reported[0] = done + 0.2
 
     with LiveDatabases.open(_data(home)) as databases:
         fill_history(databases, load_or_create(home, config, now), now, progress)
@@ -195,7 +193,7 @@ def _append_changes(data: DataConfig, dice: random.Random) -> None:
 
 
 class _Clock:
-    """A moment later with every call."""
+    """A microsecond later with every call."""
 
     def __init__(self) -> None:
         self._now = utc_now()

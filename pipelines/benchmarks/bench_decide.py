@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.decide_http import round_trips
 from pipelines.benchmarks.decide_stopwatch import PARTS, Stopwatch
 from pipelines.benchmarks.decide_world import sample_orders, world_at
@@ -36,13 +37,11 @@ BATCHES: Final = 10
 HTTP_ORDERS: Final = 500
 __all__ = ["PARTS", "measure"]
 
-Tell = Callable[[str], None]
-
 
 def measure(
     data_dir: Path | None = None,
     orders: int = 1000,
-    tell: Tell = print,
+    say: Say = print,
     *,
     over_http: bool = True,
     models_needed: bool = True,
@@ -52,7 +51,7 @@ def measure(
     Args:
         data_dir: a filled world with registered models; a new, small one is made if None.
         orders: how many are decided one by one.
-        tell: told what is going on.
+        say: callback with a line on what is going on.
         over_http: also measure round trips to a server.
         models_needed: whether a missing champion is an error.
 
@@ -60,14 +59,14 @@ def measure(
         UsageError: there is no filled world, or a champion is missing.
     """
     load = os.getloadavg()[0]
-    with world_at(data_dir, tell) as (data, batch):
+    with world_at(data_dir, say) as (data, batch):
         with ModelOrchestrator.open(data, batch) as orchestrator:
             kinds = _champions(orchestrator, models_needed)
             drawn = sample_orders(orchestrator.databases, orders)
             with _one_core():
-                found = _measure(orchestrator, drawn, tell)
+                found = _measure(orchestrator, drawn, say)
         if over_http:
-            tell("orders over HTTP")
+            say("orders over HTTP")
             taken = round_trips(drawn[:HTTP_ORDERS], WARM_UP)
             found["http"] = _figures(taken)
     return {
@@ -80,26 +79,24 @@ def measure(
     }
 
 
-def _measure(
-    orchestrator: ModelOrchestrator, orders: Sequence[Order], tell: Tell
-) -> dict[str, Any]:
-    tell("warming up")
+def _measure(orchestrator: ModelOrchestrator, orders: Sequence[Order], say: Say) -> dict[str, Any]:
+    say("warming up")
     for order in orders[:WARM_UP]:
         orchestrator.decide(order)
     freeze_garbage()  # as the server does when it has started
     try:
-        tell(f"{len(orders):,} orders one by one")
+        say(f"{len(orders):,} orders one by one")
         taken, worked, decided = [], [], []
         for order in orders:
             began, busy = time.perf_counter(), time.thread_time()
             decided.append(orchestrator.decide(order))
             taken.append((time.perf_counter() - began) * 1000)
             worked.append((time.thread_time() - busy) * 1000)
-        tell("the same with a stopwatch")
+        say("the same with a stopwatch")
         stopwatch = Stopwatch()
         for order in orders:
             orchestrator.decide_many([order], stopwatch)
-        tell(f"{BATCHES} × {TOGETHER} orders together")
+        say(f"{BATCHES} × {TOGETHER} orders together")
         batches = []
         for number in range(BATCHES):
             some = [orders[(number * TOGETHER + n) % len(orders)] for n in range(TOGETHER)]

@@ -14,12 +14,13 @@ import contextlib
 import importlib
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
 import duckdb
 
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.feast_figures import compared
 from pipelines.benchmarks.feast_history import measure_history
 from pipelines.benchmarks.feast_materialize import measure_materialize
@@ -44,8 +45,6 @@ LEFT_OUT: Final = (
     "server share two cores"
 )
 
-Say = Callable[[str], None]
-
 
 def measure(
     parts: Sequence[str] = PARTS,
@@ -62,11 +61,12 @@ def measure(
 
     Args:
         parts: of "materialize", "online" and "history".
-        say: told what is going on.
+        say: callback with a line on what is going on.
         keys: what is materialized; growth is measured with ten times as many.
         stored: keys that online reads choose from.
         requests: online requests of one key; a fifth of them of a hundred.
-        rows: moments that the history is asked for, over three views of `view_rows`.
+        rows: entity rows that the history is asked for, over three views.
+        view_rows: rows of each of these views.
         repeats: how often each side materializes and reads the history.
 
     Raises:

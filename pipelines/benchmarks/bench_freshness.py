@@ -1,7 +1,7 @@
 """Freshness in numbers: from a commit in SQLite to the features that Feast serves.
 
 Four processes share two cores: a shop that commits at a steady rate (`steady_load`), the streamer,
-Redis, and this one, which probes: it takes a change the moment its commit has returned and reads
+Redis, and this one, which probes: it takes a change as soon as its commit has returned and reads
 `FeatureStore.get_online_features` until the answer is as new as that change. A latency ends with
 the return of that read, so none is below `pick_up_ms` + `read_ms`, and on average half a pause of
 `freshness_probe.POLL_S` and half a read are in it too. Every change of the shop counts for the
@@ -19,12 +19,13 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from pipelines.batch import BatchConfig, BatchProcessor
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.freshness_probe import LoadProcess, Prober
 from pipelines.benchmarks.freshness_run import LONG_S, WARM_UP_S, Bench
 from pipelines.benchmarks.freshness_streamer import START_S, Streamer, streamer_command
@@ -45,14 +46,12 @@ HOLD_S: Final = 60.0
 ENVIRONMENT: Final = "SYNCHROCHAIN_"
 WARM_READS: Final = 200
 
-Tell = Callable[[str], None]
-
 
 def measure(
     rate: float = 500,
     seconds: float = 60,
     long: bool = False,
-    tell: Tell = print,
+    say: Say = print,
     *,
     max_rate: bool = True,
     steps: Sequence[int] = STEPS,
@@ -68,12 +67,14 @@ def measure(
         rate: changes a second of the measurement.
         seconds: how long it takes.
         long: also run for 10 minutes and watch the memory.
-        tell: told what is going on.
+        say: callback with a line on what is going on.
         max_rate: also look for the highest rate that is held.
-        steps: the rates to try, upwards, each for `trial` seconds.
+        steps: the rates to try, upwards.
+        trial: seconds at each rate.
         hold: for how long the highest one must be held then.
         streamer: the command to measure, without its `--data-dir`; `synchrochain stream` if None.
-        users: customers of the simulated shop, with `days` of history.
+        users: customers of the simulated shop.
+        days: of history.
 
     Raises:
         SynchroChainError: the streamer ended, or never caught up.
@@ -88,14 +89,14 @@ def measure(
         count = (WARM_UP_S + seconds + long * LONG_S) * rate
         if max_rate:
             count += trial * sum(steps) + hold * sum(sorted(steps)[-2:])
-        tell(f"simulating {users:,} users, {days} days")
+        say(f"simulating {users:,} users, {days} days")
         past = make_world(home, users, days, utc_now())
-        changes = make_load(home, Path(folder) / "next", int(count), load, tell)
-        tell(f"batch cycle over {past:,} changes")
+        changes = make_load(home, Path(folder) / "next", int(count), load, say)
+        say(f"batch cycle over {past:,} changes")
         stack.callback(stop_server, config_of(home))
         BatchProcessor(BatchConfig(data_dir=home), config_of(home)).run_cycle()
         bench = stack.enter_context(
-            _bench(home, load, changes, streamer or streamer_command(), tell)
+            _bench(home, load, changes, streamer or streamer_command(), say)
         )
         set_up = time.monotonic() - began
         found = bench.measured(rate, seconds)
@@ -122,10 +123,10 @@ def measure(
 
 @contextlib.contextmanager
 def _bench(
-    home: Path, load_path: Path, changes: int, command: Sequence[str], tell: Tell
+    home: Path, load_path: Path, changes: int, command: Sequence[str], say: Say
 ) -> Iterator[Bench]:
     with contextlib.ExitStack() as stack:
-        tell("starting the streamer")
+        say("starting the streamer")
         streamer = Streamer(home, command)
         stack.callback(streamer.stop)
         load = LoadProcess(load_path, home / "live_databases")
@@ -144,7 +145,7 @@ def _bench(
         gc.freeze()  # a pause of the prober's would look like the streamer's
         stack.callback(gc.unfreeze)
         redis = endpoint.pid if endpoint else None
-        yield Bench(streamer, load, prober, redis, tell, streamer.rss_mb(), changes)
+        yield Bench(streamer, load, prober, redis, say, streamer.rss_mb(), changes)
 
 
 @contextlib.contextmanager

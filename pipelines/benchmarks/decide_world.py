@@ -6,12 +6,13 @@ import contextlib
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
+from pipelines.benchmarks import Say
 from pipelines.errors import UsageError
 from pipelines.lake.clock import utc_now
 from pipelines.live_databases import LiveDatabases, orders, user_sessions, users
@@ -23,11 +24,9 @@ DAYS: Final = 21
 SEED: Final = 7
 DATA_DIR: Final = "SYNCHROCHAIN_DATA_DIR"
 
-Tell = Callable[[str], None]
-
 
 @contextlib.contextmanager
-def world_at(data_dir: Path | None, tell: Tell) -> Iterator[tuple[DataConfig, BatchConfig]]:
+def world_at(data_dir: Path | None, say: Say) -> Iterator[tuple[DataConfig, BatchConfig]]:
     """The configuration of a filled data directory, or of a new one that is removed at the end.
 
     Raises:
@@ -46,7 +45,7 @@ def world_at(data_dir: Path | None, tell: Tell) -> Iterator[tuple[DataConfig, Ba
 
         data, batch = DataConfig(), BatchConfig()
         try:
-            _fill(data, batch, tell)
+            _fill(data, batch, say)
             yield data, batch
         finally:
             stop_server(data)
@@ -94,21 +93,21 @@ def sample_orders(databases: LiveDatabases, count: int) -> list[Order]:
     return drawn
 
 
-def _fill(data: DataConfig, batch: BatchConfig, tell: Tell) -> None:
+def _fill(data: DataConfig, batch: BatchConfig, say: Say) -> None:
     from pipelines.batch import BatchProcessor
     from pipelines.models.tasks import TASKS
     from pipelines.monitoring.champions import gate
     from pipelines.training.run import train
     from simulators import WorldConfig, fill_history, load_or_create
 
-    tell(f"simulating {USERS:,} users, {DAYS} days")
+    say(f"simulating {USERS:,} users, {DAYS} days")
     now = utc_now()
     with LiveDatabases.open(data) as databases:
         world = load_or_create(data.data_dir, WorldConfig(users=USERS, days=DAYS, seed=SEED), now)
         fill_history(databases, world, now)
-    tell("batch cycle")
+    say("batch cycle")
     BatchProcessor(batch, data).run_cycle()
-    tell("training the three models, quickly")
+    say("training the three models, quickly")
     train(batch, tasks=TASKS, gate=gate, quick=True)
 
 

@@ -24,7 +24,7 @@ class Target:
     aim: float | None
     at_most: bool
 
-    def verdict(self, value: float | None) -> str:
+    def result(self, value: float | None) -> str:
         """In words, for a table."""
         if value is None:
             return "not measured"
@@ -63,7 +63,7 @@ def compared(found: Mapping[str, Any]) -> list[Figures]:
                     "must": target.must,
                     "aim": target.aim,
                     "at_most": target.at_most,
-                    "verdict": target.verdict(value),
+                    "result": target.result(value),
                 }
             )
     return rows

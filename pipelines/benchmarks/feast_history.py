@@ -11,6 +11,7 @@ from typing import Any, Final
 import pandas as pd
 import pyarrow as pa
 
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.feast_figures import Figures, in_turns, paired_ratio, rounded
 from pipelines.benchmarks.feast_limits import asof_join
 from pipelines.benchmarks.feast_space import Space, quiet
@@ -29,14 +30,13 @@ from pipelines.errors import SynchroChainError
 ROWS_PER_KEY: Final = 50
 EXPIRES: Final = timedelta(days=2)  # of one view: a good part of its values has expired
 
-Say = Callable[[str], None]
 Ask = Callable[[], pa.Table]
 
 
 def measure_history(space: Space, rows: int, view_rows: int, repeats: int, say: Say) -> Figures:
-    """Seconds until the training set is an Arrow table, for `rows` moments over three views.
+    """Seconds until the training set is an Arrow table, for `rows` entity rows over three views.
 
-    `growth` is what the full size costs ours over a tenth of the moments on a tenth of the view
+    `growth` is what the full size costs ours over a tenth of the entity rows on a tenth of the view
     rows.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.feast_figures import (
     Figures,
     in_turns,
@@ -53,8 +54,6 @@ LIMIT_TIMES: Final = 4  # as many rows by the limit, which a second is enough fo
 SAMPLE: Final = 500
 AGREEMENT: Final = 1.5
 """Factor within which our own writer and Redis's benchmark, where it is installed, should agree."""
-
-Say = Callable[[str], None]
 
 
 def measure_materialize(space: Space, keys: int, repeats: int, say: Say) -> Figures:
@@ -209,8 +208,8 @@ def agreement(limit: float | None, other: float | None) -> str:
     if limit is None or other is None:
         return "redis-benchmark is not installed: the limit is our own writer's alone"
     factor = limit / other
-    verdict = "agree" if 1 / AGREEMENT <= factor <= AGREEMENT else "DISAGREE"
-    return f"our own writer and redis-benchmark {verdict}: {factor:.2f} times its rows a second"
+    agreement = "agree" if 1 / AGREEMENT <= factor <= AGREEMENT else "DISAGREE"
+    return f"our own writer and redis-benchmark {agreement}: {factor:.2f} times its rows a second"
 
 
 def _growth(

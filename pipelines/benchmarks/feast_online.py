@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.feast_figures import Figures, in_turns, quantiles_ms, ratio
 from pipelines.benchmarks.feast_limits import hash_fields, hash_keys, hmget_of
-from pipelines.benchmarks.feast_materialize import Say, compare, materialize
+from pipelines.benchmarks.feast_materialize import compare, materialize
 from pipelines.benchmarks.feast_space import Space, quiet
 from pipelines.benchmarks.feast_world import (
     KEY,
@@ -47,7 +48,10 @@ def measure_online(space: Space, stored: int, requests: int, say: Say) -> Figure
     """Milliseconds of requests for 27 features in 3 views, each of other keys among `stored`.
 
     Args:
+        space: the server and the folder of this benchmark.
+        stored: keys that requests choose from.
         requests: of one key; a fifth of them of a hundred keys.
+        say: callback with a line on what is going on.
 
     Raises:
         SynchroChainError: ours and stock do not answer the same.

@@ -65,7 +65,7 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """Views whose files are written, and the moment at which their time ends."""
+    """Views whose files are written, and the time at which they end."""
 
     folder: Path
     views: tuple[View, ...]
@@ -117,7 +117,7 @@ def entity_frame(rows: int, keys: int, end: datetime, seed: int = 11) -> pd.Data
     return pd.DataFrame(
         {
             KEY: rng.integers(0, keys, rows),
-            "event_timestamp": pd.DatetimeIndex(_moments(rng, rows, end), tz="UTC"),
+            "event_timestamp": pd.DatetimeIndex(_times(rng, rows, end), tz="UTC"),
             "row": np.arange(rows),
         }
     )
@@ -229,12 +229,12 @@ def _open(views: Views, project: str, **settings: Any) -> Any:
 def _rows(view: View, rng: np.random.Generator, end: datetime) -> pa.Table:
     single = view.rows == view.keys
     keys = rng.permutation(view.keys) if single else rng.integers(0, max(view.keys, 1), view.rows)
-    moments = np.sort(_moments(rng, view.rows, end))  # logs come in the order of time
-    created = moments + rng.integers(0, 300_000_000, view.rows).astype("timedelta64[us]")
+    times = np.sort(_times(rng, view.rows, end))  # logs come in the order of time
+    created = times + rng.integers(0, 300_000_000, view.rows).astype("timedelta64[us]")
     stamp = pa.timestamp("us", tz="UTC")
     columns = {
         KEY: pa.array(keys),
-        "event_timestamp": pa.array(moments).cast(stamp),
+        "event_timestamp": pa.array(times).cast(stamp),
         "created_timestamp": pa.array(created).cast(stamp),
     }
     for place, (name, kind) in enumerate(view.features.items()):
@@ -256,7 +256,7 @@ def _column(kind: str, rows: int, rng: np.random.Generator, absent: Any) -> pa.A
             return pa.array(TEXTS).take(codes)
 
 
-def _moments(rng: np.random.Generator, rows: int, end: datetime) -> Any:
+def _times(rng: np.random.Generator, rows: int, end: datetime) -> Any:
     """Moments before `end`, to the microsecond, without a time zone but in UTC."""
     span = round(SPAN.total_seconds() * 1e6)
     newest = np.datetime64(end.replace(tzinfo=None), "us")

@@ -32,7 +32,7 @@ FEATURES_READ: Final = 2
 
 
 class LoadProcess:
-    """`steady_load` as a process of its own; a thread reads what it tells."""
+    """`steady_load` as a process of its own; a thread reads its answers."""
 
     def __init__(self, load: Path, live_databases: Path) -> None:
         command = [sys.executable, steady_load.__file__, str(load), str(live_databases)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.freshness_probe import REST_S, LoadProcess, Prober, Probes
 from pipelines.benchmarks.freshness_streamer import Streamer, Watch, is_growing
 from pipelines.errors import SynchroChainError
@@ -18,8 +19,6 @@ DRAIN_S: Final = 2.0
 """A rate is held only if the lag is gone this soon after the last commit."""
 PATIENCE_S: Final = 300.0
 REST_AT_MAX_S: Final = 0.2
-
-Tell = Callable[[str], None]
 
 
 @dataclass
@@ -64,7 +63,7 @@ class Bench:
     load: LoadProcess
     prober: Prober
     redis: int | None
-    tell: Tell
+    say: Say
     rss_mb_start: float
     left: int
     """Changes of the load that were not played yet."""
@@ -93,11 +92,11 @@ class Bench:
         cores = watch.cores()
         drained = self.streamer.catch_up(PATIENCE_S)
         run = Run(rate, self.load.report, probes, watch, drained, cores)
-        self.tell(run.words())
+        self.say(run.words())
         return run
 
     def measured(self, rate: float, seconds: float) -> dict[str, Any]:
-        """Latencies at a rate, after a moment of warming up."""
+        """Latencies at a rate, after a short warm-up."""
         self.run(rate, WARM_UP_S, rest=REST_S)
         run = self.run(rate, seconds, rest=REST_S)
         return {

@@ -49,7 +49,7 @@ class Streamer:
         """The process and what it has started, as found when it had caught up last."""
 
     def lag(self) -> int:
-        """Changes committed and not yet dealt with, as far as the stored offsets tell.
+        """Changes committed and not yet dealt with, by the stored offsets.
 
         Raises:
             SynchroChainError: the process has ended.
@@ -103,7 +103,7 @@ class Watch:
 
     streamer: Streamer
     others: dict[str, int] = field(default_factory=dict)
-    """Process ids whose computing time is told apart, by name."""
+    """Process ids whose computing time is reported apart, by name."""
     lag_every: float = 0.5
     clock: Callable[[], float] = time.monotonic
     lags: list[tuple[float, int]] = field(default_factory=list)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.benchmarks import Say
 from pipelines.benchmarks.steady_load import COMMIT_ORDER, HAPPENS
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DATABASE_NAMES, DataConfig
@@ -17,8 +17,6 @@ from pipelines.settings import DATABASE_NAMES, DataConfig
 STRETCH: Final = timedelta(hours=12)
 _IN_TURN: Final = ("users", "user_sessions", "clickstream")
 """Tables of one database that refer to one another, parents first."""
-
-Tell = Callable[[str], None]
 
 
 def make_world(home: Path, users: int, days: int, now: datetime) -> int:
@@ -41,12 +39,15 @@ def make_world(home: Path, users: int, days: int, now: datetime) -> int:
     return sum(last_changes(home).values())
 
 
-def make_load(world: Path, scratch: Path, count: int, load: Path, tell: Tell) -> int:
+def make_load(world: Path, scratch: Path, count: int, load: Path, say: Say) -> int:
     """Write what happens next in a world into a load file; the world itself stays as it is.
 
     Args:
+        world: a data directory with a simulated shop.
         scratch: a directory to simulate in, removed at the end.
         count: how many changes at least.
+        load: the file.
+        say: callback with a line on what is going on.
 
     Returns:
         How many changes the load has.
@@ -57,13 +58,13 @@ def make_load(world: Path, scratch: Path, count: int, load: Path, tell: Tell) ->
     shutil.copytree(world, scratch)
     with LiveDatabases.open(config_of(scratch)) as databases:
         simulation = load_or_create(scratch, None, datetime.min)
-        told = found = 0
+        reported = found = 0
         while found < count:
             fill_history(databases, simulation, simulation.simulated_until + STRETCH)
             found = sum(last_changes(scratch).values()) - sum(before.values())
-            if found - told >= count / 5:
-                told = found
-                tell(f"simulating the load: {min(found, count):,} of {count:,} changes")
+            if found - reported >= count / 5:
+                reported = found
+                say(f"simulating the load: {min(found, count):,} of {count:,} changes")
     found = _write(scratch, before, load)
     shutil.rmtree(scratch)
     return found
@@ -94,13 +95,13 @@ def config_of(home: Path) -> DataConfig:
 
 
 def _write(world: Path, after: dict[str, int], load: Path) -> int:
-    """Sort what the change logs hold after these positions by its moment, over all databases.
+    """Sort what the change logs hold after these offsets by its event time, over all databases.
 
     An order's change of status carries no time of its own: it goes with the order before it.
     """
     parts = [
-        f"SELECT {rank} AS rank, '{name}' AS database, seq, table_name, op, row, {_moment()} AS "
-        f"moment FROM {name}.change_log WHERE seq > {after[name]}"
+        f"SELECT {rank} AS rank, '{name}' AS database, seq, table_name, op, row, "
+        f"{_event_time()} AS t FROM {name}.change_log WHERE seq > {after[name]}"
         for rank, name in enumerate(COMMIT_ORDER)
     ]
     turns = " ".join(f"WHEN '{table}' THEN {turn}" for turn, table in enumerate(_IN_TURN))
@@ -114,16 +115,16 @@ def _write(world: Path, after: dict[str, int], load: Path) -> int:
         cursor = connection.execute(
             f"INSERT INTO load (unit, database, table_name, op, row) "
             f"WITH changes AS ({' UNION ALL '.join(parts)}), timed AS (SELECT rank, database, seq, "
-            "table_name, op, row, coalesce(moment, max(moment) OVER (PARTITION BY table_name "
-            "ORDER BY seq), '') AS moment FROM changes) "
-            "SELECT dense_rank() OVER (ORDER BY moment), database, table_name, op, row FROM timed "
-            f"ORDER BY moment, rank, CASE table_name {turns} ELSE 0 END, seq"
+            "table_name, op, row, coalesce(t, max(t) OVER (PARTITION BY table_name "
+            "ORDER BY seq), '') AS t FROM changes) "
+            "SELECT dense_rank() OVER (ORDER BY t), database, table_name, op, row FROM timed "
+            f"ORDER BY t, rank, CASE table_name {turns} ELSE 0 END, seq"
         )
         connection.commit()
         return cursor.rowcount
 
 
-def _moment() -> str:
+def _event_time() -> str:
     cases = []
     for table, columns in HAPPENS.items():
         values = [f"json_extract(row, '$.{column}')" for column in columns]

@@ -1,14 +1,14 @@
 """A shop at a steady rate: commits the changes of a simulated world as if they happened now.
 
 A process of its own, so that it stands to the streamer as a real shop does. It reads commands from
-standard input and tells on standard output, a JSON document a line:
+standard input and answers on standard output, a JSON document a line:
 
     {"prepare": 30000}                 → {"ready": 30000}           fewer when the load runs out
     {"play": 500.0}                    → {"offers": [...]} … {"done": {...}}
 
 Changes go into the live tables, and the triggers there write the change log. An event time is the
-moment just before its commit, at least a microsecond after the one before; another time in a row
-keeps its distance to it. What the simulator did at one moment is committed together: one
+instant just before its commit, at least a microsecond after the one before; another time in a row
+keeps its distance to it. What the simulator did at one instant is committed together: one
 transaction per database, parents first.
 """
 
@@ -62,7 +62,7 @@ _EPOCH: Final = datetime(1970, 1, 1)
 class Change(NamedTuple):
     """One change, ready to be written.
 
-    `unit` numbers the simulated moments; `at` is the place in `values` of the time at which it
+    `unit` numbers the simulated instants; `at` is the place in `values` of the time at which it
     happens, −1 for none; `others` are places of other times, with their distance in microseconds.
     """
 
@@ -99,7 +99,7 @@ class _Plan:
 
 
 def read_load(path: Path) -> Iterator[Change]:
-    """The changes of a load file (`freshness_world.make_load`), in the order of their moments."""
+    """The changes of a load file (`freshness_world.make_load`), in the order of their instants."""
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         for unit, database, table, op, row in connection.execute(
@@ -111,9 +111,10 @@ def read_load(path: Path) -> Iterator[Change]:
 
 
 class Shop:
-    """Writes changes into the live databases, given by name.
+    """Writes changes into the live databases.
 
     Args:
+        paths: of the databases, by name.
         now: microseconds since 1970, UTC.
     """
 
@@ -127,9 +128,9 @@ class Shop:
         first = max(self._now(), self._last + 1)
         parts: dict[str, list[tuple[int, Change]]] = {}
         # The clock goes on by a microsecond a change, in the order in which they are committed.
-        for moment, change in enumerate(sorted(changes, key=_commit_order), first):
-            _set_times(change, moment)
-            parts.setdefault(change.database, []).append((moment, change))
+        for instant, change in enumerate(sorted(changes, key=_commit_order), first):
+            _set_times(change, instant)
+            parts.setdefault(change.database, []).append((instant, change))
         self._last = first + len(changes) - 1
         offers: list[Offer] = []
         for name in COMMIT_ORDER:
@@ -221,26 +222,26 @@ def _commit_order(change: Change) -> tuple[int, int]:
 def _offers(written: Sequence[tuple[int, Change]], committed: int) -> list[Offer]:
     newest: dict[str, tuple[int, Change]] = {}
     counts: Counter[str] = Counter()
-    for moment, change in written:
+    for instant, change in written:
         if change.view is not None:
-            newest[change.view] = moment, change
+            newest[change.view] = instant, change
             counts[change.view] += 1
     return [
-        Offer(view, change.key, moment, committed, counts[view])
-        for view, (moment, change) in newest.items()
+        Offer(view, change.key, instant, committed, counts[view])
+        for view, (instant, change) in newest.items()
     ]
 
 
-def _set_times(change: Change, moment: int) -> None:
+def _set_times(change: Change, instant: int) -> None:
     if change.at < 0:
         return
-    change.values[change.at] = _text(moment)
+    change.values[change.at] = _text(instant)
     for place, distance in change.others:
-        change.values[place] = _text(moment + distance)
+        change.values[place] = _text(instant + distance)
 
 
-def _text(moment: int) -> str:
-    return f"{_EPOCH + moment * _MICROSECOND:%Y-%m-%d %H:%M:%S.%f}"
+def _text(instant: int) -> str:
+    return f"{_EPOCH + instant * _MICROSECOND:%Y-%m-%d %H:%M:%S.%f}"
 
 
 def _change(unit: int, database: str, table: str, op: str, row: dict[str, Any]) -> Change:
@@ -252,9 +253,9 @@ def _change(unit: int, database: str, table: str, op: str, row: dict[str, Any]) 
     key: dict[str, Any] = {}
     if happens is not None:
         at = plan.columns.index(happens)
-        moment = datetime.fromisoformat(row[happens])
+        event_time = datetime.fromisoformat(row[happens])
         others = tuple(
-            (place, (datetime.fromisoformat(row[name]) - moment) // _MICROSECOND)
+            (place, (datetime.fromisoformat(row[name]) - event_time) // _MICROSECOND)
             for place, name in enumerate(plan.columns)
             if name in _TIMES[table] and place != at and row[name] is not None
         )
@@ -298,14 +299,14 @@ def main(load: Path, folder: Path) -> None:
     source = read_load(load)
     prepared: list[Change] = []
 
-    def tell(name: str, value: Any) -> None:
+    def answer(name: str, value: Any) -> None:
         sys.stdout.write(json.dumps({name: value}, separators=(",", ":")) + "\n")
         sys.stdout.flush()
 
     def commit(changes: Sequence[Change]) -> None:
         offers = shop.commit(changes)
         if offers:
-            tell("offers", offers)
+            answer("offers", offers)
 
     for line in sys.stdin:
         command = json.loads(line)
@@ -314,7 +315,7 @@ def main(load: Path, folder: Path) -> None:
             gc.collect()
             gc.freeze()
             gc.disable()  # a pause of its own would look like the streamer's
-            tell("ready", len(prepared))
+            answer("ready", len(prepared))
         else:
             before = time.process_time()
             report = play(prepared, command["play"], commit)
@@ -323,7 +324,7 @@ def main(load: Path, folder: Path) -> None:
             prepared = []
             gc.enable()
             gc.unfreeze()
-            tell("done", report)
+            answer("done", report)
     shop.close()
 
 

@@ -51,11 +51,11 @@ def percent(share: float | None) -> str:
 
 def _views(report: AuditReport) -> None:
     rows = [
-        [name, view.keys, view.served, view.unsettled, percent(view.consistency)]
+        [name, view.keys, view.served, view.in_flux, percent(view.consistency)]
         for name, view in report.views.items()
     ]
-    headings = ["view", "keys", "served", "unsettled", "consistency"]
-    print_table(f"online against offline at {shown(report.moment)} UTC", headings, rows)
+    headings = ["view", "keys", "served", "in flux", "consistency"]
+    print_table(f"online against offline at {shown(report.as_of)} UTC", headings, rows)
 
 
 def _features(name: str, view: ViewAudit) -> None:

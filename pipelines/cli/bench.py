@@ -16,7 +16,7 @@ Stored = Annotated[int, typer.Option(min=1000, help="Keys that requests choose f
 Requests = Annotated[
     int, typer.Option(min=10, help="Requests of one key; a fifth of them of 100 keys.")
 ]
-Rows = Annotated[int, typer.Option(min=1000, help="Moments that the history is asked for.")]
+Rows = Annotated[int, typer.Option(min=1000, help="Entity rows that the history is asked for.")]
 ViewRows = Annotated[int, typer.Option(min=1000, help="Rows of each of its three views.")]
 Repeats = Annotated[int, typer.Option(min=1, max=100, help="How often each side is measured.")]
 Plot = Annotated[
@@ -224,7 +224,7 @@ def _answer(found: dict[str, Any], as_json: bool) -> None:
             target["value"],
             _bound(target["must"], target["at_most"]),
             _bound(target["aim"], target["at_most"]),
-            target["verdict"],
+            target["result"],
         ]
         for target in found["targets"]
     ]

@@ -28,9 +28,9 @@ def audit(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare what is served online with what the offline side computes as of the same moment.
+    """Compare what is served online with what the offline side computes as of the same time.
 
-    Keys that changes are just touching are looked at again, and called unsettled if they never
+    Keys that changes affect just then are looked at again, and counted as in flux if they never
     come to rest. With --live every live table is compared with what its change log says, so that a
     change that was never recorded shows. Exits 1 and lists the rows if anything differs.
 
@@ -78,7 +78,7 @@ def features(
     from pipelines.settings import check_environment
 
     check_environment()
-    row = DataLayerOrchestrator().features(view, _pairs(keys), _moment(at))
+    row = DataLayerOrchestrator().features(view, _pairs(keys), _time(at))
     if as_json:
         print_json(as_dict(row) | {"found": row.found})
     elif row.found:
@@ -129,7 +129,7 @@ def _pairs(keys: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _moment(text: str | None) -> datetime | None:
+def _time(text: str | None) -> datetime | None:
     from pipelines.change_log.time_stamps import parse_time_stamp
 
     if text is None:

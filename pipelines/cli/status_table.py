@@ -16,9 +16,9 @@ def print_status(status: dict[str, Any]) -> None:
     _views(status["offline_views"])
     if "error" in status["registry"]:
         answers.print(f"feature registry: {status['registry']['error']}")
-    if status["waiting_for_online_store"]:
-        waiting = ", ".join(status["waiting_for_online_store"])
-        answers.print(f"waiting to be materialized: {waiting}")
+    if status["pending_materializations"]:
+        pending = ", ".join(status["pending_materializations"])
+        answers.print(f"pending materializations: {pending}")
     if status["quarantined"]:
         refused = ", ".join(f"{n:,} of {table}" for table, n in status["quarantined"].items())
         answers.print(f"rows in quarantine: {refused}")

@@ -46,7 +46,13 @@ class PublishedFiles(StateFile):
     def files(
         self, kind: str, name: str | None = None, status: str = "live"
     ) -> list[PublishedFile]:
-        """Files of one of `KINDS` (and a log or view), oldest event time first."""
+        """Files, oldest event time first.
+
+        Args:
+            kind: one of `KINDS`.
+            name: the log or view; None for all.
+            status: one of `STATUSES`.
+        """
         rows = self._query(
             "SELECT * FROM files WHERE status = ? AND kind = ? AND (? IS NULL OR name = ?) "
             "ORDER BY coalesce(min_time, ''), path",
@@ -59,7 +65,13 @@ class PublishedFiles(StateFile):
             return [self._file(row) for row in rows]
 
     def add_pending(self, cycle: int, files: Sequence[PublishedFile], now: datetime) -> None:
-        """Record a cycle's files before they are renamed into place, at `now` (UTC, naive)."""
+        """Record a cycle's files before they are renamed into place.
+
+        Args:
+            cycle: the number of the cycle.
+            files: the files.
+            now: UTC, naive.
+        """
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT INTO files (path, kind, name, cycle, rows, bytes, sha256, min_time, "

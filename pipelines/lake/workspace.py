@@ -94,7 +94,13 @@ def quoted(names: Iterable[str]) -> str:
 
 
 def same_key(log: Log, left: str, right: str, prefix: str = "") -> str:
-    """SQL: two relations' rows have one key; the right one's columns may have a prefix."""
+    """SQL for whether two relations' rows have the same key.
+
+    Args:
+        log: whose key it is.
+        left, right: the relations' names.
+        prefix: of the key's columns in the right one.
+    """
     return " AND ".join(f'{left}."{name}" = {right}."{prefix}{name}"' for name in log.key)
 
 

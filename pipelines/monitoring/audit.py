@@ -3,7 +3,7 @@
 Data keep flowing meanwhile. So it first reads which changes are online for certain, then the online
 store, then the ends of the change logs. A key that no change in between affects is at rest: its
 online and offline rows cover the same changes. A key in flux is read again in the next round; one
-that never comes to rest is counted as unsettled.
+that never comes to rest is counted as in flux.
 
 Keys are sampled from the offline sources. These never expire, so a key that is online but not
 offline was not written by us.
@@ -61,7 +61,7 @@ class ReadersLagError(AuditError):
         self.lag = dict(lag)
         behind = ", ".join(f"{name} {count:,}" for name, count in lag.items() if count)
         super().__init__(
-            f"nothing can be compared: changes that are not surely online yet ({behind}) touch "
+            f"nothing can be compared: changes that are not surely online yet ({behind}) affect "
             "every key; wait for the batch or streaming flow to catch up, or run "
             "`synchrochain batch --once`, then audit again"
         )
@@ -78,7 +78,7 @@ class ViewAudit:
 
     keys: int
     served: int
-    unsettled: int
+    in_flux: int
     consistency: float | None
     features: dict[str, FeatureAudit]
 
@@ -97,7 +97,7 @@ class AuditReport:
     views: dict[str, ViewAudit]
     rows: list[UnequalRow]
     unequal_rows: int
-    moment: datetime
+    as_of: datetime
     online: dict[str, int]
     last: dict[str, int]
     rounds: int

@@ -146,7 +146,7 @@ def _audited(
         for log in LOGS:
             at = ends[log.database]
             _quarantined(offline.connection, state, log, at)
-            _said(offline.connection, log, at, expired_before)
+            _logged(offline.connection, log, at, expired_before)
             tables[log.table] = _compare(offline.connection, log, at, kept_since)
             progress("compare", tables[log.table].rows)
     return LiveAudit(tables, {name: at.end for name, at in ends.items()})
@@ -180,7 +180,7 @@ def _look(
 def _quarantined(
     connection: duckdb.DuckDBPyConnection, state: PipelineState, log: Log, at: _Ends
 ) -> None:
-    """Create `refused_<log>`: per key the newest rejected change, quarantined or fresh."""
+    """Create `newest_rejected_<log>`: per key the newest rejected change, quarantined or fresh."""
     kept = "(SELECT NULL::BIGINT AS seq, '' AS op, '' AS \"row\", '' AS committed_at WHERE FALSE)"
     # Operators may edit or remove these files.
     paths = [f.path for f in state.files("quarantine", log.table) if f.path.exists()]
@@ -188,16 +188,16 @@ def _quarantined(
         kept = read_lines(paths, QUARANTINED)
     fresh = f"(SELECT * FROM raw_{log.name} SEMI JOIN bad_{log.name} USING (seq))"
     connection.execute(
-        f"CREATE TABLE refused_{log.name} AS SELECT * FROM (FROM ({typed_rows(log, kept)}) "
+        f"CREATE TABLE newest_rejected_{log.name} AS SELECT * FROM (FROM ({typed_rows(log, kept)}) "
         f"UNION ALL BY NAME FROM ({typed_rows(log, fresh)})) WHERE seq <= {at.end} "
         f"QUALIFY row_number() OVER (PARTITION BY {quoted(log.key)} ORDER BY seq DESC) = 1"
     )
 
 
-def _said(
+def _logged(
     connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, expired_before: datetime
 ) -> None:
-    """Create `said`: each row as the log has it, with the row's own event time.
+    """Create `logged`: each row as the log has it, with the row's own event time.
 
     In the log, a row after a deletion of its key has the deletion's time, if later (see
     `date_deletions`). The deletion may have expired.
@@ -205,7 +205,7 @@ def _said(
     keys = quoted(log.key)
     every = " UNION ALL ".join(f"SELECT {columns(log)} FROM {s}_{log.name}" for s in ("old", "new"))
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE said AS SELECT * FROM (SELECT * FROM ({every}) "
+        f"CREATE OR REPLACE TEMP TABLE logged AS SELECT * FROM (SELECT * FROM ({every}) "
         f"WHERE seq <= {at.end} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY seq DESC) "
         "= 1) WHERE op NOT IN ('D', 'M')"
     )
@@ -213,15 +213,15 @@ def _said(
         return
     time = f'"{log.changed_at}"'
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE later AS SELECT said.seq, live.{time} AS own FROM said "
-        f"JOIN live_{log.name} AS live USING ({keys}) WHERE live.{time} < said.{time}"
+        f"CREATE OR REPLACE TEMP TABLE later AS SELECT logged.seq, live.{time} AS own FROM logged "
+        f"JOIN live_{log.name} AS live USING ({keys}) WHERE live.{time} < logged.{time}"
     )
     gone = f"SELECT {keys}, seq, {time} FROM ({every}) WHERE op = 'D'"
     connection.execute(
-        f"UPDATE said SET {time} = later.own FROM later WHERE later.seq = said.seq AND "
-        f"(said.{time} < TIMESTAMP '{expired_before}' + INTERVAL '{CLOCK_SET_BACK}' OR said.seq IN "
-        f"(SELECT said.seq FROM said JOIN ({gone}) AS gone USING ({keys}) "
-        f"WHERE gone.seq < said.seq AND gone.{time} = said.{time}))"
+        f"UPDATE logged SET {time} = later.own FROM later WHERE later.seq = logged.seq AND "
+        f"(logged.{time} < TIMESTAMP '{expired_before}' + INTERVAL '{CLOCK_SET_BACK}' "
+        f"OR logged.seq IN (SELECT logged.seq FROM logged JOIN ({gone}) AS gone USING ({keys}) "
+        f"WHERE gone.seq < logged.seq AND gone.{time} = logged.{time}))"
     )
 
 
@@ -231,8 +231,8 @@ def _compare(
     good = f"(SELECT * FROM live_{log.name} WHERE reason IS NULL)"
     rows = _number(connection, f"SELECT count(*) FROM live_{log.name}")
     bad = rows - _number(connection, f"SELECT count(*) FROM {good}")
-    logged = _number(connection, "SELECT count(*) FROM said")
-    digest, digest_logged = (_digest(connection, log, source) for source in (good, "said"))
+    logged = _number(connection, "SELECT count(*) FROM logged")
+    digest, digest_logged = (_digest(connection, log, source) for source in (good, "logged"))
     if bad == 0 and (rows, digest) == (logged, digest_logged):
         return TableAudit(log.database, rows, logged, digest, digest_logged)
     differences = _differences(log, at, kept_since)
@@ -261,32 +261,34 @@ def _compare(
 
 def _differences(log: Log, at: _Ends, kept_since: datetime) -> str:
     """A query for the keys on which table and log differ, and why."""
-    on = " AND ".join(f'live."{key}" IS NOT DISTINCT FROM said."{key}"' for key in log.key)
-    same, refused = (
+    on = " AND ".join(f'live."{key}" IS NOT DISTINCT FROM logged."{key}"' for key in log.key)
+    same, rejected = (
         " AND ".join(_same(side, column.name, column.type) for column in log.columns)
-        for side in ("said", "refused")
+        for side in ("logged", "rejected")
     )
-    refused = f"CASE WHEN refused.op = 'D' THEN live.op IS NULL ELSE {refused} END"
-    either = ", ".join(f'coalesce(live."{key}", said."{key}") AS "{key}"' for key in log.key)
+    rejected = f"CASE WHEN rejected.op = 'D' THEN live.op IS NULL ELSE {rejected} END"
+    either = ", ".join(f'coalesce(live."{key}", logged."{key}") AS "{key}"' for key in log.key)
     time = CHANGED_AT.get(log.table)
     recent = f"live.\"{time}\" >= TIMESTAMP '{kept_since}'" if time else "FALSE"
     # Retention and trimming keep the newest row of these logs.
     whole = at.removed == 0 or log.lasts
-    comparable = "TRUE" if whole else f"coalesce(said.seq > {at.removed} OR {recent}, FALSE)"
+    comparable = "TRUE" if whole else f"coalesce(logged.seq > {at.removed} OR {recent}, FALSE)"
     return f"""
         SELECT {either},
         CASE WHEN live.reason IS NOT NULL THEN 'rejected'
-        WHEN refused.seq > coalesce(said.seq, 0) AND {refused} THEN 'rejected'
+        WHEN rejected.seq > coalesce(logged.seq, 0) AND {rejected} THEN 'rejected'
         WHEN NOT ({comparable}) THEN 'not comparable'
-        WHEN said.seq IS NULL THEN 'missing'
+        WHEN logged.seq IS NULL THEN 'missing'
         WHEN live.op IS NULL THEN 'gone'
         ELSE 'differing' END AS kind
-        FROM live_{log.name} AS live FULL JOIN said ON {on}
-        LEFT JOIN refused_{log.name} AS refused
+        FROM live_{log.name} AS live FULL JOIN logged ON {on}
+        LEFT JOIN newest_rejected_{log.name} AS rejected
         ON {
-        " AND ".join(f'refused."{key}" = coalesce(live."{key}", said."{key}")' for key in log.key)
+        " AND ".join(
+            f'rejected."{key}" = coalesce(live."{key}", logged."{key}")' for key in log.key
+        )
     }
-        WHERE NOT coalesce({same} AND live.op IS NOT NULL AND said.seq IS NOT NULL, FALSE)
+        WHERE NOT coalesce({same} AND live.op IS NOT NULL AND logged.seq IS NOT NULL, FALSE)
         OR live.reason IS NOT NULL
     """
 

@@ -45,7 +45,7 @@ def collect_status(
         "streamer": _or_error(lambda: _streamer(state, config)),
         "offline_views": _or_error(lambda: _views(state, config, now())),
         "registry": _or_error(lambda: _registry(config)),
-        "waiting_for_online_store": sorted(state.pending_materializations()),
+        "pending_materializations": sorted(state.pending_materializations()),
         "quarantined": _quarantined(state),
         "online_store": _or_error(lambda: _online_store(state, data)),
         "last_cycles": [asdict(cycle) for cycle in state.last_cycles(5)],

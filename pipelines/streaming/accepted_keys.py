@@ -28,6 +28,7 @@ class AcceptedKeys:
 
     Args:
         cursor: for the table `accepted_<log>`, under a lock of ours.
+        log: the log.
     """
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, log: Log) -> None:

@@ -73,6 +73,8 @@ class ChangeCapture:
     Belongs to one thread at a time.
 
     Args:
+        name: the live database.
+        config: where it is.
         trimmed: up to which `seq` changes may be missing.
         read: where readers stand whose work is known here.
     """

@@ -128,6 +128,7 @@ class StreamingFlow:
         """Take in a stream's next micro-batch, write what it affected, then move the offset.
 
         Args:
+            name: the live database.
             final: see `Stream.next_batch`.
 
         Raises:

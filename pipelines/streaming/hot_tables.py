@@ -120,7 +120,13 @@ def create_tables(cursor: duckdb.DuckDBPyConnection, view: View) -> None:
 
 
 def insert(cursor: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    """Append rows, whose columns are those of the table in their order."""
+    """Append rows to a table.
+
+    Args:
+        cursor: a cursor of the hot window.
+        table: the table's name.
+        rows: with the table's columns, in their order.
+    """
     if rows.num_rows == 0:
         return
     if rows.num_rows > FEW:
@@ -134,7 +140,13 @@ def insert(cursor: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> Non
 
 
 def eviction(view: View, source: Source, watermark: datetime) -> str:
-    """SQL that deletes what no window that ends at the watermark or later needs."""
+    """SQL that deletes what no window that ends at the watermark or later needs.
+
+    Args:
+        view: the view.
+        source: the log that feeds it.
+        watermark: UTC, naive.
+    """
     hot = f"{view.name}.hot_{source.log}"
     horizon = f"TIMESTAMP '{back(watermark, source.lookback or 0)}'"
     old = f"coalesce({source.at} < {horizon}, TRUE)"  # a deletion may be of what had no time yet

@@ -148,7 +148,13 @@ class HotWindow:
 
 
 class WindowWriter:
-    """Moves the good changes of a micro-batch into the hot window, on one stream's cursor."""
+    """Moves the good changes of a micro-batch into the hot window.
+
+    Args:
+        window: shared by all streams.
+        cursor: the stream's own.
+        logs: those of the stream's database.
+    """
 
     def __init__(
         self, window: HotWindow, cursor: duckdb.DuckDBPyConnection, logs: Iterable[Log]

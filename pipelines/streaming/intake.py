@@ -124,7 +124,13 @@ class Intake:
     def accept(
         self, log: Log, files: Sequence[PublishedFile], seqs: Sequence[int]
     ) -> ValidationResult:
-        """Those changes that the batch flow has published."""
+        """Those changes that the batch flow has published.
+
+        Args:
+            log: the log.
+            files: its processed log.
+            seqs: the changes that are looked for.
+        """
         if not files:
             return ValidationResult()
         chosen = f"(SELECT * FROM {read_files(files)} WHERE seq IN (SELECT unnest(?)))"

@@ -37,6 +37,7 @@ class KnownKeys:
 
     Args:
         cursor: for the table, under a lock of ours.
+        log: the log.
     """
 
     def __init__(self, cursor: duckdb.DuckDBPyConnection, log: Log) -> None:
@@ -79,7 +80,11 @@ class KnownKeys:
         return {value for value in known if value not in self._freed}
 
     def turn(self, seqs: Iterable[int], ops: Iterable[str], keys: Iterable[Any]) -> None:
-        """Take note of which facts were deleted, and whose key another one has then."""
+        """Take note of which facts were deleted, and whose key another one has then.
+
+        Args:
+            seqs, ops, keys: of changes in the order of the log, one each.
+        """
         for seq, op, key in zip(seqs, ops, keys, strict=True):
             if op == "D":
                 self._freed[key] = max(seq, self._freed.get(key, seq))

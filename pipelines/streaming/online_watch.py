@@ -37,6 +37,7 @@ class OnlineWatch:
     Args:
         config: which Redis; it is not started.
         project: the Feast project whose rows are compared.
+        state: the pipeline's state: what is published.
         rewrite: has everything written again that only the stream knows.
         now: the present time, UTC and naive.
         clock: seconds that only grow.

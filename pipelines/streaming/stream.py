@@ -67,6 +67,7 @@ class Stream:
 
     Args:
         name: the live database.
+        config: where it is, and how many changes a micro-batch has at most.
         window: shared with the other streams.
         offset: up to which `seq` the window holds the database's changes.
         written: up to which `seq` they are written online already.

@@ -55,6 +55,9 @@ class ViewRefresh:
     has caught up.
 
     Args:
+        window: shared by all streams.
+        view: the view.
+        created: the clock of created timestamps.
         known_until: until when the window knows all that was committed; None: until now.
         absorbed: up to which `seq` the window holds the view's changes, by database.
     """

@@ -63,6 +63,9 @@ def warm(
     """Fill the window from the processed logs, whose rows have passed the checks.
 
     Args:
+        window: an empty one.
+        cursor: one of its cursors.
+        known: what is published.
         done: up to which `seq` the stream has written online, by database; keys with later rows
             are affected. A database that is not in it was deferred to the batch flow so far.
 

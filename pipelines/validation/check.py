@@ -24,7 +24,7 @@ from pipelines.lake.rejected import (
     ready,
 )
 from pipelines.lake.workspace import columns, count, empty, quoted
-from pipelines.validation.deletions import date_deletions, refuse_unknown_deletions
+from pipelines.validation.deletions import date_deletions, reject_unknown_deletions
 from pipelines.validation.lives import normalise_operations
 
 
@@ -82,8 +82,8 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
         "FROM typed WHERE reason IS NOT NULL"
     )
     for column, parent in log.references.items():
-        _refuse_orphans(connection, log, column, BY_NAME[parent])
-    refuse_unknown_deletions(connection, log)
+        _reject_orphans(connection, log, column, BY_NAME[parent])
+    reject_unknown_deletions(connection, log)
     _attach_keys(connection, log)
     if waiting or count(connection, f"bad_{log.name}"):
         end_waiting(connection, log)
@@ -108,7 +108,7 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
     return Checked(accepted - len(resolved), bad - again, resolved, ended)
 
 
-def _refuse_orphans(
+def _reject_orphans(
     connection: duckdb.DuckDBPyConnection, log: Log, column: str, parent: Log
 ) -> None:
     # First look in this cycle's rows, so that history is read by a small join, which skips files

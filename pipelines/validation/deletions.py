@@ -9,7 +9,7 @@ from pipelines.change_log.time_stamps import time_stamp_sql
 from pipelines.lake.workspace import quoted, same_key
 
 
-def refuse_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+def reject_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
     """Reject deletions in `typed` of keys that were never accepted.
 
     In a log with retention, a row older than all that is kept may have expired: its deletion stays.

@@ -219,7 +219,7 @@ def test_what_was_processed_is_served(shop: Shop) -> None:
         found = report.views[view.name]
         there = {tuple(r[k] for k in view.keys) for r in offline_rows(shop.processor, view.name)}
         assert found.keys >= len(there)
-        assert (found.consistency, found.unsettled) == (1.0, 0)
+        assert (found.consistency, found.in_flux) == (1.0, 0)
         assert found.served > 0
         assert set(found.features) == {"event_timestamp", *view.features}
         assert all(figures.total == found.keys for figures in found.features.values())
@@ -348,7 +348,7 @@ def test_what_has_expired_is_null_on_both_sides(shop: Shop) -> None:
     assert report.views["user_orders"].served > 0
 
 
-def test_a_row_expires_in_the_same_moment_on_both_sides(shop: Shop) -> None:
+def test_a_row_expires_at_the_same_time_on_both_sides(shop: Shop) -> None:
     """To the microsecond."""
     at = shop.newest("route_conditions")["event_timestamp"] + timedelta(days=2)
     last = shop.audit(now=lambda: at).views["route_conditions"]
@@ -358,7 +358,7 @@ def test_a_row_expires_in_the_same_moment_on_both_sides(shop: Shop) -> None:
 
 
 def test_a_row_that_expires_during_the_reading_is_still_compared(shop: Shop) -> None:
-    """However long the reading takes, times to live count from the moment it began."""
+    """However long the reading takes, times to live count from when it began."""
     ttl = timedelta(days=1)
     newest: dict[str, Row] = {}
     for row in offline_rows(shop.processor, "session_events"):  # in the order of time
@@ -370,15 +370,15 @@ def test_a_row_that_expires_during_the_reading_is_still_compared(shop: Shop) -> 
     assert shop.audit(now=lambda: at).views["session_events"].consistency == 1.0
 
 
-def test_keys_in_flux_are_unsettled(shop: Shop) -> None:
+def test_keys_in_flux_are_counted_apart(shop: Shop) -> None:
     """A change that nobody has written yet says nothing against the rest."""
     before = shop.audit()
     shop.append(orders=shop.order(1))
     report = shop.audit()
     assert report.consistency == 1.0
     for name, view in report.views.items():
-        assert view.unsettled == (name in ("user_orders", "inventory_levels"))
-        assert view.keys == before.views[name].keys - view.unsettled
+        assert view.in_flux == (name in ("user_orders", "inventory_levels"))
+        assert view.keys == before.views[name].keys - view.in_flux
     assert report.last["orders"] == report.online["orders"] + 1
 
 
@@ -398,7 +398,7 @@ def test_a_region_that_changes_unsettles_what_is_there(shop: Shop) -> None:
         for r in offline_rows(shop.processor, "inventory_levels")
         if r["warehouse_id"] == "w1"
     }
-    assert shop.audit().views["inventory_levels"].unsettled >= len(there) > 0
+    assert shop.audit().views["inventory_levels"].in_flux >= len(there) > 0
 
 
 def test_a_shipment_that_changes_its_route_unsettles_both(shop: Shop) -> None:
@@ -406,7 +406,7 @@ def test_a_shipment_that_changes_its_route_unsettles_both(shop: Shop) -> None:
     delivered = next(r for r in shop.logs["shipments"] if r["delivered_at"] and r["op"] != "D")
     other = next(r for r in ("r1", "r2", "r3") if r != delivered["route_id"])
     shop.append(shipments={**delivered, "op": "U", "route_id": other})
-    assert shop.audit().views["route_conditions"].unsettled == 2
+    assert shop.audit().views["route_conditions"].in_flux == 2
 
 
 def test_an_audit_of_nothing_but_flux_is_an_error(shop: Shop) -> None:
@@ -423,7 +423,7 @@ def test_an_audit_of_nothing_but_flux_is_an_error(shop: Shop) -> None:
 
 
 def test_a_view_that_waits_says_nothing_about_the_others(shop: Shop) -> None:
-    """Its keys are unsettled."""
+    """Its keys are in flux."""
     shop.state.rematerialize_all()
     for view in VIEWS[1:]:
         shop.state.view_is_materialized(view.name)
@@ -431,8 +431,8 @@ def test_a_view_that_waits_says_nothing_about_the_others(shop: Shop) -> None:
     shop.state.view_is_materialized(VIEWS[0].name)
     first, *others = report.views.values()
     assert (first.keys, first.consistency) == (0, None)
-    assert first.unsettled > 0
-    assert all(view.consistency == 1.0 and not view.unsettled for view in others)
+    assert first.in_flux > 0
+    assert all(view.consistency == 1.0 and not view.in_flux for view in others)
 
 
 def test_a_reader_that_claims_too_much_is_found(shop: Shop) -> None:
@@ -441,7 +441,7 @@ def test_a_reader_that_claims_too_much_is_found(shop: Shop) -> None:
     click = shop.another("clickstream", session_id="s99", event_id=next(_ids), user_id=1)
     claim(shop, shop.append(sessions=session, clickstream=click, orders=shop.order(2)))
     report = shop.audit()
-    assert not any(view.unsettled for view in report.views.values())
+    assert not any(view.in_flux for view in report.views.values())
     found = unequal(report)
     assert found["session_events", "event_timestamp"] == (0, 1, 0)
     assert found["user_intent", "event_timestamp"] in {(0, 0, 1), (0, 1, 0)}
@@ -461,14 +461,14 @@ def test_a_reader_that_wrote_first_is_believed(shop: Shop) -> None:
         keys = offline.sample(view, [], 0)
         (row,) = offline.newest(view, keys, datetime(1970, 1, 1)).to_pylist()
     shop.put("route_conditions", row)
-    assert shop.audit().views["route_conditions"].unsettled == 1
+    assert shop.audit().views["route_conditions"].in_flux == 1
     claim(shop, last)
     report = shop.audit()
     assert report.consistency == 1.0
-    assert report.views["route_conditions"].unsettled == 0
+    assert report.views["route_conditions"].in_flux == 0
 
 
-def test_what_the_stream_left_to_the_batch_flow_is_unsettled(shop: Shop) -> None:
+def test_keys_of_deferred_changes_are_in_flux(shop: Shop) -> None:
     """Until a cycle has passed it, wherever the stream stands."""
     last = shop.append(orders=shop.order(1))
     claim(shop, last)
@@ -476,20 +476,20 @@ def test_what_the_stream_left_to_the_batch_flow_is_unsettled(shop: Shop) -> None
     deferred = {"orders": [last["orders"]]}
     report = shop.audit(deferred=lambda: deferred)
     assert report.consistency == 1.0
-    assert report.views["user_orders"].unsettled == 1
+    assert report.views["user_orders"].in_flux == 1
     done = {"orders": [last["orders"] - 1]}
     assert unequal(shop.audit(deferred=lambda: done))
 
 
-def test_what_the_streamer_has_noted_as_left_is_unsettled(shop: Shop) -> None:
-    """Without being told: its note is read, after its offset, which it moves afterwards."""
+def test_what_the_streamer_has_recorded_as_deferred_is_in_flux(shop: Shop) -> None:
+    """Its report is read after its offset, which it moves afterwards."""
     last = shop.append(orders=shop.order(1))
     claim(shop, last)
     deferred = {"orders": [last["orders"]], "users": []}
     shop.state.set_metadata("stream", json.dumps({"pid": 1, "deferred": deferred}))
     report = shop.audit()
     assert report.consistency == 1.0
-    assert report.views["user_orders"].unsettled == 1
+    assert report.views["user_orders"].in_flux == 1
     shop.state.set_metadata("stream", json.dumps({"pid": 1, "deferred": {"orders": []}}))
     assert unequal(shop.audit())
 
@@ -501,7 +501,7 @@ def test_a_warehouse_that_has_moved_is_served_where_it_is(processed: Shop) -> No
     processed.processor.run_cycle()
     report = processed.audit()
     assert report.consistency == 1.0
-    assert not any(view.unsettled for view in report.views.values())
+    assert not any(view.in_flux for view in report.views.values())
     rows = offline_rows(processed.processor, "inventory_levels")
     assert "west" in {row["warehouse_region"] for row in rows}
 
@@ -517,7 +517,7 @@ def test_a_change_during_the_reading_unsettles_its_keys(shop: Shop) -> None:
     changed: dict[str, int] = {}
     report = shop.audit(progress=meanwhile)
     assert report.consistency == 1.0
-    assert report.views["user_orders"].unsettled == 1
+    assert report.views["user_orders"].in_flux == 1
 
 
 @pytest.mark.parametrize("when", ["read online", "compare"])
@@ -534,7 +534,7 @@ def test_keys_come_to_rest_when_a_cycle_has_passed_them(processed: Shop, when: s
     report = shop.audit(progress=meanwhile)
     assert len(ran) == 1
     assert report.consistency == 1.0
-    assert not any(view.unsettled for view in report.views.values())
+    assert not any(view.in_flux for view in report.views.values())
     assert report.rounds == (2 if when == "read online" else 1)
 
 
@@ -566,8 +566,8 @@ def test_a_cycle_between_rounds_settles(processed: Shop) -> None:
     report = processed.audit(pause=processed.processor.run_cycle)
     assert (report.consistency, report.rounds) == (1.0, 2)
     for name, view in report.views.items():
-        assert view.unsettled == 0
-        assert view.keys == every.views[name].keys + every.views[name].unsettled
+        assert view.in_flux == 0
+        assert view.keys == every.views[name].keys + every.views[name].in_flux
 
 
 def test_the_report_is_one_json_document(shop: Shop) -> None:

@@ -189,7 +189,7 @@ def test_the_status_of_an_empty_directory(empty: Path) -> None:
     assert {d["error"] for d in found["databases"].values()} == {"does not exist yet"}
     assert {view["rows"] for view in found["offline_views"].values()} == {0}
     assert found["online_store"]["engine"] is None
-    assert (found["last_cycles"], found["waiting_for_online_store"]) == ([], [])
+    assert (found["last_cycles"], found["pending_materializations"]) == ([], [])
     assert not (empty / "live_databases").exists()
 
 

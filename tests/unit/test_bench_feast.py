@@ -119,7 +119,7 @@ def test_each_repeat_begins_with_another_side() -> None:
 
 def test_targets_stand_beside_the_figures() -> None:
     """More is better for some, less for others; a part left out has no line."""
-    verdicts = {target["figure"]: target["verdict"] for target in compared(figures())}
+    verdicts = {target["figure"]: target["result"] for target in compared(figures())}
     assert verdicts == {
         "materialize.ratio_to_stock": "✓ reached",
         "materialize.ratio_to_limit": "✓ reached",
@@ -135,7 +135,7 @@ def test_targets_stand_beside_the_figures() -> None:
     }
     assert len(verdicts) == len(TARGETS)
     assert [t["figure"] for t in compared({"history": {"growth": None}})][-1] == "history.growth"
-    assert {t["verdict"] for t in compared({"history": {}})} == {"not measured"}
+    assert {t["result"] for t in compared({"history": {}})} == {"not measured"}
 
 
 def test_a_wrong_answer_stops_the_benchmark() -> None:

@@ -93,7 +93,7 @@ STATUS: dict[str, Any] = {
         for view in ("user_intent", "session_events", "inventory_levels")
     },
     "registry": {},
-    "waiting_for_online_store": [],
+    "pending_materializations": [],
     "quarantined": {},
     "online_store": {"engine": None},
     "last_cycles": [
