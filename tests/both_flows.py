@@ -1,7 +1,7 @@
 """Both flows side by side without Redis and Feast: what each makes of the same change logs.
 
 The batch flow runs whole cycles but for the online store; the streams take in micro-batches and
-hear what the batch flow has decided. One process, one thread.
+take in what the batch flow has decided. One process, one thread.
 """
 
 from __future__ import annotations

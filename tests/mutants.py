@@ -215,7 +215,7 @@ def run(
         while not found or process.returncode is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=2)
-            found = told(results(folder, mutants), found, folder)
+            found = merged(results(folder, mutants), found, folder)
     if all(how == UNTRIED for how in found.values()):
         lines = said.read_text(encoding="utf-8", errors="replace").splitlines()
         lines = [line for line in lines if not line.endswith((" stats", " mutants"))]
@@ -250,7 +250,7 @@ def doubted(folder: Path, environment: dict[str, str], found: dict[str, str]) ->
     return {name: DOUBTED if by.get(name) in failed else how for name, how in found.items()}
 
 
-def told(found: dict[str, str], before: dict[str, str], folder: Path) -> dict[str, str]:
+def merged(found: dict[str, str], before: dict[str, str], folder: Path) -> dict[str, str]:
     """All that was found up to now, when what is new of it has been printed."""
     known = {name: how for name, how in before.items() if how != UNTRIED}
     by = {mutant: test for mutant, test, _ in failures(folder)}

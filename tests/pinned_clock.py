@@ -1,4 +1,4 @@
-"""The clock of the test suite: every run begins at the same moment, its child processes too.
+"""The clock of the test suite: every run begins at the same time, its child processes too.
 
 It goes on from there at the pace of the machine's clock, so what waits for time to pass still can.
 A child process finds the same clock by `child_clock/sitecustomize.py`.

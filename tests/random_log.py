@@ -201,7 +201,7 @@ def _stored(time: datetime) -> str:
 
 
 class _World:
-    """One random shop: its keys, its clock and what its tables hold at the moment."""
+    """One random shop: its keys, its clock and what its tables hold."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -225,20 +225,20 @@ class _World:
 
     def changes(self, tables: tuple[str, ...], size: int) -> list[Row]:
         """The change log of one database, in order, each entry with the name of its table."""
-        moments = [
+        instants = [
             (self.time(), table)
             for table in tables
             if self.rng.random() >= _EMPTY_SHARE
             for _ in range(round(size * _WEIGHTS[table]))
         ]
-        moments.sort()
+        instants.sort()
         order = [
-            index + (self.rng.random() * len(moments) if self.rng.random() < _LATE_SHARE else 0)
-            for index in range(len(moments))
+            index + (self.rng.random() * len(instants) if self.rng.random() < _LATE_SHARE else 0)
+            for index in range(len(instants))
         ]
         entries = []
         seq, committed_at = 0, datetime(2024, 1, 1)
-        for _, (t, table) in sorted(zip(order, moments, strict=True)):
+        for _, (t, table) in sorted(zip(order, instants, strict=True)):
             # Other tables take numbers from the same log, so there are holes.
             seq += self.rng.choice([1, 1, 1, 2, 5])
             committed_at = max(committed_at, t) + timedelta(milliseconds=self.rng.randrange(0, 3))

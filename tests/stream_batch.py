@@ -20,7 +20,7 @@ HOME = Path(__file__).resolve().parents[1]
 
 
 class BatchProcess:
-    """Runs cycles when it is told to, one after another."""
+    """Runs cycles when it is asked to, one after another."""
 
     def __init__(self) -> None:
         paths = (str(HOME), os.environ.get("PYTHONPATH", ""))
@@ -71,12 +71,12 @@ def _cycle(asked: dict[str, Any]) -> dict[str, Any]:
     from pipelines.settings import DataConfig
 
     folder = Path(asked["data_dir"])
-    moment = datetime.fromisoformat(asked["now"])
+    instant = datetime.fromisoformat(asked["now"])
 
     def clock() -> datetime:
-        nonlocal moment
-        moment += timedelta(seconds=1)
-        return moment
+        nonlocal instant
+        instant += timedelta(seconds=1)
+        return instant
 
     os.environ["SYNCHROCHAIN_DATA_DIR"] = str(folder)  # which Feast's stores go by
     config = BatchConfig(data_dir=folder, retention_days=100 * 365)
@@ -85,7 +85,7 @@ def _cycle(asked: dict[str, Any]) -> dict[str, Any]:
         report = processor.run_cycle(update=asked["update"])
     except SynchroChainError as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"extracted": report.extracted, "quarantined": report.quarantined, "end": str(moment)}
+    return {"extracted": report.extracted, "quarantined": report.quarantined, "end": str(instant)}
 
 
 def _serve() -> None:

@@ -52,7 +52,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def moment(message: bytes) -> datetime:
+def instant(message: bytes) -> datetime:
     """A `google.protobuf.Timestamp`."""
     parts = dict(_fields(message))
     return EPOCH + timedelta(seconds=parts.get(1, 0), microseconds=parts.get(2, 0) // 1000)

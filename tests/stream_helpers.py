@@ -18,7 +18,7 @@ from live_logs import KEYS, TABLES
 from random_log import TABLE_NAMES, Logs, _row_json, _stored
 from reference import VIEWS, compute
 from stream_batch import BatchProcess
-from stream_decoding import EPOCH, entity_key, moment, value
+from stream_decoding import EPOCH, entity_key, instant, value
 
 from pipelines.batch import BatchConfig
 from pipelines.cache import RealtimeCache
@@ -175,7 +175,7 @@ class StreamWorld:
                     row[name] = value(fields[field(view, name)], schema.field(name).type)
                 stamp = fields[f"_created:{view}".encode()]
                 row["created_timestamp"] = EPOCH + timedelta(microseconds=int(stamp[-20:]))
-                row["event_timestamp"] = moment(fields[f"_ts:{view}".encode()])
+                row["event_timestamp"] = instant(fields[f"_ts:{view}".encode()])
                 found[tuple(names[name] for name in VIEWS_BY_NAME[view].keys)] = row
         return found
 

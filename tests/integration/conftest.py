@@ -24,7 +24,7 @@ from pipelines.settings import DataConfig
 
 
 class Clock:
-    """A clock that moves a second at each look, and further only when told to."""
+    """A clock that moves a second at each look, and further only when asked to."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now

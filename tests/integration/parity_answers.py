@@ -147,7 +147,7 @@ def _statuses(
 ) -> Iterable[int]:
     for value, time in zip(values, times, strict=True):
         if not time.seconds and not time.nanos and value.WhichOneof("val") is None:
-            yield FieldStatus.NOT_FOUND  # or null in a row of 1970's first moment: none is made
+            yield FieldStatus.NOT_FOUND  # or null in a row at 1970's start: none is made
         elif ttl and time.seconds + time.nanos / 1e9 < (now - ttl).timestamp():
             yield FieldStatus.OUTSIDE_MAX_AGE
         else:

@@ -18,31 +18,31 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def entity_frame(repository: Repository, count: int = 60) -> pd.DataFrame:
-    """Known, unknown and repeated keys at moments near those of the sources.
+    """Known, unknown and repeated keys at times near those of the sources.
 
     Has the join keys, the aliases of service aliased, the request data of the on-demand views and
     `ROW`, which says where a row stands: stock Feast returns rows in any order.
     """
     random = Random(f"{repository.seed} frame")
-    moments = sorted({*source_moments(repository, "wide"), *source_moments(repository, "pair")})
+    instants = sorted({*source_instants(repository, "wide"), *source_instants(repository, "pair")})
     keys = repository.request_keys(count)
     keys += [random.choice(keys) for _ in range(count // 4)]
     frame = pd.DataFrame(with_aliases(with_order(keys)))
-    times = [random.choice(moments) + random.choice(_NEAR) for _ in keys]
+    times = [random.choice(instants) + random.choice(_NEAR) for _ in keys]
     frame["event_timestamp"] = pd.to_datetime(pd.Series(times), utc=True)
     frame = pd.concat([frame, frame.iloc[:7], frame.iloc[3:5]], ignore_index=True)
     frame[ROW] = range(len(frame))
     return frame
 
 
-def source_moments(repository: Repository, view: str) -> list[datetime]:
+def source_instants(repository: Repository, view: str) -> list[datetime]:
     """The event times of a view's source (not of triple, whose columns have other names)."""
     source: Any = repository.views[view].batch_source
     found: list[datetime] = pq.read_table(source.path, columns=["event_timestamp"])[0].to_pylist()
     return found
 
 
-# From the moment of a source's row: exactly then, just before and after, when the time to live of
+# From the time of a source's row: exactly then, just before and after, when the time to live of
 # view wide ends, and just after; long before and long after everything.
 _NEAR: Final = [
     timedelta(0),
@@ -78,7 +78,7 @@ def _some_null(column: str, dtype: Any) -> Change:
 FRAMES: Final[dict[str, Change]] = {
     "as it is": lambda frame: frame,
     "one row": lambda frame: frame.iloc[:1],
-    "rows of one moment": _times(lambda times: times.max()),
+    "rows of one time": _times(lambda times: times.max()),
     "unknown keys only": lambda frame: frame.assign(**MISSING),
     "labels out of order": lambda frame: frame.sample(frac=1, random_state=1),
     "labels repeated": lambda frame: frame.set_index(pd.Index([0] * len(frame))),

@@ -32,7 +32,7 @@ class Kind:
             the type from no column.
         nullable: whether such a column may have nulls. Feast reads whole numbers beside nulls as
             doubles, and so writes "1.0" for the text of 1, doubles inside a struct, and null for
-            every moment: what a row becomes depends on which rows are written with it.
+            every time: what a row becomes depends on which rows are written with it.
     """
 
     dtype: Any
@@ -81,7 +81,7 @@ def _bool(random: Random) -> bool:
     return random.random() < 0.5
 
 
-def _moment(random: Random) -> datetime:
+def _timestamp(random: Random) -> datetime:
     return random.choice(
         [
             datetime(1970, 1, 1, tzinfo=UTC),
@@ -91,16 +91,16 @@ def _moment(random: Random) -> datetime:
     )
 
 
-def _moment_with_fraction(random: Random) -> datetime:
-    return _moment(random) + timedelta(microseconds=random.choice([0, 1, 999_999]))
+def _timestamp_with_fraction(random: Random) -> datetime:
+    return _timestamp(random) + timedelta(microseconds=random.choice([0, 1, 999_999]))
 
 
 def _day(random: Random) -> date:
-    return _moment(random).date()
+    return _timestamp(random).date()
 
 
 def _zoned(random: Random) -> datetime:
-    return _moment(random).astimezone(timezone(timedelta(hours=random.choice([0, 5.5, -7]))))
+    return _timestamp(random).astimezone(timezone(timedelta(hours=random.choice([0, 5.5, -7]))))
 
 
 def _uuid(random: Random) -> str:
@@ -165,7 +165,7 @@ KINDS: Final = {
     "float64": Kind(types.Float64, _or_nan(_number), pa.float64()),
     "float32": Kind(types.Float32, _or_nan(_small), pa.float32()),
     "bool": Kind(types.Bool, _bool, pa.bool_()),
-    "moment": Kind(types.UnixTimestamp, _moment_with_fraction, MICROSECONDS),
+    "timestamp": Kind(types.UnixTimestamp, _timestamp_with_fraction, MICROSECONDS),
     "pdf": Kind(types.PdfBytes, _bytes, pa.binary()),
     "image": Kind(types.ImageBytes, _bytes, pa.binary()),
     "json": Kind(types.Json, _json, _TEXT),
@@ -188,7 +188,9 @@ KINDS: Final = {
         types.Array(types.Float32), _listed(_or_nan(_small), null=0.1), pa.list_(pa.float32())
     ),
     "list_bool": Kind(types.Array(types.Bool), _listed(_bool, null=0.1), pa.list_(pa.bool_())),
-    "list_moment": Kind(types.Array(types.UnixTimestamp), _listed(_moment), pa.list_(MICROSECONDS)),
+    "list_timestamp": Kind(
+        types.Array(types.UnixTimestamp), _listed(_timestamp), pa.list_(MICROSECONDS)
+    ),
     "list_uuid": Kind(types.Array(types.Uuid), _listed(_uuid), pa.list_(_TEXT)),
     "list_time_uuid": Kind(types.Array(types.TimeUuid), _listed(_uuid), pa.list_(_TEXT)),
     "list_decimal": Kind(types.Array(types.Decimal), _listed(_decimal), pa.list_(_TEXT)),
@@ -206,7 +208,9 @@ KINDS: Final = {
     "set_float64": Kind(types.Set(types.Float64), _distinct(_number), pa.list_(pa.float64())),
     "set_float32": Kind(types.Set(types.Float32), _distinct(_small), pa.list_(pa.float32())),
     "set_bool": Kind(types.Set(types.Bool), _distinct(_bool), pa.list_(pa.bool_())),
-    "set_moment": Kind(types.Set(types.UnixTimestamp), _distinct(_moment), pa.list_(MICROSECONDS)),
+    "set_timestamp": Kind(
+        types.Set(types.UnixTimestamp), _distinct(_timestamp), pa.list_(MICROSECONDS)
+    ),
     "set_uuid": Kind(types.Set(types.Uuid), _distinct(_uuid), pa.list_(_TEXT)),
     "set_time_uuid": Kind(types.Set(types.TimeUuid), _distinct(_uuid), pa.list_(_TEXT)),
     "set_decimal": Kind(types.Set(types.Decimal), _distinct(_decimal), pa.list_(_TEXT)),
@@ -223,10 +227,12 @@ KINDS: Final = {
     ),
     "string_from_large": Kind(types.String, _text, pa.large_string()),
     "string_from_codes": Kind(types.String, _text, pa.dictionary(pa.int32(), _TEXT)),
-    "moment_from_naive": Kind(types.UnixTimestamp, _moment_with_fraction, pa.timestamp("us")),
-    "moment_from_date": Kind(types.UnixTimestamp, _day, pa.date32()),
-    "moment_from_milliseconds": Kind(types.UnixTimestamp, _moment, pa.timestamp("ms", tz="UTC")),
-    "moment_from_int64": Kind(
+    "timestamp_from_naive": Kind(types.UnixTimestamp, _timestamp_with_fraction, pa.timestamp("us")),
+    "timestamp_from_date": Kind(types.UnixTimestamp, _day, pa.date32()),
+    "timestamp_from_milliseconds": Kind(
+        types.UnixTimestamp, _timestamp, pa.timestamp("ms", tz="UTC")
+    ),
+    "timestamp_from_int64": Kind(
         types.UnixTimestamp, lambda random: random.randrange(2**31), _WHOLE, nullable=False
     ),
     "decimal_from_decimal": Kind(

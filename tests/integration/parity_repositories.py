@@ -128,7 +128,7 @@ def repository(seed: int, folder: Path) -> Repository:
         "wide": {name: name for name in stored[seed :: len(SEEDS)]},
         "direct": direct,
         "pair": plain,
-        "triple": {"number": "int32", "seen_at": "moment", "scores": "list_float32"},
+        "triple": {"number": "int32", "seen_at": "timestamp", "scores": "list_float32"},
         "alone": {"level": "float32", "title": "string"},
     }
     join_keys = {
@@ -180,13 +180,13 @@ def _history(random: Random, columns: dict[str, str], keys: list[Key], created: 
     """Up to six rows per key, times of all distances; of equal event times, other created ones."""
     rows: list[dict[str, Any]] = []
     for key in keys:
-        moments = {NOW - timedelta(seconds=random.randrange(400_000)) for _ in range(5)}
-        moments.add(NOW - timedelta(microseconds=random.randrange(10**12)))
-        for moment in sorted(moments):
+        instants = {NOW - timedelta(seconds=random.randrange(400_000)) for _ in range(5)}
+        instants.add(NOW - timedelta(microseconds=random.randrange(10**12)))
+        for instant in sorted(instants):
             ties = random.choice([1, 1, 2, 3]) if created else 1
             for tie in random.sample(range(ties), ties):
                 late = timedelta(seconds=tie * random.choice([1, 7_200, -3_600]))
-                rows.append(key | {"event_timestamp": moment, "created_timestamp": moment + late})
+                rows.append(key | {"event_timestamp": instant, "created_timestamp": instant + late})
     random.shuffle(rows)
     arrays = {
         name: pa.array([row[name] for row in rows], pa.from_numpy_dtype(_DTYPES[name]))

@@ -64,14 +64,14 @@ def view_over(file: Path, table: pa.Table, dtype: Any = Int64, **source: Any) ->
     return [entity, view]
 
 
-def times_of(kind: str, moments: Sequence[datetime]) -> pa.Array:
-    """Moments as a column of one of `TIMES`: a unit, and a zone if it has one; a date; a text."""
+def times_of(kind: str, instants: Sequence[datetime]) -> pa.Array:
+    """Times as a column of one of `TIMES`: a unit, and a zone if it has one; a date; a text."""
     if kind == "date":
-        return pa.array([moment.date() for moment in moments])
+        return pa.array([instant.date() for instant in instants])
     if kind == "text":
-        return pa.array([moment.strftime("%Y-%m-%d %H:%M:%S.%f") for moment in moments])
+        return pa.array([instant.strftime("%Y-%m-%d %H:%M:%S.%f") for instant in instants])
     unit, _, zone = kind.partition(", ")
     exact = unit in ("us", "ns")
-    plain = [moment if exact else moment.replace(microsecond=0) for moment in moments]
-    stored = plain if zone else [moment.replace(tzinfo=None) for moment in plain]
+    plain = [instant if exact else instant.replace(microsecond=0) for instant in instants]
+    stored = plain if zone else [instant.replace(tzinfo=None) for instant in plain]
     return pa.array(stored, pa.timestamp(unit, tz=zone or None))

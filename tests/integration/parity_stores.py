@@ -50,7 +50,7 @@ class World:
         return self._store(project, objects, ours=False)
 
     def ours(self, project: str, objects: Sequence[Any] = ()) -> Any:
-        """Our store of a project, whose present moment is `NOW`."""
+        """Our store of a project, whose present time is `NOW`."""
         return self._store(project, objects, ours=True)
 
     def hashes(self, project: str) -> Hashes:

@@ -93,7 +93,7 @@ def world(data: DataConfig) -> Logs:
 
 @pytest.fixture
 def impatient(tmp_path: Path, clock: Clock) -> BatchProcessor:
-    """Waits for locks for a moment only."""
+    """Waits only briefly for locks."""
     return BatchProcessor(
         BatchConfig(
             data_dir=tmp_path, retention_days=30 * 365, retry_attempts=3, retry_max_wait=0.01
@@ -468,7 +468,7 @@ def test_a_damaged_log_file_stops_the_cycle(
 def test_a_cycle_with_nothing_to_do_notices_damage_too(
     processor: BatchProcessor, world: Logs
 ) -> None:
-    """A quiet night is the time to hear of it."""
+    """A quiet night is the time to notice it."""
     processor.run_cycle(update=False)
     assert processor.run_cycle(update=False).extracted == 0
     file = processor.state.files("log", "clickstream")[0].path

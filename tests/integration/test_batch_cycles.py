@@ -37,7 +37,7 @@ def test_cycles_add_up_to_the_reference(
         ours, theirs = (
             by_key(view, rows) for rows in (offline_rows(processor, view), compute(view, logs))
         )
-        # A delivery that was reported again at another time leaves its first moment behind.
+        # A delivery that was reported again at another time leaves its first event time behind.
         assert ours.keys() >= theirs.keys()
         if view != "route_conditions":
             assert ours.keys() == theirs.keys()

@@ -234,7 +234,7 @@ def test_rebuilding_makes_the_same_again(processor: BatchProcessor, data: DataCo
     assert all(not rows for rows in everything(processor).values())
     processor.run_cycle(update=False)
     again = everything(processor)
-    # A delivery that was reported again at another time had left its first moment behind.
+    # A delivery that was reported again at another time had left its first event time behind.
     assert all(row in before["route_conditions"] for row in again.pop("route_conditions"))
     del before["route_conditions"]
     assert again == before
@@ -246,7 +246,7 @@ def test_progress_is_told_by_one_thread_at_a_time(
     """Steps work with several threads; a progress bar need not."""
     inside, together = threading.Lock(), []
 
-    def told(_step: str, _rows: int) -> None:
+    def report(_step: str, _rows: int) -> None:
         together.append(not inside.acquire(blocking=False))
         os.sched_yield()  # for another thread to come along
         if not together[-1]:
@@ -254,7 +254,7 @@ def test_progress_is_told_by_one_thread_at_a_time(
 
     append_changes(data, complete_log(1))
     config = BatchConfig(data_dir=tmp_path, batch_size=5)
-    BatchProcessor(config, data, clock=clock, progress=told).run_cycle(update=False)
+    BatchProcessor(config, data, clock=clock, progress=report).run_cycle(update=False)
     assert len(together) > 20
     assert not any(together)
 
@@ -280,7 +280,7 @@ def test_the_schedule_survives_a_failing_cycle(tmp_path: Path, data: DataConfig)
     stop, scheduler = threading.Event(), schedule.Scheduler()
     outcomes: list[object] = []
 
-    def told(outcome: object) -> None:
+    def report(outcome: object) -> None:
         outcomes.append(outcome)
         if len(outcomes) == 2:
             stop.set()
@@ -296,7 +296,7 @@ def test_the_schedule_survives_a_failing_cycle(tmp_path: Path, data: DataConfig)
         BatchConfig(data_dir=tmp_path), data, clock=lambda: datetime(2024, 4, 1)
     )
     processor.start_scheduled_processing(
-        stop, scheduler=scheduler, sleep=five_minutes, on_cycle=told
+        stop, scheduler=scheduler, sleep=five_minutes, on_cycle=report
     )
     assert isinstance(outcomes[0], LiveDatabaseError)
     assert isinstance(outcomes[1], CycleReport)

@@ -155,7 +155,7 @@ def test_features_come_back_as_they_were_put(place: Place) -> None:
         assert cache.put_features({}) == 0
 
 
-def test_a_batch_is_the_one_of_its_moment_and_the_latest(place: Place) -> None:
+def test_a_batch_is_the_one_of_its_time_and_the_latest(place: Place) -> None:
     """Under both keys, be it a list or a table; the latest stays when an older batch comes."""
     rows = [{"id": 1, "price": Decimal("9.90"), "at": NOON, "note": None}]
     table = pa.table({"id": range(500)})
@@ -168,12 +168,12 @@ def test_a_batch_is_the_one_of_its_moment_and_the_latest(place: Place) -> None:
         cache.put_batch("orders", NOON - MINUTE, [])
         assert cache.latest("orders") == cache.stream("orders", NOON + MINUTE)
         assert cache.stream("orders", NOON - MINUTE) == Batch("orders", NOON - MINUTE, [])
-        # A moment of any zone.
+        # A time of any zone.
         assert cache.stream("orders", NOON.replace(tzinfo=UTC)) == Batch("orders", NOON, rows)
         assert cache.latest("sessions") is None
 
 
-def test_a_batch_of_the_same_moment_is_replaced(place: Place) -> None:
+def test_a_batch_of_the_same_time_is_replaced(place: Place) -> None:
     """A batch that is sent again after a crash is there once."""
     with place.cache() as cache:
         for number in (1, 2):

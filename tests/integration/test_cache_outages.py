@@ -96,7 +96,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def told(lines: pytest.LogCaptureFixture) -> list[str]:
+def levels(lines: pytest.LogCaptureFixture) -> list[str]:
     """What the cache has logged, by level."""
     return [r.levelname for r in lines.records if r.name.startswith("pipelines.cache")]
 
@@ -123,7 +123,7 @@ def test_a_killed_server_is_left_at_once_and_announced_once(
         assert (score(cache, "a"), score(cache, "b"), score(cache, "c")) == (1, 2, None)
         assert cache.latest("orders") == Batch("orders", NOON + MINUTE, [{"id": 2}])
         assert cache.stream("orders", NOON) == Batch("orders", NOON, [{"id": 1}])
-        assert told(lines) == ["WARNING"]
+        assert levels(lines) == ["WARNING"]
         message = lines.messages[-1]
         assert f"process {world.endpoint.pid}" in message
         assert "\n" not in message
@@ -177,11 +177,11 @@ def test_a_frozen_server_is_left_within_a_second(
         assert score(cache, "a") == 2
         assert time.monotonic() - began < 15
         assert world.looks == 1
-        assert told(lines) == ["WARNING"]
+        assert levels(lines) == ["WARNING"]
         world.send(signal.SIGCONT)
         world.seconds += 1.0
         assert score(cache, "a") == 2
-        assert told(lines) == ["WARNING", "INFO"]
+        assert levels(lines) == ["WARNING", "INFO"]
         assert cache.statistics().mode == "redis"
     with world.cache() as other:
         assert score(other, "a") == 2
@@ -201,7 +201,7 @@ def test_an_absent_redis_is_looked_for_once_per_interval(
                 cache.put_batch("orders", NOON, [])
                 assert cache.statistics().mode == "memory"
             assert world.looks == looks
-        assert told(lines) == ["WARNING"]
+        assert levels(lines) == ["WARNING"]
         assert cache.statistics().outages == 1
         assert "no Redis runs in" in (cache.statistics().last_error or "")
 
@@ -226,7 +226,7 @@ def test_it_returns_by_itself_and_writes_back(
         assert found.seconds_away == pytest.approx(1.0)
         assert found.since == NOON + timedelta(seconds=1001)
         assert found.size == 6
-        assert told(lines) == ["WARNING", "INFO"]
+        assert levels(lines) == ["WARNING", "INFO"]
         assert lines.messages[-1].endswith("back on Redis after 1.0 s: 4 values written back")
         with world.cache() as other:
             ids = ["a", "b", "before", "c"]
@@ -241,7 +241,7 @@ def test_it_returns_by_itself_and_writes_back(
         found = cache.statistics()
         assert (found.outages, found.mode) == (2, "redis")
         assert found.seconds_away == pytest.approx(2.0)
-        assert told(lines) == ["WARNING", "INFO"] * 2
+        assert levels(lines) == ["WARNING", "INFO"] * 2
 
 
 def test_what_another_process_wrote_meanwhile_stays_when_it_is_newer(world: World) -> None:
@@ -285,7 +285,7 @@ def test_a_cache_that_starts_without_redis_finds_it_later(
     world.kill()
     with world.cache(config=config) as cache:
         assert cache.statistics().mode == "memory"
-        assert told(lines) == ["WARNING"]
+        assert levels(lines) == ["WARNING"]
         assert "the configured Redis" in lines.messages[-1]
         cache.put_features({"a": entry(score=1)})
         world.start()
@@ -321,7 +321,7 @@ def test_a_full_memory_is_an_outage_with_its_reason(
         found = cache.statistics()
         assert (found.mode, found.waiting, found.outages) == ("memory", 100, 1)
         assert "out of memory" in (found.last_error or "")
-        assert told(lines) == ["WARNING"]
+        assert levels(lines) == ["WARNING"]
         client.config_set("maxmemory", "0")
         world.seconds += 1.0
         assert cache.statistics().mode == "redis"
@@ -392,7 +392,7 @@ def test_many_threads_notice_one_outage(world: World, lines: pytest.LogCaptureFi
             thread.join()
         assert time.monotonic() - began < 10  # 100 waits are 20
         assert answers == [1] * 100
-        assert told(lines) == ["WARNING"]
+        assert levels(lines) == ["WARNING"]
         assert cache.statistics().outages == 1
 
 

@@ -61,14 +61,14 @@ def threads() -> list[str]:
 
 
 def test_the_newest_row_of_each_key_is_written(world: World) -> None:
-    """Both ends of the range are in it; equal event times are told apart by created timestamps."""
+    """Both ends of the range are in it; equal event times differ by created timestamps."""
     ties = [(3, n, T, T + int(n) * MICROSECOND) for n in "152430"]
     world.fill(
         rows(
             (0, "too early", T - HOUR - MICROSECOND, T),
-            (1, "first moment", T - HOUR, T),
+            (1, "first time", T - HOUR, T),
             (2, "older", T, T + HOUR),
-            (2, "last moment", T + HOUR, T),
+            (2, "last time", T + HOUR, T),
             (2, "too late", T + HOUR + MICROSECOND, T),
             *ties,
             (4, "unknown", T, None),
@@ -76,7 +76,7 @@ def test_the_newest_row_of_each_key_is_written(world: World) -> None:
         )
     )
     ours = world.materialize()
-    assert world.values() == {1: "first moment", 2: "last moment", 3: "5", 4: "known"}
+    assert world.values() == {1: "first time", 2: "last time", 3: "5", 4: "known"}
     world.empty()
     assert world.materialize(ours=False) == ours
 
@@ -124,14 +124,14 @@ def test_of_several_writers_at_once_the_newest_row_wins(
     client: redis.Redis, project: str, tmp_path: Path
 ) -> None:
     """Four engines at once, each with rows of its own of the same keys: none lost, none doubled."""
-    keys, moments = range(500), range(4)
+    keys, instants = range(500), range(4)
     worlds = []
-    for moment in moments:
-        folder = tmp_path / str(moment)
+    for instant in instants:
+        folder = tmp_path / str(instant)
         folder.mkdir()
         worlds.append(World(client, project, folder).declare({"x": String}))
-        mixed = random.Random(moment).sample(keys, len(keys))
-        worlds[-1].fill(rows(*((k, f"{moment}", T + moment * MICROSECOND, T) for k in mixed)))
+        mixed = random.Random(instant).sample(keys, len(keys))
+        worlds[-1].fill(rows(*((k, f"{instant}", T + instant * MICROSECOND, T) for k in mixed)))
         worlds[-1].store()
     with ThreadPoolExecutor(len(worlds)) as pool:
         jobs = list(pool.map(lambda world: world.job(), worlds))
@@ -249,8 +249,8 @@ def test_a_value_that_is_refused_ends_the_job(
     world.fill({"k": range(many), "x": values, "happened": [T] * many, "made": [T] * many})
     world.job()
     values[many // 2] = 2**31
-    moments = [T + MICROSECOND] * many
-    world.fill({"k": range(many), "x": values, "happened": moments, "made": moments})
+    instants = [T + MICROSECOND] * many
+    world.fill({"k": range(many), "x": values, "happened": instants, "made": instants})
     made, build = bars()
     job = world.job(build)
     assert job.status() is MaterializationJobStatus.ERROR

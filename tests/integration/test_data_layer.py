@@ -135,7 +135,7 @@ def stopped(layer: DataLayerOrchestrator) -> DataLayerOrchestrator:
 
 
 def latest(layer: DataLayerOrchestrator, data_type: str, since: datetime) -> LatestFeatures:
-    """The first features of the type that were computed after a moment."""
+    """The first features of the type that were computed after a time."""
     deadline = time.monotonic() + GUARD_SECONDS
     while time.monotonic() < deadline:
         found = layer.get_latest_features()[data_type]

@@ -78,10 +78,10 @@ def check(case: Case, rows: list[Row]) -> None:
     """The key's rows are the expected ones just before, at and after each change."""
     before = None if case.rewritten else ABSENT
     for at, expected in case.as_of():
-        for moment, wanted in ((at - MICROSECOND, before), (at, expected)):
+        for instant, wanted in ((at - MICROSECOND, before), (at, expected)):
             if wanted is not None:
-                found = shown(case.view, newest(rows, moment), wanted)
-                assert found == wanted, moment
+                found = shown(case.view, newest(rows, instant), wanted)
+                assert found == wanted, instant
         before = expected
 
 

@@ -100,7 +100,7 @@ def moved(logs: Logs, newest: datetime) -> Logs:
 def delivered_once(logs: Logs) -> Logs:
     """The same log without what came after a shipment's first delivery.
 
-    A delivery that is reported again at another time leaves a row at its first moment behind.
+    A delivery that is reported again at another time leaves a row at its first event time behind.
     """
     done: set[int] = set()
     kept = []
@@ -291,7 +291,7 @@ OPERANDS = (
 
 
 def test_the_decision_context_joins_the_request_with_the_features(shop: Shop) -> None:
-    """An order seen against its customer, stock and route, at the moment of the request."""
+    """An order seen against its customer, stock and route, at the time of the request."""
     row, found = context(shop)
     request = {name: row[name] for name in ("quantity", "price", "weight_kg")}
     expected = decision_context(**request, **{name: found[name] for name in OPERANDS})
@@ -324,7 +324,7 @@ def as_of(shop: Shop, view: str, key: tuple[Any, ...], at: datetime) -> Row:
     return known[-1] if known else dict.fromkeys(FEATURES[view])
 
 
-def moments(shop: Shop, view: str) -> pd.DataFrame:
+def instants(shop: Shop, view: str) -> pd.DataFrame:
     """Entity rows in no order, some twice: at rows, a microsecond around them, long before."""
     rows = shop.reference[view][-40:]
     asked = [
@@ -349,11 +349,11 @@ def historical(shop: Shop, view: str, entities: Any) -> list[Row]:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_historical_features_are_what_was_known_then(shop: Shop, view: str) -> None:
-    """Point in time: the row of that very moment counts, one a microsecond later does not.
+    """Point in time: the row of that very instant counts, one a microsecond later does not.
 
     Rows come in the order of the entity dataframe, repeated ones repeated; its other columns stay.
     """
-    entities = moments(shop, view)
+    entities = instants(shop, view)
     found = historical(shop, view, entities)
     assert [row["label"] for row in found] == list(range(len(entities)))
     for asked, answered in zip(entities.to_dict("records"), found, strict=True):
@@ -413,7 +413,7 @@ def test_a_view_whose_files_are_gone_is_not_empty(shop: Shop) -> None:
     folder.rename(hidden)
     try:
         with pytest.raises(CorruptFileError, match=r"route_conditions_\d+.parquet is missing"):
-            historical(shop, "route_conditions", moments(shop, "route_conditions")[:3])
+            historical(shop, "route_conditions", instants(shop, "route_conditions")[:3])
     finally:
         hidden.rename(folder)
 
@@ -470,7 +470,7 @@ def write(shop: Shop, user: int, at: datetime, duration: int) -> None:
 def test_an_older_row_never_overwrites_a_newer_one(
     shop: Shop, offset: timedelta, wins: bool, fraction: int
 ) -> None:
-    """To the microsecond, whoever writes last; the same moment again is a correction and wins."""
+    """To the microsecond, whoever writes last; the same time again is a correction and wins."""
     at = utc_now().replace(microsecond=fraction) - timedelta(days=2)
     user = 1000 + fraction + int(offset / MICROSECOND) % 999_983
     write(shop, user, at, 1)
@@ -530,7 +530,7 @@ def test_tracking_stays_in_the_data_directory(shop: Shop) -> None:
     import mlflow
 
     with shop.store.mlflow.start_run(run_name="training"):
-        entities = moments(shop, "user_orders")[:2]
+        entities = instants(shop, "user_orders")[:2]
         historical(shop, "user_orders", entities)
         mlflow.log_text("kept", "note.txt")
         run = mlflow.active_run().info.run_id

@@ -31,7 +31,7 @@ TTL = timedelta(hours=5)
 
 
 def at(hours: float) -> datetime:
-    """A moment so many hours after the start."""
+    """A time so many hours after the start."""
     return START + timedelta(hours=hours)
 
 
@@ -99,7 +99,7 @@ def row(user: int | None, hours: float, x: int, created: float | None = None) ->
 
 
 def frame(*rows: tuple[Any, datetime]) -> pd.DataFrame:
-    """An entity dataframe of users and moments."""
+    """An entity dataframe of users and times."""
     users = pd.array([user for user, _ in rows], dtype="Int64")
     return pd.DataFrame(
         {"user_id": users, "event_timestamp": pd.to_datetime([m for _, m in rows], utc=True)}
@@ -123,8 +123,8 @@ def values(store: FeatureStore, entities: Any, *refs: str, **how: Any) -> list[A
 def expected(
     rows: Sequence[Row], keys: Sequence[str], asked: Row, ttl: timedelta | None, cut_off: bool
 ) -> Row | None:
-    """The newest row known at the moment, unless it has expired."""
-    moment = asked["event_timestamp"]
+    """The newest row known at the time, unless it has expired."""
+    instant = asked["event_timestamp"]
 
     def created(found: Row) -> datetime:
         known: datetime = found["created"] or found["event_timestamp"]
@@ -134,14 +134,14 @@ def expected(
         found
         for found in rows
         if all(asked[k] is not None and found[k] == asked[k] for k in keys)
-        and found["event_timestamp"] <= moment
-        and (not cut_off or created(found) <= moment)
+        and found["event_timestamp"] <= instant
+        and (not cut_off or created(found) <= instant)
     ]
     if not known:
         return None
     lowest = datetime.min.replace(tzinfo=UTC)
     newest = max(known, key=lambda r: (r["event_timestamp"], r["created"] or lowest))
-    expired = ttl is not None and moment - newest["event_timestamp"] > ttl
+    expired = ttl is not None and instant - newest["event_timestamp"] > ttl
     return None if expired else newest
 
 
@@ -192,10 +192,10 @@ def test_random_histories_are_answered_as_defined(
 
 
 def test_time_to_live_includes_both_ends(world: World) -> None:
-    """Valid from its own moment to the last microsecond; nothing older after."""
+    """Valid from its own time to the last microsecond; nothing older after."""
     world.view("borders", [row(1, 0, 10), row(1, 1, 11)])
-    moments = [at(0) - MICROSECOND, at(0), at(1) - MICROSECOND, at(1), at(6), at(6) + MICROSECOND]
-    found = values(world.store(), frame(*((1, moment) for moment in moments)), "borders:x")
+    instants = [at(0) - MICROSECOND, at(0), at(1) - MICROSECOND, at(1), at(6), at(6) + MICROSECOND]
+    found = values(world.store(), frame(*((1, instant) for instant in instants)), "borders:x")
     assert found == [None, 10, 10, 11, 11, None]
 
 
@@ -211,7 +211,7 @@ def test_a_value_computed_later_is_used_only_when_asked_for(world: World) -> Non
 
 
 def test_of_rows_computed_at_once_the_newest_event_counts(world: World) -> None:
-    """A backfill makes them known at the same moment, in whatever order the file has them."""
+    """A backfill makes them known at the same time, in whatever order the file has them."""
     users = range(200)
     both = [row(user, hours, hours, created=5) for user in users for hours in (3, 1)]
     world.view("at_once", sorted(both, key=lambda r: (r["x"] * (-1) ** r["user_id"], r["user_id"])))
@@ -239,8 +239,8 @@ def test_of_rows_with_one_event_time_the_newest_created_counts(world: World) -> 
 def test_a_sql_frame_gives_what_the_same_pandas_frame_gives(world: World) -> None:
     """In the order in which its rows come, and without a time zone too."""
     world.view("queried", [row(u, u % 7, u) for u in range(300)])
-    moments = [((u * 7) % 301, at((u * 3) % 11)) for u in range(2000)]
-    entities = frame(*moments).assign(extra=range(2000))
+    instants = [((u * 7) % 301, at((u * 3) % 11)) for u in range(2000)]
+    entities = frame(*instants).assign(extra=range(2000))
     pq.write_table(pa.Table.from_pandas(entities), world.folder / "asked.parquet")
     path = world.folder / "asked.parquet"
     query = f"SELECT * FROM read_parquet('{path}') ORDER BY extra;"
@@ -252,7 +252,7 @@ def test_a_sql_frame_gives_what_the_same_pandas_frame_gives(world: World) -> Non
     assert from_sql.metadata.min_event_timestamp == at(0)
     assert from_sql.metadata.max_event_timestamp == at(10)
     assert "read_parquet" in from_sql.to_sql()
-    naive = "SELECT 3 AS user_id, TIMESTAMP '2026-01-01 04:00' AS moment"
+    naive = "SELECT 3 AS user_id, TIMESTAMP '2026-01-01 04:00' AS time"
     assert values(store, naive, "queried:x") == [3]
 
 
@@ -300,10 +300,10 @@ def test_times_of_any_unit_and_zone_mean_the_same(
     for i, name in ((1, "event_timestamp"), (2, "created")):
         table = table.set_column(i, name, convert(table[name].combine_chunks()))
     world.view("units", table)
-    moments = pa.array([at(1) - MICROSECOND, at(1), at(7)], pa.timestamp("us", "UTC"))
-    entities = frame(*((1, moment) for moment in moments.to_pylist()))
+    instants = pa.array([at(1) - MICROSECOND, at(1), at(7)], pa.timestamp("us", "UTC"))
+    entities = frame(*((1, instant) for instant in instants.to_pylist()))
     assert values(world.store(), entities, "units:x") == [10, 11, None]
-    asked = entities[1:].assign(event_timestamp=convert(moments[1:]).to_pandas().array)
+    asked = entities[1:].assign(event_timestamp=convert(instants[1:]).to_pandas().array)
     assert values(world.store(later=True), asked, "units:x") == [11, 12]
     zoned = entities.assign(event_timestamp=entities["event_timestamp"].dt.tz_convert("Asia/Tokyo"))
     assert values(world.store(), zoned, "units:x") == [10, 11, None]
@@ -535,5 +535,5 @@ def test_times_beside_the_event_time_are_of_microseconds(world: World, zone: str
     seen = pd.Series(["2026-01-01 00:00:00.000001999"]).astype("datetime64[ns]")
     answer = ask(store, frame((1, at(1))).assign(seen=seen), "beside:x").to_arrow()
     assert answer["seen"].type == pa.timestamp("us", zone)
-    moment = datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC if zone else None)
-    assert answer["seen"].to_pylist() == [moment]
+    instant = datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC if zone else None)
+    assert answer["seen"].to_pylist() == [instant]

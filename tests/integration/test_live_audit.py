@@ -328,7 +328,7 @@ def test_a_clock_that_is_behind_trims_nothing(shop: Shop) -> None:
     assert len(shop.rows("orders", "SELECT seq FROM change_log")) == 5
 
 
-def test_a_busy_shop_is_looked_at_as_of_one_moment(shop: Shop) -> None:
+def test_a_busy_shop_is_looked_at_as_of_one_time(shop: Shop) -> None:
     """What is committed while it looks concerns neither side."""
     shop.cycle()
     number = iter(range(100, 10_000))

@@ -34,12 +34,12 @@ Version = tuple[datetime, datetime]
 
 def any_time(chance: random.Random) -> datetime:
     """Often near another one, or near an edge."""
-    moment = chance.choice(EDGES)
+    instant = chance.choice(EDGES)
     step = chance.choice((timedelta(0), MICROSECOND, timedelta(seconds=1), DAY, 400_000 * DAY))
     try:
-        return moment + chance.choice((-1, 1)) * step
+        return instant + chance.choice((-1, 1)) * step
     except OverflowError:
-        return moment
+        return instant
 
 
 def rows(keys: list[int], versions: list[Version]) -> pa.Table:
@@ -116,14 +116,14 @@ def test_the_newest_row_wins_in_any_order(client: redis.Redis, one_by_one: bool,
 
 def test_nanoseconds_of_another_writer_are_compared(client: redis.Redis) -> None:
     """We write microseconds; Feast's layout has room for more."""
-    moment = datetime(1900, 1, 1, microsecond=5)
+    instant = datetime(1900, 1, 1, microsecond=5)
     writer = OnlineWriter(client, "shop")
     stamp = Timestamp()
-    stamp.FromDatetime(moment)
+    stamp.FromDatetime(instant)
     for nanos, wins in ((999, 0), (0, 1), (-999, 1)):
         changed = Timestamp(seconds=stamp.seconds, nanos=stamp.nanos + nanos)
         client.hset(key_of(1), f"_ts:{VIEW}", changed.SerializeToString())
-        assert write(writer, [1], [(moment, moment)]) == wins
+        assert write(writer, [1], [(instant, instant)]) == wins
 
 
 def test_rows_written_before_1970_by_an_older_version_compare(client: redis.Redis) -> None:
@@ -152,43 +152,43 @@ BROKEN_TIMES = [
     ),
     *(b"garbage", b"99999999999999999999", "\u00e9".encode(), b"\0" * 9),
 ]
-"""The first is the first moment of 1970, and older than what is written."""
+"""The first is the first microsecond of 1970, and older than what is written."""
 
 
 @pytest.mark.parametrize("view_field", [f"_ts:{VIEW}", f"_created:{VIEW}"])
 def test_no_damaged_time_keeps_a_row_out(client: redis.Redis, view_field: str) -> None:
     """Whatever bytes stand there; the rows beside it are decided as ever."""
-    writer, moment = OnlineWriter(client, "shop"), datetime(2026, 1, 1)
-    older, newer = (moment - DAY, moment), (moment + DAY, moment)
+    writer, instant = OnlineWriter(client, "shop"), datetime(2026, 1, 1)
+    older, newer = (instant - DAY, instant), (instant + DAY, instant)
     keys = list(range(3 * len(BROKEN_TIMES)))
     write(writer, keys, [newer if key % 3 == 2 else older for key in keys])
     for number, broken in enumerate(BROKEN_TIMES):
         client.hset(key_of(3 * number), view_field, broken)
-    assert write(writer, keys, [(moment, moment)] * len(keys)) == 2 * len(BROKEN_TIMES)
+    assert write(writer, keys, [(instant, instant)] * len(keys)) == 2 * len(BROKEN_TIMES)
     for key in keys:
-        event, made = newer if key % 3 == 2 else (moment, moment)
+        event, made = newer if key % 3 == 2 else (instant, instant)
         assert stored(client, key) == f"{event} {made}"
     assert writer.damaged == (len(BROKEN_TIMES) - 1 if view_field.startswith("_ts") else 0)
 
 
 def test_a_damaged_created_time_is_older_than_any(client: redis.Redis) -> None:
     """So that a correction of the same event time is let in; its event time still counts."""
-    writer, moment = OnlineWriter(client, "shop"), datetime(2026, 1, 1)
-    (stamp,) = event_times(pa.array([moment], pa.timestamp("us"))).to_pylist()
+    writer, instant = OnlineWriter(client, "shop"), datetime(2026, 1, 1)
+    (stamp,) = event_times(pa.array([instant], pa.timestamp("us"))).to_pylist()
     endings = [b"z" * 20, b"9" * 19 + b":", b"9" * 19 + b"\0", b"\xff" * 20, b"", b"+" + b"9" * 19]
     for ending, other in itertools.product(endings, [b"", b"\x08\x01"]):
-        write(writer, [1], [(moment, datetime.max)])
+        write(writer, [1], [(instant, datetime.max)])
         client.hset(key_of(1), f"_created:{VIEW}", (other or stamp) + ending)
-        assert write(writer, [1], [(moment - DAY, datetime.max)]) == 0
-        assert write(writer, [1], [(moment, datetime.min)]) == 1, ending
+        assert write(writer, [1], [(instant - DAY, datetime.max)]) == 0
+        assert write(writer, [1], [(instant, datetime.min)]) == 1, ending
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_any_bytes_in_any_field_of_any_type(client: redis.Redis, seed: int) -> None:
     """The next row of each key is written, or the stored one is sound and newer."""
     chance, writer = random.Random(seed), OnlineWriter(client, "shop")
-    keys, moment = list(range(300)), datetime(2026, 1, 1)
-    write(writer, keys, [(moment, moment)] * len(keys))
+    keys, instant = list(range(300)), datetime(2026, 1, 1)
+    write(writer, keys, [(instant, instant)] * len(keys))
     for key in chance.sample(keys, 200):
         fields: Any = client.hgetall(key_of(key))
         name = chance.choice(list(fields))
@@ -207,10 +207,10 @@ def test_any_bytes_in_any_field_of_any_type(client: redis.Redis, seed: int) -> N
                 client.set(key_of(key), bytes(cell))
                 continue
         client.hset(key_of(key), name, bytes(cell))
-    write(writer, keys, [(moment + DAY, moment)] * len(keys))
+    write(writer, keys, [(instant + DAY, instant)] * len(keys))
     for key in keys:
-        if stored(client, key) != f"{moment + DAY} {moment}":
+        if stored(client, key) != f"{instant + DAY} {instant}":
             (stamp,) = client.hmget(key_of(key), f"_ts:{VIEW}")
             newer = Timestamp.FromString(stamp)
             assert newer.SerializeToString() == stamp
-            assert newer.ToDatetime() > moment + DAY
+            assert newer.ToDatetime() > instant + DAY

@@ -277,10 +277,10 @@ def _check(
     return check.run(T + later, turn)
 
 
-def _times(*moments: Any) -> Any:
+def _times(*instants: Any) -> Any:
     import pyarrow as pa
 
-    return pa.array(moments, pa.timestamp("us"))
+    return pa.array(instants, pa.timestamp("us"))
 
 
 def _features(found: dict[str, ForKeys]) -> Any:

@@ -1,4 +1,4 @@
-"""The keys of a project are told from all others, and only they are removed."""
+"""The keys of a project are known from all others, and only they are removed."""
 
 from __future__ import annotations
 

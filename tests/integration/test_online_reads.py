@@ -158,7 +158,9 @@ def test_a_value_expires_with_the_microsecond(store: Any, monkeypatch: pytest.Mo
         assert [*answer.proto.results[1].statuses] == rows.statuses
 
 
-def test_the_first_moment_of_1970_is_a_moment(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_microsecond_of_1970_is_a_time(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is serialized as nothing, which is not the same as a row that is not there."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     monkeypatch.setattr(online(store), "now", lambda: epoch + timedelta(minutes=1))
@@ -180,7 +182,7 @@ def test_the_first_moment_of_1970_is_a_moment(store: Any, monkeypatch: pytest.Mo
 
 
 def test_a_connection_that_was_dropped_is_opened_again(store: Any) -> None:
-    """Without an outage being told."""
+    """Without an outage being reported."""
     read(store, ["R1"])
     with connect(ensure_server(DataConfig())) as client:
         client.client_kill_filter(_type="normal", skipme=True)

@@ -38,7 +38,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def store(folder: Path) -> Any:
-    """A feature store whose present moment is a minute after T."""
+    """A feature store whose present time is a minute after T."""
     opened = open_store(BatchConfig(data_dir=folder))
     online = opened._get_provider().online_store
     online.now = lambda: T + timedelta(minutes=1)
@@ -169,8 +169,8 @@ def test_a_value_lives_to_the_microsecond_whichever_way_it_is_read(
         monkeypatch.setattr(metrics._config, "online_features", True)
     put(store, route, 1.0, T - age)
     end = T - age + timedelta(days=2)
-    moments = [(end - MICROSECOND, True), (end, True), (end + MICROSECOND, False)]
-    for now, there in [*moments, (end + timedelta(seconds=4), False)]:
+    instants = [(end - MICROSECOND, True), (end, True), (end + MICROSECOND, False)]
+    for now, there in [*instants, (end + timedelta(seconds=4), False)]:
         monkeypatch.setattr(online_store(store), "now", lambda now=now: now)
         if reader == "direct":
             assert (direct(store, route) == (None, None)) is not there

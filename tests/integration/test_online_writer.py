@@ -43,7 +43,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def store(folder: Path) -> Any:
-    """A feature store whose present moment is a minute after T."""
+    """A feature store whose present time is a minute after T."""
     opened = open_store(BatchConfig(data_dir=folder))
     opened._get_provider().online_store.now = lambda: T + timedelta(minutes=1)
     return opened
@@ -204,8 +204,8 @@ def test_stock_feast_reads_the_rows(store: Any, folder: Path, writer: OnlineWrit
     )
     assert [
         {name: feast_value_type_to_python_type(value) for name, value in (values or {}).items()}
-        | {"event_timestamp": moment and moment.replace(tzinfo=None)}
-        for moment, values in found
+        | {"event_timestamp": instant and instant.replace(tzinfo=None)}
+        for instant, values in found
     ] == rows.drop_columns([*KEYS["inventory_levels"], "created_timestamp"]).to_pylist()
 
 

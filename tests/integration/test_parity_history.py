@@ -120,9 +120,17 @@ def compare(world: World, repository: Repository, asked: str, frame: Any, **how:
 
 def about(retrieval: Any) -> tuple[Any, ...]:
     """What a job says of itself; stock has the columns in any order."""
-    told = retrieval.metadata
-    moments = [pd.Timestamp(told.min_event_timestamp), pd.Timestamp(told.max_event_timestamp)]
-    return sorted(told.features), sorted(told.keys), moments, retrieval.full_feature_names
+    known = retrieval.metadata
+    instants = [
+        pd.Timestamp(known.min_event_timestamp),
+        pd.Timestamp(known.max_event_timestamp),
+    ]
+    return (
+        sorted(known.features),
+        sorted(known.keys),
+        instants,
+        retrieval.full_feature_names,
+    )
 
 
 def _in_order(table: pa.Table, frame: pd.DataFrame) -> pa.Table:
@@ -146,7 +154,7 @@ def _with_doubles(struct: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("asked", ["all views", "service, full names"])
 def test_every_type_is_answered_alike(world: World, repository: Repository, asked: str) -> None:
-    """Time to live or none, no to three keys, nulls, rows of one moment."""
+    """Time to live or none, no to three keys, nulls, rows of one time."""
     compare(world, repository, asked, entity_frame(repository))
 
 
@@ -216,7 +224,7 @@ def test_a_key_of_another_kind_is_refused_in_one_line(world: World, key: Any) ->
 def test_what_was_computed_later_is_left_out_alike(
     world: World, repository: Repository, asked: str
 ) -> None:
-    """With `filter_by_created_timestamp`: at the entity's moment it was not known."""
+    """With `filter_by_created_timestamp`: at the entity's time it was not known."""
     frame = entity_frame(repository)
     compare(world, repository, asked, frame, filter_by_created_timestamp=True)
 
@@ -289,21 +297,21 @@ def values(
     return found
 
 
-def at(*moments: datetime) -> pd.DataFrame:
-    """Key 0 at these moments."""
-    frame = pd.DataFrame({"k": [0] * len(moments), ROW: range(len(moments))})
-    return frame.assign(event_timestamp=pd.to_datetime(pd.Series(moments), utc=True))
+def at(*instants: datetime) -> pd.DataFrame:
+    """Key 0 at these times."""
+    frame = pd.DataFrame({"k": [0] * len(instants), ROW: range(len(instants))})
+    return frame.assign(event_timestamp=pd.to_datetime(pd.Series(instants), utc=True))
 
 
 @pytest.mark.parametrize("kind", TIMES)
 def test_times_of_every_type(world: World, kind: str) -> None:
     """Without a zone it is UTC; fractions are kept."""
-    moments = [NOW - timedelta(hours=30), NOW - timedelta(microseconds=1), NOW - timedelta(days=9)]
-    times = times_of(kind, moments)
+    instants = [NOW - timedelta(hours=30), NOW - timedelta(microseconds=1), NOW - timedelta(days=9)]
+    times = times_of(kind, instants)
     table = rows(pa.array([1, 2, 3]), times, k=pa.array([0, 0, 0]), event_timestamp=times)
     name = named(f"times {kind}")
     objects = view_over(world.folder / f"{name}.parquet", table)
-    near = [m + d * timedelta(microseconds=1) for m in moments for d in (-1, 0, 1)]
+    near = [m + d * timedelta(microseconds=1) for m in instants for d in (-1, 0, 1)]
     theirs, ours = values(world, name, objects, at(*near, NOW, NOW - timedelta(days=99)))
     assert ours == theirs
     assert set(theirs) == {1, 2, 3, None}
@@ -371,7 +379,7 @@ def test_stock_confuses_names_that_differ_in_case_only(world: World) -> None:
 
 
 def test_stock_takes_a_null_created_time_for_a_later_one(world: World) -> None:
-    """The fourth: Feast says that values are left out which were created after the moment."""
+    """The fourth: Feast says that values are left out which were created after the time."""
     created = pa.array([NOW - timedelta(days=1), None], MICROSECONDS)
     events = pa.array([NOW - timedelta(hours=2), NOW - timedelta(hours=1)], MICROSECONDS)
     table = rows(pa.array([1, 2]), created, k=pa.array([0, 0]), event_timestamp=events)

@@ -121,7 +121,7 @@ def pair_of(world: World, name: str, repository: Repository) -> Pair:
     return Pair(world, f"{name}_{repository.seed}", repository.objects)
 
 
-def moments(view: FeatureView) -> list[datetime]:
+def instants(view: FeatureView) -> list[datetime]:
     """The event times of a view's source, in order."""
     source: Any = view.batch_source
     mapping = {new: old for old, new in source.field_mapping.items()}
@@ -159,7 +159,7 @@ def test_ranges_and_their_repetition(world: World, repository: Repository) -> No
     """Both ends of a range belong to it; an older range does not undo a newer one."""
     pair = pair_of(world, "ranges", repository)
     for view in VIEWS:
-        times = moments(repository.views[view])
+        times = instants(repository.views[view])
         cuts = [times[0], times[len(times) // 3], times[len(times) // 2], times[-1]]
         for start, end in [(1, 2), (0, 1), (2, 3), (0, 3), (1, 2)]:
             pair.materialize(cuts[start], cuts[end], view)
@@ -172,7 +172,7 @@ def test_increments(world: World, repository: Repository) -> None:
     """From where the last run ended; the registry notes the same intervals."""
     pair = pair_of(world, "increments", repository)
     for view in VIEWS:
-        times = moments(repository.views[view])
+        times = instants(repository.views[view])
         pair.materialize(times[0], times[len(times) // 4], view)
         for end in (times[len(times) // 2], times[-2], NOW):
             pair.materialize_incremental(end, view)

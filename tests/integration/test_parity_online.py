@@ -243,10 +243,10 @@ def test_many_keys_are_answered_alike(world: World, nulls: float) -> None:
             feature: kind.proto(None if random.random() < nulls else kind.value(random))
             for feature, kind in kinds.items()
         }
-        moment = random.choice([NOW, NOW - timedelta(days=1, microseconds=key), *_FAR_TIMES])
+        instant = random.choice([NOW, NOW - timedelta(days=1, microseconds=key), *_FAR_TIMES])
         if key == 7 and not nulls:
-            moment = datetime(1970, 1, 1, tzinfo=UTC)
-        written.append((_made_row(key)[0], values, moment, None))
+            instant = datetime(1970, 1, 1, tzinfo=UTC)
+        written.append((_made_row(key)[0], values, instant, None))
     write(stock, "v", written)
     served = dict.fromkeys(kinds, ("v", None))  # nothing expires:
     ours._get_provider().online_store.now = lambda: datetime(1900, 1, 1, tzinfo=UTC)
@@ -266,7 +266,7 @@ _FAR_TIMES = [
 def test_values_of_another_type_than_the_declared_are_answered_alike(world: World) -> None:
     """As after a change of the declared type: what is stored counts."""
     objects = view_over(world.folder / "retyped.parquet", rows(pa.array([1])))
-    kinds = ["int64", "int32", "float64", "float32", "string", "bool", "bytes", "moment", "uuid"]
+    kinds = ["int64", "int32", "float64", "float32", "string", "bool", "bytes", "timestamp", "uuid"]
     fields = [Field(name=kind, dtype=KINDS[kind].dtype) for kind in kinds]
     source = objects[1].batch_source
     fields.append(Field(name="k", dtype=Int64))

@@ -211,7 +211,7 @@ def test_a_restart_moves_when_its_port_was_taken(config: DataConfig, program: Pr
         assert after.port != before.port
 
 
-def test_a_port_lost_in_the_last_moment_is_replaced(
+def test_a_port_lost_just_before_the_start_is_replaced(
     config: DataConfig, any_program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A port that was free and then was not is answered by another one."""

@@ -28,8 +28,8 @@ GROUPS = (1, 1, 2, 7, 40, 150)
 class Present:
     """Microseconds since 1970; a millisecond later at each look."""
 
-    def __init__(self, moment: datetime) -> None:
-        self.microseconds = int(moment.replace(tzinfo=UTC).timestamp() * 1e6)
+    def __init__(self, instant: datetime) -> None:
+        self.microseconds = int(instant.replace(tzinfo=UTC).timestamp() * 1e6)
 
     def __call__(self) -> int:
         self.microseconds += 1000
@@ -69,7 +69,7 @@ def commit_in_groups(shop: Shop, changes: Sequence[Change]) -> list[Offer]:
 def test_the_load_passes_the_checks_and_its_event_times_only_grow(
     load: list[Change], processor: BatchProcessor, tmp_path: Path
 ) -> None:
-    """All of it arrives, nothing is refused, no two changes of a database share a moment."""
+    """All of it arrives, nothing is refused, no two changes of a database share a time."""
     assert not processor.run_cycle(update=False).quarantined
     before = last_changes(tmp_path)
     shop = Shop({name: live_path(tmp_path, name) for name in DATABASE_NAMES}, Present(NOW))
@@ -81,13 +81,13 @@ def test_the_load_passes_the_checks_and_its_event_times_only_grow(
     assert not report.quarantined
     assert report.feature_rows.keys() >= {offer.view for offer in offers}
     for name in DATABASE_NAMES:
-        moments = [
+        instants = [
             next(row[column] for column in HAPPENS[table] if row[column] is not None)
             for table, op, row in written_since(tmp_path, name, before[name])
             if (table, op) != ("orders", "U")  # a change of status leaves the order's time alone
         ]
-        assert moments == sorted(set(moments))
-        assert not moments or moments[0] > str(NOW)
+        assert instants == sorted(set(instants))
+        assert not instants or instants[0] > str(NOW)
 
 
 def test_other_times_keep_their_distance(load: list[Change], tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_view_of_which_nothing_was_committed_has_no_latency() -> None:
 
 
 def test_changes_are_committed_when_they_are_due(load: list[Change]) -> None:
-    """At the rate asked for, what happened at one moment together, whatever a commit takes."""
+    """At the rate asked for, what happened at one time together, whatever a commit takes."""
     now, groups = [0.0], []
 
     def commit(changes: Sequence[Change]) -> None:

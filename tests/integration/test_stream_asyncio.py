@@ -1,4 +1,4 @@
-"""DataStreamer: it reacts to commits, outlives what fails in one stream, and ends when told to."""
+"""DataStreamer: it reacts to commits, outlives what fails in one stream, and ends when asked to."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_commit_of_another_process_is_reacted_to(world: StreamWorld) -> None:
 def test_a_stream_that_fails_does_not_stop_the_others(
     world: StreamWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A gap in one log is counted and told once; commits elsewhere are served."""
+    """A gap in one log is counted and logged once; commits elsewhere are served."""
     world.commit("orders", order(1), order(2))
     world.stream()
     world.flow.save()
@@ -144,8 +144,8 @@ def test_a_stream_that_fails_does_not_stop_the_others(
             assert stream_of(streamer, "users")["last_error"] is None
 
     asyncio.run(run())
-    told = [r for r in caplog.messages if "stream orders goes on trying" in r]
-    assert len(told) == len(set(told)) <= 2  # when it is read, and when it is checked
+    logged = [r for r in caplog.messages if "stream orders goes on trying" in r]
+    assert len(logged) == len(set(logged)) <= 2  # when it is read, and when it is checked
 
 
 def test_a_missing_database_is_picked_up_when_it_appears(world: StreamWorld) -> None:

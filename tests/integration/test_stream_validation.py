@@ -45,7 +45,7 @@ def orders(world: StreamWorld, user_id: int = 1) -> Any:
 def test_a_refused_row_does_not_stop_the_stream(
     world: StreamWorld, caplog: pytest.LogCaptureFixture, changed: dict[str, Any], reason: str
 ) -> None:
-    """It is counted and told, and the batch flow puts it into quarantine once."""
+    """It is counted and logged, and the batch flow puts it into quarantine once."""
     bad = world.commit("clickstream", click(1, **changed))
     world.commit("clickstream", click(2))
     with caplog.at_level(logging.WARNING):
@@ -120,7 +120,7 @@ def test_a_reference_to_nothing_is_left_to_the_batch_flow(
 
 
 def test_any_number_of_changes_may_be_left_to_the_batch_flow(world: StreamWorld) -> None:
-    """Each of them comes back when it was accepted, and the audit is told of each meanwhile."""
+    """Each of them comes back when it was accepted, and the audit knows of each meanwhile."""
     count = 10_500
     orders = world.commit("orders", *(order(n, user_id=2) for n in range(1, count + 1)))
     world.stream()

@@ -1,6 +1,6 @@
 """An upgrade that is killed anywhere, by batch or stream: nothing is lost, nothing doubled.
 
-What a process leaves that is killed with -9 at a random moment is then upgraded as ever.
+What a process leaves that is killed with -9 at a random time is then upgraded as ever.
 """
 
 from __future__ import annotations

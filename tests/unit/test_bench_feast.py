@@ -199,7 +199,7 @@ def test_the_statement_by_hand_gives_the_newest_value_that_has_not_expired(tmp_p
 
 
 def test_a_view_without_rows_is_generated_and_joined(tmp_path: Path) -> None:
-    """Nothing is known of anybody; every moment that is asked for stays."""
+    """Nothing is known of anybody; every row that is asked for stays."""
     view = View("clicks", 0, 0, timedelta(days=5))
     views = write_views(tmp_path / "views", [view])
     assert pq.read_metadata(views.path(view)).num_rows == 0

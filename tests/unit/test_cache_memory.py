@@ -13,7 +13,7 @@ NOON = datetime(2024, 4, 1, 12)
 
 
 class Seconds:
-    """A clock that stands still until told otherwise."""
+    """A clock that stands still until it is moved on."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,8 +28,8 @@ def clock() -> Seconds:
 
 
 def item(key: str, seconds: float = 10.0, minute: int = 0, note: str = "") -> Item:
-    moment = NOON + timedelta(minutes=minute)
-    return Item(key, encode_features(FeatureEntry({"note": note}, moment, moment)), seconds)
+    instant = NOON + timedelta(minutes=minute)
+    return Item(key, encode_features(FeatureEntry({"note": note}, instant, instant)), seconds)
 
 
 def kept(backend: MemoryBackend) -> dict[str, float]:
@@ -38,7 +38,7 @@ def kept(backend: MemoryBackend) -> dict[str, float]:
 
 
 def test_a_value_is_gone_at_its_expiry(clock: Seconds) -> None:
-    """Not a moment earlier, and it counts no longer."""
+    """No earlier, and it counts no longer."""
     backend = MemoryBackend(clock)
     backend.set_many([item("short", 10), item("long", 20)])
     clock.now = 9.999

@@ -37,7 +37,7 @@ SCALARS = (
     | st.integers()
     | st.floats(allow_nan=False)
     | st.text()
-    | st.datetimes().map(lambda moment: moment.replace(fold=0))
+    | st.datetimes().map(lambda instant: instant.replace(fold=0))
     | st.dates()
     | st.binary(max_size=20)
     | st.decimals(allow_nan=False, allow_infinity=False)
@@ -119,7 +119,7 @@ def test_a_value_that_cannot_be_kept_is_refused_by_name(value: Any) -> None:
             to_json([beside, value])
 
 
-def test_a_moment_keeps_its_zone_as_a_value_and_becomes_utc_as_a_stamp() -> None:
+def test_a_time_keeps_its_zone_as_a_value_and_becomes_utc_as_a_stamp() -> None:
     """Naive means UTC, as everywhere in the project."""
     there = datetime(2024, 4, 1, 14, 0, 0, 1, tzinfo=timezone(timedelta(hours=2)))
     assert exactly(from_json(to_json(there))) == exactly(there)

@@ -157,7 +157,7 @@ def typed(connection: duckdb.DuckDBPyConnection) -> Any:
             "?::VARCHAR AS row, ?::VARCHAR AS committed_at",
             [op, text, committed_at],
         )
-        # As text: Python has no moments before the year 1.
+        # As text: Python has no times before the year 1.
         times = (
             f'CAST("{n}" AS VARCHAR) AS "{n}"' for n, kind in log.types.items() if kind == TIME
         )
@@ -377,7 +377,7 @@ def test_a_promise_may_lie_in_the_future(typed: Any) -> None:
 
 @pytest.mark.parametrize("name", ["promised_at", "delivered_at"])
 def test_a_shipment_ends_after_it_began(typed: Any, name: str) -> None:
-    """The same moment will do."""
+    """The same time will do."""
     reason = typed("shipments", GOOD["shipments"] | {name: "2026-01-30 12:00:00"})["reason"]
     assert reason == f"{name} = 2026-01-30 12:00:00 must not be before shipped_at"
 

@@ -238,7 +238,7 @@ def test_what_reads_no_clock_is_left_alone(text: str) -> None:
     assert list(uses(text)) == []
 
 
-def test_every_run_begins_at_the_same_moment() -> None:
+def test_every_run_begins_at_the_same_time() -> None:
     """In the three forms that the clock has."""
     passed = utc_now() - pinned_clock.START
     assert timedelta(0) <= passed < timedelta(days=1)

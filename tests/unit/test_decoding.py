@@ -118,11 +118,11 @@ def test_seconds_of_event_times(
     """Short and long time stamps alike, and none."""
     few = data.draw(st.lists(st.datetimes(earliest, latest) | st.none(), min_size=1, max_size=30))
     stamps: list[bytes | None] = []
-    for moment in (few * rows)[:rows]:
+    for instant in (few * rows)[:rows]:
         stamp = Timestamp()
-        if moment is not None:
-            stamp.FromDatetime(moment)
-        stamps.append(None if moment is None else stamp.SerializeToString())
+        if instant is not None:
+            stamp.FromDatetime(instant)
+        stamps.append(None if instant is None else stamp.SerializeToString())
     found = event_times(stamps)
     assert found.seconds == [event_time(stamp).seconds for stamp in stamps]
     assert [*found.absent] == [row for row, stamp in enumerate(stamps) if stamp is None]
@@ -167,9 +167,9 @@ def test_what_is_no_time_is_absent(broken: bytes, rows: int) -> None:
 @given(data=st.data(), rows=st.sampled_from([0, 30]))
 def test_any_bytes_are_a_time_or_none(data: st.DataObject, rows: int) -> None:
     """Whichever way a column is decoded, a row's time depends on its own bytes alone."""
-    moment = data.draw(st.datetimes())
+    instant = data.draw(st.datetimes())
     stamp = Timestamp()
-    stamp.FromDatetime(moment)
+    stamp.FromDatetime(instant)
     sound = stamp.SerializeToString()
     place = data.draw(st.integers(0, len(sound)))
     other = data.draw(st.binary(max_size=4))

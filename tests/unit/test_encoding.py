@@ -191,8 +191,8 @@ def test_a_feature_has_feasts_field(view: str, feature: str) -> None:
 @given(data=st.data())
 def test_times_are_those_of_the_store(data: Any) -> None:
     """Before 1970 too, to the microsecond; a row without a created timestamp has its event time."""
-    moments = st.datetimes(timezones=st.just(UTC))
-    rows = data.draw(st.lists(st.tuples(moments, moments | st.none()), max_size=20))
+    instants = st.datetimes(timezones=st.just(UTC))
+    rows = data.draw(st.lists(st.tuples(instants, instants | st.none()), max_size=20))
     array = pa.array([{"e": e, "c": c} for e, c in rows], TIMES)
     table = pa.Table.from_struct_array(array).slice(data.draw(st.integers(0, len(rows))))
     rows = rows[len(rows) - len(table) :]
@@ -206,10 +206,10 @@ def test_times_are_those_of_the_store(data: Any) -> None:
 
 @pytest.mark.parametrize("microseconds", [-1_000_001, -1, 0, 1, 999_999, 1_000_000])
 def test_times_around_1970_have_their_sign(microseconds: int) -> None:
-    """The first moment of 1970 is neither before it nor after."""
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
-    column = pa.array([moment], pa.timestamp("us", "UTC"))
-    fields = time_fields("view", moment, moment)
+    """The first microsecond of 1970 is neither before it nor after."""
+    instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    column = pa.array([instant], pa.timestamp("us", "UTC"))
+    fields = time_fields("view", instant, instant)
     assert encoded(encoding.times, column, column) == ([fields[1]], [fields[3]])
 
 
@@ -233,8 +233,8 @@ def test_a_time_without_a_zone_is_utc(far_away: None) -> None:
 def test_times_of_other_units_are_rounded_down() -> None:
     """A nanosecond more than what Feast keeps is no reason to refuse a row."""
     nanoseconds = pa.array([1_500_000_000_123_456_789], pa.timestamp("ns", "UTC"))
-    moment = datetime(2017, 7, 14, 2, 40, 0, 123456, UTC)
-    assert encoded(encoding.event_times, nanoseconds) == [time_fields("view", moment, None)[1]]
+    instant = datetime(2017, 7, 14, 2, 40, 0, 123456, UTC)
+    assert encoded(encoding.event_times, nanoseconds) == [time_fields("view", instant, None)[1]]
 
 
 @pytest.mark.parametrize(

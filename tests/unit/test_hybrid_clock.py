@@ -13,7 +13,7 @@ NOON = datetime(2024, 4, 1, 12)
 TICK = timedelta(microseconds=1)
 
 
-def test_a_created_time_is_the_present_moment() -> None:
+def test_a_created_time_is_the_present_time() -> None:
     """As long as the clock goes on."""
     times = iter([NOON, NOON + TICK])
     clock = HybridClock(lambda: next(times))

@@ -174,7 +174,7 @@ AUDIT = AuditReport(
         ),
     ],
     unequal_rows=1234,
-    moment=NOW,
+    as_of=NOW,
     online={},
     last={},
     rounds=1,

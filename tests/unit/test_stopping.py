@@ -225,7 +225,7 @@ except KeyboardInterrupt:
 
 
 def test_an_interrupted_query_is_an_interruption() -> None:
-    """DuckDB raises a RuntimeError of its own instead, which would be told as a defect of ours."""
+    """DuckDB raises a RuntimeError of its own instead, which would look like a defect of ours."""
     program = """
 import sys
 import duckdb

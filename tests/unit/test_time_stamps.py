@@ -109,7 +109,7 @@ def in_sql(connection: duckdb.DuckDBPyConnection, texts: list[str | None]) -> li
         f"SELECT {time_stamp_sql('text')} FROM (SELECT unnest(CAST(? AS VARCHAR[])) AS text)",
         [texts],
     )
-    # Python has no moments before the year 1 nor after 9999: DuckDB yields texts for them.
+    # Python has no times before the year 1 nor after 9999: DuckDB yields texts for them.
     return [at if isinstance(at, datetime) else None for (at,) in found.fetchall()]
 
 
@@ -121,7 +121,7 @@ def in_python(text: str) -> datetime | None:
         return None
 
 
-def test_a_time_stamp_means_a_moment_in_utc(connection: duckdb.DuckDBPyConnection) -> None:
+def test_a_time_stamp_means_a_time_in_utc(connection: duckdb.DuckDBPyConnection) -> None:
     """Z is UTC, an offset is converted, nanoseconds are cut, without an offset it is UTC."""
     assert dict(zip(MEANS, in_sql(connection, list(MEANS)), strict=True)) == MEANS
     assert {text: in_python(text) for text in MEANS} == MEANS
