@@ -1,4 +1,4 @@
-"""Columns of Python values as the arrays that models read and answer with."""
+"""Columns as the arrays that models read and answer with, alike in training and in serving."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.registry.signatures import CONTRACTS, NUMBERS, TEXT, TEXTS
 
+Floats = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
 
-_OBJECTS: Final = frozenset(
+OBJECTS: Final = frozenset(
     name
     for contract in CONTRACTS.values()
     for name, kind in [*contract.inputs.items(), *contract.outputs.items()]
     if kind in (TEXT, NUMBERS, TEXTS)
 )
+"""Columns of texts and lists."""
+
+
+def floats(values: Any) -> Floats:
+    """A column as numbers, with NaN for None."""
+    return np.asarray(values, dtype=np.float64)
 
 
 def as_columns(columns: Mapping[str, Sequence[Any]]) -> Columns:
@@ -25,9 +33,18 @@ def as_columns(columns: Mapping[str, Sequence[Any]]) -> Columns:
     return {name: as_column(name, values) for name, values in columns.items()}
 
 
-def as_column(name: str, values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
-    """(N,) array of a column: objects for texts and lists, else floats, with NaN for None."""
-    if name not in _OBJECTS:
+def as_column(name: str, values: Any) -> NDArray[Any]:
+    """(N,) array of a column: objects for texts and lists, else floats, with NaN for None.
+
+    Args:
+        name: of the column.
+        values: (N,) Python's, numpy's, or a column of an Arrow table.
+    """
+    if isinstance(values, pa.ChunkedArray):
+        if name in OBJECTS:
+            return np.asarray(values.to_pandas(), dtype=object)
+        return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    if name not in OBJECTS:
         return np.array(values, dtype=np.float64)
     column = np.empty(len(values), dtype=object)
     column[:] = values  # lists as they are, also where all are of one length

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.models.fulfilment import features
 from pipelines.models.fulfilment.tariff import SHIPPING_METHODS, mode_of, promised_hours, ship_cost
 from pipelines.serving.orders import Order, OrderError, UnservedOrderError
 from pipelines.serving.reference import Reference, Route, ServingWarehouse
@@ -123,14 +124,10 @@ def candidates_of(warehouses: Sequence[ServingWarehouse], weight_kg: float) -> l
 
 
 def wanted_hours(candidates: Sequence[Candidate], method: str) -> float:
-    """Hours that the customer was promised: their method from the nearest warehouse that has it.
-
-    Where none has, the fastest of all candidates.
-    """
-    asked = (
-        candidate.promised_hours for candidate in candidates if candidate.shipping_method == method
-    )
-    return next(asked, None) or min(candidate.promised_hours for candidate in candidates)
+    """Hours that the customer was promised, see `pipelines.models.fulfilment.features`."""
+    promised = np.array([candidate.promised_hours for candidate in candidates])
+    asked = np.array([candidate.shipping_method == method for candidate in candidates])
+    return float(features.wanted_hours(promised, asked))
 
 
 def _complete(order: Order, reference: Reference, max_warehouses: int) -> CompletedOrder:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.errors import ConfigurationError
+from pipelines.models.fulfilment.features import CANDIDATES
 from pipelines.serving.greedy import GreedyWeights
 
 
@@ -14,7 +15,7 @@ class ServingConfig:
     """How decisions are made; durations are seconds.
 
     Attributes:
-        max_warehouses: nearest warehouses among which is chosen.
+        max_warehouses: nearest warehouses among which is chosen; as many as the agent learnt with.
         outlook_age: the network's snapshot is renewed when it is older.
         stale_after: a snapshot older than this is stale, and so are last known values when Redis
             has been away for longer.
@@ -27,7 +28,7 @@ class ServingConfig:
         weights: the greedy rule's, for when there is no model.
     """
 
-    max_warehouses: int = 6
+    max_warehouses: int = CANDIDATES
     outlook_age: float = 2.0
     stale_after: float = 60.0
     reference_age: float = 5.0

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.lake.clock import aware_now
+from pipelines.models.delay.features import past_delays
+from pipelines.models.intent.features import intent_columns
 from pipelines.registry.columns import Columns, as_column, as_columns
 from pipelines.registry.signatures import CONTRACTS, DECISION_CONTEXT, features_of
 from pipelines.serving.candidates import OrderBatch
@@ -25,10 +27,9 @@ from pipelines.serving.forecasts import (
     OptionScores,
     forecast_delays,
     forecast_intent,
-    intent_columns,
     score_options,
 )
-from pipelines.serving.greedy import numbers, past_delays
+from pipelines.serving.greedy import numbers
 from pipelines.serving.loading import Absent, ModelSource, Served
 from pipelines.serving.online import SERVICES, OnlineFeatures
 from pipelines.serving.outlook import Snapshot

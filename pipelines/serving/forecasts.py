@@ -5,7 +5,7 @@ Pure functions of columns and models, so that a decision can be replayed from wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,19 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import said
-from pipelines.registry.columns import Columns, as_column, as_columns
+from pipelines.models.delay.features import forecast_or_past, past_delays
+from pipelines.models.intent.features import past_urgency
+from pipelines.registry.columns import Columns, as_column
 from pipelines.registry.packaging import outputs_of
-from pipelines.registry.signatures import NUMBERS, TEXTS, features_of
 from pipelines.serving.decisions import ModelUsed
-from pipelines.serving.greedy import GreedyWeights, greedy_scores, past_delays, past_urgency
+from pipelines.serving.greedy import GreedyWeights, greedy_scores
 from pipelines.serving.loading import Absent, Served
 
 Floats = NDArray[np.float64]
 
 RULE: Final = "rule"
 """The kind of what answers where no model does."""
-INTENT_COLUMNS: Final = features_of("session_events", "user_intent")
-_SEQUENCES: Final = [name for name, kind in INTENT_COLUMNS.items() if kind in (NUMBERS, TEXTS)]
 
 
 @dataclass(frozen=True)
@@ -62,25 +61,6 @@ class OptionScores:
     why: str | None
 
 
-def intent_columns(features: Mapping[str, Sequence[Any]]) -> Columns:
-    """The intent model's input, from the features of its views."""
-    return as_columns(before_purchase({name: features[name] for name in INTENT_COLUMNS}))
-
-
-def before_purchase(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """Columns of sessions, each cut before its first purchase: the model has never seen one."""
-    cut = {name: list(values) for name, values in columns.items()}
-    for row, actions in enumerate(columns["actions"]):
-        if actions and "purchase" in actions:
-            keep = actions.index("purchase")
-            for name in _SEQUENCES:
-                cut[name][row] = list(cut[name][row] or ())[:keep]
-            count = cut["event_count"][row]
-            if count is not None:
-                cut["event_count"][row] = max(count - (len(actions) - keep), 0)
-    return cut
-
-
 def forecast_intent(model: Served | Absent, columns: Columns) -> IntentForecast:
     """How urgent each order is, and how likely a purchase; one row per order."""
     names = ("purchase_probability", "urgency_class", "urgency")
@@ -106,18 +86,12 @@ def forecast_delays(model: Served | Absent, columns: Columns) -> DelayForecast:
     """How late routes will be, one row per route of the network."""
     names = ("expected_delay_hours", "late_probability")
     outputs, why = _ask(model, columns, names)
-    hours, late = past_delays(columns)
     if outputs is None or isinstance(model, Absent):
-        return DelayForecast(hours, late, used_rule(model.model), why)
-    good = np.isfinite(outputs[names[0]]) & np.isfinite(outputs[names[1]])
+        return DelayForecast(*past_delays(columns), used_rule(model.model), why)
+    hours, late, good = forecast_or_past(outputs[names[0]], outputs[names[1]], columns)
     if not good.all():
         why = why or f"it answers for {int(good.sum())} of {len(good)} routes"
-    return DelayForecast(
-        np.where(good, np.maximum(outputs[names[0]], 0.0), hours),
-        np.where(good, np.clip(outputs[names[1]], 0.0, 1.0), late),
-        used_of(model),
-        why,
-    )
+    return DelayForecast(hours, late, used_of(model), why)
 
 
 def score_options(

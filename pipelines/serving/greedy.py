@@ -1,4 +1,4 @@
-"""The rule that decides when the model cannot, and forecasts for when theirs are missing.
+"""The rule that decides when the model cannot.
 
 One step ahead, in $: what shipping costs, how long the customer waits beyond what was wished for,
 and carbon. A missing value counts as nothing.
@@ -43,26 +43,6 @@ def greedy_scores(columns: Columns, weights: GreedyWeights) -> Floats:
     return np.asarray(-cost, dtype=np.float64)
 
 
-def past_delays(columns: Columns) -> tuple[Floats, Floats]:
-    """Hours of delay and probability of being late as the routes' own past has it, both (N,)."""
-    hours = _first(columns["mean_delay_hours_24h"], columns["mean_delay_hours_7d"])
-    late = _first(columns["late_rate_24h"], columns["delay_risk"])
-    return np.maximum(hours, 0.0), np.clip(late, 0.0, 1.0)
-
-
-def past_urgency(urgency_score: Any) -> Floats:
-    """(N,) urgency 0–1 from the feature alone."""
-    return np.clip(numbers(urgency_score) / 2.0, 0.0, 1.0)
-
-
 def numbers(values: Any) -> Floats:
     """Floats of a column, 0 where it has none."""
     return np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _first(*columns: Any) -> Floats:
-    """By row the first column's value that there is, else 0."""
-    found = np.full(len(columns[0]), np.nan)
-    for values in columns:
-        found = np.where(np.isnan(found), np.asarray(values, dtype=np.float64), found)
-    return numbers(found)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
+from pipelines.models.delay.features import ROUTE_FEATURES
 from pipelines.registry.columns import Columns
 from pipelines.serving.deciding import Evaluation, NetworkForecast
 from pipelines.serving.decision_log import DecisionLog, DecisionLogError, Record
 from pipelines.serving.decisions import Decision, Fallback
-from pipelines.serving.outlook import ROUTE_FEATURES
 
 logger = logging.getLogger(__name__)
 

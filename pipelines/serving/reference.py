@@ -26,6 +26,8 @@ from pipelines.live_databases import (
     users,
     warehouses,
 )
+from pipelines.models.delay.features import CONSTANTS, by_warehouse, probes_query
+from pipelines.models.fulfilment.tariff import distance
 from pipelines.serving.orders import (
     UnknownProductError,
     UnknownUserError,
@@ -35,8 +37,6 @@ from pipelines.serving.orders import (
 AT_A_TIME: Final = 500
 REMEMBERED: Final = 200_000
 """Users, and products; when there are more, all are forgotten and looked up again."""
-PROBES: Final = 12
-"""Products of a warehouse by which its stock is judged."""
 _CHANGE_LOG: Final = sa.table(
     "change_log", sa.column("seq"), sa.column("table_name"), sa.column("op"), sa.column("key")
 )
@@ -74,19 +74,19 @@ ServingWarehouse = tuple[str, Mapping[str, Route]]
 class Network:
     """A snapshot of the routes and warehouses.
 
-    `serving` maps a region to the warehouses that deliver there, nearest first; `warehouse_of` has
-    by route the warehouse at one of its ends, None if there is none.
+    `serving` maps a region to the warehouses that deliver there, nearest first; `constants` are the
+    columns of the delay model that a route's features do not hold.
     """
 
     routes: tuple[Route, ...]
     warehouses: frozenset[str]
     serving: Mapping[str, tuple[ServingWarehouse, ...]]
-    warehouse_of: tuple[str | None, ...]
+    constants: Mapping[str, Sequence[Any]]
     position: Mapping[str, int]
 
     @classmethod
     def of(cls, routes: Sequence[Route], warehouses: Collection[str]) -> Network:
-        """Build it; a warehouse is as near as its shortest route."""
+        """Build it; `tariff.distance` says which warehouse is near."""
         by_region: dict[str, dict[str, dict[str, Route]]] = {}
         for route in routes:
             if route.origin_id in warehouses and route.destination_id not in warehouses:
@@ -96,12 +96,9 @@ class Network:
             region: tuple(sorted(origins.items(), key=lambda one: (_nearest(one[1]), one[0])))
             for region, origins in by_region.items()
         }
-        ends = tuple(
-            next((end for end in (r.origin_id, r.destination_id) if end in warehouses), None)
-            for r in routes
-        )
+        constants = {name: [getattr(route, name) for route in routes] for name in CONSTANTS}
         position = {route.route_id: number for number, route in enumerate(routes)}
-        return cls(tuple(routes), frozenset(warehouses), serving, ends, position)
+        return cls(tuple(routes), frozenset(warehouses), serving, constants, position)
 
 
 class Reference:
@@ -114,7 +111,7 @@ class Reference:
     def __init__(self, databases: LiveDatabases) -> None:
         self._databases = databases
         self._network: Network | None = None
-        self._probes: tuple[Network, dict[str, list[str]]] | None = None
+        self._probes: dict[str, list[str]] | None = None
         self._users: dict[int, str] = {}
         self._products: dict[str, Product] = {}
         self._seen: dict[str, int] = {}
@@ -141,6 +138,8 @@ class Reference:
             for table, key in stock_changed:
                 if table != "warehouses":
                     self._products.pop(key[-1], None)
+            if any(table == "inventory" for table, _ in stock_changed):
+                self._probes = None
             moved = routes_changed or any(table == "warehouses" for table, _ in stock_changed)
             if self._network is None or moved:
                 network = self._read_network()
@@ -221,21 +220,13 @@ class Reference:
         return {(row.warehouse_id, row.product_id): int(row.free) for row in found}
 
     def probes(self) -> Mapping[str, Sequence[str]]:
-        """By warehouse some products that it carries, spread evenly over their ids.
-
-        The mean over them stands for the warehouse's stock.
-        """
-        if self._probes is None or self._probes[0] is not self.network:
-            network = self.network
-            found = {name: self._carried(name) for name in sorted(network.warehouses)}
-            self._probes = (network, found)
-        return self._probes[1]
-
-    def _carried(self, warehouse_id: str) -> list[str]:
-        query = sa.select(inventory.c.product_id).where(inventory.c.warehouse_id == warehouse_id)
-        with self._connection("inventory") as connection:
-            held = list(connection.scalars(query.order_by(inventory.c.product_id)))
-        return held[:: max(1, len(held) // PROBES)][:PROBES]
+        """By warehouse the products whose mean stands for its stock."""
+        found = self._probes
+        if found is None:
+            with self._connection("inventory") as connection:
+                rows = connection.execute(sa.text(probes_query("inventory"))).all()
+            found = self._probes = by_warehouse((row[0], row[1]) for row in rows)
+        return found
 
     def _look_up_products(self, product_ids: Sequence[str]) -> None:
         carriers: dict[str, set[str]] = {}
@@ -294,4 +285,4 @@ class Reference:
 
 
 def _nearest(routes_by_mode: Mapping[str, Route]) -> float:
-    return min(route.distance_km for route in routes_by_mode.values())
+    return distance({mode: route.distance_km for mode, route in routes_by_mode.items()})

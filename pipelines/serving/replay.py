@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipelines.errors import SynchroChainError, said
+from pipelines.models.delay.features import past_delays
 from pipelines.registry.columns import Columns, as_columns
 from pipelines.serving.decision_log import Logged
 from pipelines.serving.forecasts import (
@@ -17,7 +18,7 @@ from pipelines.serving.forecasts import (
     forecast_intent,
     score_options,
 )
-from pipelines.serving.greedy import GreedyWeights, past_delays
+from pipelines.serving.greedy import GreedyWeights
 from pipelines.serving.loading import Absent, Served
 from pipelines.serving.recording import unpack
 

@@ -38,7 +38,7 @@ class Forecaster:
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """The same number in every row."""
         self.asked |= set(columns)
-        rows = len(columns["event_timestamp"])
+        rows = len(next(iter(columns.values())))
         return {name: np.full(rows, value) for name, value in self.says.items()}
 
     def save(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_shop_becomes_a_served_agent(in_small_shop: Path, tmp_path: Path) -> N
     """Data set, agent and baselines, claims, figures, package, evaluation."""
     source = TrainingSource(BatchConfig(data_dir=in_small_shop))
     data = TINY.dataset(source, quick=True)
-    assert [r.service for r in source.retrievals] == ["ppo_agent_v1"]
+    assert [r.service for r in source.retrievals] == ["ppo_agent_v1", "supply_gnn_v1"]
     train, test = split(data.extra["history"], 0)
     assert train.lines.day.max() < test.lines.day.min()
 

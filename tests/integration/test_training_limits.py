@@ -136,7 +136,7 @@ def test_a_data_set_is_thinned_out_where_memory_is_short(in_small_shop: Path) ->
     assert "prefixes of" in short.notes[0]
     assert "evenly over time" in short.notes[-1]
 
-    regions = 4_500_000 * len(set(read_history(again(source)).shop.warehouse_regions))
+    regions = 6_800_000 * len(set(read_history(again(source)).shop.warehouse_regions))
     short = again(source, 18_000_000 + regions)
     history = read_history(short)
     assert history.shop.look_hours > 3

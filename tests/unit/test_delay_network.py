@@ -14,8 +14,8 @@ from pipelines.models.delay.features import (
     MEASURES,
     aggregate_stock,
     inputs,
+    keys_of,
     neighbour_means,
-    probe_of_each,
 )
 from pipelines.models.delay.network import GnnConfig, Graph, Scale, SupplyGnn, Targets, loss
 
@@ -63,8 +63,19 @@ def late(network: SupplyGnn, columns: dict[str, Any], graph: Graph | None = None
 
 def test_a_warehouses_routes_ask_for_its_probes_in_turn() -> None:
     """One row per route carries both keys; a route without a warehouse asks for nothing."""
-    asked = probe_of_each(["W1", "", "W1", "W1"], {"W1": ["a", "b"]})
-    assert asked == [("W1", "a"), ("", ""), ("W1", "b"), ("W1", "a")]
+    routes = {
+        "route_id": ["r1", "r2", "r3", "r4"],
+        "origin_id": ["W1", "S1", "S1", "W1"],
+        "destination_id": ["north", "north", "W1", "W2"],
+    }
+    asked = keys_of(routes, {"W1": ["a", "b"], "W2": ["c"]})
+    assert asked["route_id"] == routes["route_id"]
+    assert list(zip(asked["warehouse_id"], asked["product_id"], strict=True)) == [
+        ("W1", "a"),
+        ("", ""),
+        ("W1", "b"),
+        ("W1", "a"),
+    ]
 
 
 def test_stock_is_the_mean_over_the_probes_that_are_known() -> None:

@@ -9,6 +9,7 @@ import pytest
 from fulfilment_shop import little_game, little_lines, little_shop
 
 from pipelines.models.fulfilment.clairvoyant import best_plan
+from pipelines.models.fulfilment.features import wanted_hours
 from pipelines.models.fulfilment.game import FulfilmentGame
 from pipelines.models.fulfilment.observation import Observer, masks
 from pipelines.models.fulfilment.policies import play, random_feasible, weighed
@@ -87,6 +88,33 @@ def test_demand_of_the_last_day_is_counted_by_warehouse_and_product() -> None:
             if shelf >= 0 and game.episodes.time[episode, turn] > now[episode] - 24:
                 counted[shelf] += game.quantity[episode, turn]
         assert (counted == game.recent[episode]).all()
+
+
+def test_the_hour_of_an_order_is_its_own_and_not_that_of_the_order_before() -> None:
+    """`decision_hour` is what serving gives: the hour at which the order is decided."""
+    game = little_game(episodes=2)
+    lines, line = game.episodes.lines, game.episodes.line
+    hours = game.fixed["decision_hour"]
+    assert (hours == np.floor(lines.time[line])[..., None]).all()
+    assert (game.stock_columns()["decision_hour"] == hours[:, 0]).all()
+
+
+def test_an_order_waits_for_what_its_method_takes_from_the_nearest_warehouse_with_it() -> None:
+    """Where no warehouse has it, the fastest option; without any option it waits for nothing."""
+    none = np.inf
+    promised = np.array([[none, 9.0, 5.0, 7.0], [none, 9.0, none, 7.0], [none, none, none, none]])
+    asked = np.array([True, False, True, False])
+    found = wanted_hours(promised, np.broadcast_to(asked, promised.shape))
+    assert found.tolist() == [5.0, 7.0, 0.0]
+
+
+def test_the_risk_of_a_route_of_which_nothing_is_known_has_no_category() -> None:
+    """As in route_conditions, where it is null then."""
+    shop = little_shop()
+    seen = {**shop.conditions, "delay_risk": np.full_like(shop.conditions["delay_risk"], np.nan)}
+    game = little_game(episodes=1)
+    game = FulfilmentGame(replace(game.shop, conditions=seen), game.config, game.episodes)
+    assert set(game.columns()["risk_category"].ravel()) == {None}
 
 
 def test_the_same_seed_gives_the_same_episodes() -> None:

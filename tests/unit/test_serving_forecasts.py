@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from serving_shop import Linear, decision_model, delay_model, intent_model, size
 
+from pipelines.models.delay.features import ROUTE_FEATURES, past_delays
+from pipelines.models.intent.features import INTENT_COLUMNS, before_purchase, past_urgency
 from pipelines.registry.columns import as_column, as_columns
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.deciding import DECISION_FEATURES, DECISION_VIEWS
 from pipelines.serving.forecasts import (
-    INTENT_COLUMNS,
-    before_purchase,
     forecast_delays,
     forecast_intent,
     score_options,
 )
-from pipelines.serving.greedy import GreedyWeights, greedy_scores, past_delays, past_urgency
+from pipelines.serving.greedy import GreedyWeights, greedy_scores
 from pipelines.serving.loading import Absent, Served
-from pipelines.serving.outlook import ROUTE_FEATURES
 
 NAN = float("nan")
 ABSENT = Absent("some_model", "there is none")
@@ -68,9 +67,9 @@ def test_a_model_that_is_there_answers() -> None:
 
 
 def test_without_a_model_urgency_is_that_of_the_feature() -> None:
-    """Half of it, at most 1, and nothing where it is not known."""
+    """Half of it, at most 1, and the usual one where it is not known, as in training."""
     found = forecast_intent(ABSENT, intent_columns([0.5, 9.0, NAN]))
-    assert found.urgency.tolist() == [0.25, 1.0, 0.0]
+    assert found.urgency.tolist() == [0.25, 1.0, 0.5]
     assert found.probability == found.urgency_class == [None] * 3
     assert (found.used.kind, found.used.version, found.why) == ("rule", None, "there is none")
 
@@ -248,3 +247,4 @@ def test_each_model_is_asked_with_the_columns_of_its_contract() -> None:
 def test_urgency_of_the_past_stays_between_nothing_and_one() -> None:
     """Whatever the feature says."""
     assert past_urgency(np.array([-1.0, 0.0, 1.0, 99.0])).tolist() == [0.0, 0.0, 0.5, 1.0]
+    assert past_urgency([None, 1.5, float("nan")]).tolist() == [0.5, 0.75, 0.5]

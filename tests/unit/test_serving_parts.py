@@ -14,7 +14,7 @@ from serving_shop import open_shop
 from pipelines.errors import ConfigurationError
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.live_databases import LiveDatabases
-from pipelines.models.delay.features import aggregate_stock, probe_of_each
+from pipelines.models.delay.features import aggregate_stock, keys_of
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.config import ServingConfig
 from pipelines.serving.fair_lock import FairLock
@@ -143,13 +143,13 @@ def test_stock_is_judged_as_in_training(databases: LiveDatabases) -> None:
     snapshot = NetworkOutlook(features, reference, FairLock()).renew()
     chosen = {"W1": ["P1"], "W2": ["P1", "P2"], "W3": ["P1"]}
     assert reference.probes() == chosen
-    places = [place or "" for place in snapshot.network.warehouse_of]
+    keys = keys_of(snapshot.network.constants, chosen)
     asked = [(row["warehouse_id"], row["product_id"]) for row in features.rows]
-    assert asked == probe_of_each(places, chosen)
+    assert asked == list(zip(keys["warehouse_id"], keys["product_id"], strict=True))
     levels = [{"P1": 2.0, "P2": 4.0}[product] for _, product in asked]
     nothing = [NAN] * len(levels)
     values = {"stock_ratio": levels, "is_low_stock": nothing, "days_of_cover": nothing}
-    expected = aggregate_stock(np.array(places), values)
+    expected = aggregate_stock(np.array(keys["warehouse_id"]), values)
     for name, means in expected.items():
         np.testing.assert_array_equal(snapshot.columns[name], means)
 

@@ -10,6 +10,7 @@ from serving_shop import THEN, execute, insert, open_shop, route_row
 
 from pipelines.errors import LiveDatabaseError
 from pipelines.live_databases import LiveDatabases, inventory, products, routes, users, warehouses
+from pipelines.models.delay.features import keys_of
 from pipelines.serving.candidates import (
     OrderBatch,
     candidates_of,
@@ -53,7 +54,7 @@ def known(databases: LiveDatabases) -> Reference:
 def test_warehouses_come_nearest_first_and_only_those_that_carry_the_product(
     reference: Reference,
 ) -> None:
-    """By their shortest route, at most as many as are asked for."""
+    """By road where there is one, at most as many as are asked for."""
 
     def names(region: str, product: str, most: int = 6) -> list[str]:
         found = reference.warehouses_for(region, reference.product(product), most)
@@ -70,17 +71,23 @@ def test_suppliers_and_warehouses_serve_no_region_of_their_own(reference: Refere
     assert set(reference.network.serving) == {"north", "south", "island"}
 
 
-def test_each_route_knows_the_warehouse_at_its_end(reference: Reference) -> None:
+def test_each_route_is_read_with_the_warehouse_at_its_end(reference: Reference) -> None:
     """Whichever end it is."""
-    ends = dict(
-        zip(
-            (route.route_id for route in reference.network.routes),
-            reference.network.warehouse_of,
-            strict=True,
-        )
-    )
+    keys = keys_of(reference.network.constants, reference.probes())
+    ends = dict(zip(keys["route_id"], keys["warehouse_id"], strict=True))
     assert ends["W2-north-rail"] == "W2"
     assert ends["S1-W1-sea"] == "W1"
+
+
+def test_probes_are_those_of_the_positions_there_are(databases: LiveDatabases) -> None:
+    """Another position is another choice, though no route has changed."""
+    made = known(databases)
+    assert made.probes()["W1"] == ["P1"]
+    stock = {"current_stock": 1, "reserved_stock": 0, "reorder_point": 1, "carbon_footprint": 0.0}
+    carried = {"warehouse_id": "W1", "product_id": "P2", "updated_at": THEN, **stock}
+    insert(databases, inventory, carried)
+    made.refresh()
+    assert made.probes()["W1"] == ["P1", "P2"]
 
 
 def test_methods_take_their_mode_or_the_next(reference: Reference) -> None:

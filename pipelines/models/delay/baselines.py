@@ -20,8 +20,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.models.delay.features import floats, inputs, neighbour_means
+from pipelines.models.delay.features import inputs, neighbour_means
 from pipelines.models.files import read_settings, write_settings
+from pipelines.registry.columns import floats
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, Any]

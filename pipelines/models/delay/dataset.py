@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,15 +12,13 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.models.delay.features import STOCK, aggregate_stock, probe_of_each
+from pipelines.models.delay.features import keys_of, network_columns
 from pipelines.models.delay.labels import HORIZON, Logs, labels, tails
 from pipelines.training.memory import too_large
 from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
 from pipelines.training.task import Dataset
 
 SERVICE: Final = "supply_gnn_v1"
-_STATIC: Final = ("origin_id", "destination_id", "mode", "distance_km", "base_hours", "base_cost")
 _EVERY: Final = (2, 3, 4, 6, 8, 12, 24)  # hours between snapshots, as memory allows
 _EVERY_QUICK: Final = 3
 _A_ROW: Final = 4500  # bytes of a route in a snapshot, see `memory`
@@ -74,7 +73,7 @@ def build(source: TrainingSource, *, quick: bool = False, since: datetime | None
             f"{len(times)} snapshots with known delays are too few, {needed} are needed: let the "
             "shop run for longer, e.g. `synchrochain run --days 30`"
         )
-    columns = _columns(source, logs, times)
+    columns = columns_at(source, logs, times)
     at = np.repeat(times, size)
     if since is None:
         cut = _cut(at, found["shipments"])
@@ -132,39 +131,33 @@ def _cut(at: NDArray[np.datetime64], shipments: NDArray[np.float64]) -> np.datet
     return np.datetime64(times[int(np.searchsorted(share, 1 - _TEST_SHARE))])
 
 
-def _columns(source: TrainingSource, logs: Logs, times: NDArray[np.datetime64]) -> dict[str, Any]:
-    """The model's input for every route at every time, from one retrieval."""
-    routes, size = logs.routes, len(logs.routes)
-    chosen = logs.probes
-    at_origin = routes["origin_id"].isin(list(chosen))
-    warehouse = routes["origin_id"].where(at_origin, routes["destination_id"])
-    asked = probe_of_each(warehouse.tolist(), chosen)
-    snapshot = np.repeat(np.arange(len(times)), size)
-    entities = pd.DataFrame(
-        {
-            "route_id": np.tile(routes["route_id"].to_numpy(dtype=object), len(times)),
-            "warehouse_id": np.tile(np.array([w for w, _ in asked], dtype=object), len(times)),
-            "product_id": np.tile(np.array([p for _, p in asked], dtype=object), len(times)),
-            EVENT_TIMESTAMP: np.repeat(times, size),
-        }
-    )
-    table = source.historical(entities, SERVICE)
-    columns: dict[str, Any] = {
-        "snapshot": snapshot,
-        "route_id": entities["route_id"].to_numpy(),
-    }
-    for name in _STATIC:
-        columns[name] = np.tile(routes[name].to_numpy(), len(times))
-    for name in VIEWS_BY_NAME["route_conditions"].features:
-        columns[name] = _values(table[name])
-    _, shelf = np.unique(entities["warehouse_id"].to_numpy(dtype=str), return_inverse=True)
-    groups = snapshot * (int(shelf.max()) + 1) + shelf
-    stock = {name: _values(table[name]) for name in STOCK.values()}
-    return columns | aggregate_stock(groups, stock)
+def columns_at(source: TrainingSource, logs: Logs, times: NDArray[np.datetime64]) -> dict[str, Any]:
+    """The model's input for every route at every time, from one retrieval.
+
+    Args:
+        source: of the features.
+        logs: routes, and the probes of their warehouses' stock.
+        times: (S,) UTC.
+    """
+    routes = logs.constants
+    asked = keys_of(routes, logs.probes)
+    table = retrieve_network(source, asked, times)
+    columns: dict[str, Any] = {"snapshot": np.repeat(np.arange(len(times)), len(logs.routes))}
+    read = dict(zip(table.column_names, table.columns, strict=True))
+    return columns | network_columns(routes, asked["warehouse_id"], read, len(times))
 
 
-def _values(column: pa.ChunkedArray) -> NDArray[Any]:
-    """Objects for text, else floats with NaN where there is nothing."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return np.array(column.to_pylist(), dtype=object)
-    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+def retrieve_network(
+    source: TrainingSource, keys: Mapping[str, Sequence[str]], times: NDArray[np.datetime64]
+) -> pa.Table:
+    """The delay model's features of all routes at every time, one time after another.
+
+    Args:
+        source: of the features.
+        keys: (R,) see `keys_of`.
+        times: (S,) UTC.
+    """
+    size = len(keys["route_id"])
+    frame = {name: np.tile(np.array(part, dtype=object), len(times)) for name, part in keys.items()}
+    entities = pd.DataFrame({**frame, EVENT_TIMESTAMP: np.repeat(times, size)})
+    return source.historical(entities, SERVICE)

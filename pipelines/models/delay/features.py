@@ -5,13 +5,14 @@ Without torch, so that a baseline can be served where there is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.registry.columns import Columns, Floats, as_column, floats
 
 MODES: Final = ("air", "road", "rail", "sea")
 MEASURES: Final = (
@@ -41,28 +42,130 @@ STOCK: Final[Mapping[str, str]] = {
 PROBES: Final = 12
 """Products of a warehouse, spread evenly over the ids of those that it carries, whose mean stands
 for its stock. The choice needs no sales figures, so it is the same in training and serving."""
+ROUTE_FEATURES: Final = VIEWS_BY_NAME["route_conditions"].features
+CONSTANTS: Final = (
+    *("route_id", "origin_id", "destination_id", "mode"),
+    *("distance_km", "base_hours", "base_cost"),
+)
+"""What the model reads of a route beside its features."""
 USUAL_LATE_RATE: Final = 0.12
 _PRIOR_DELIVERIES: Final = 4.0
 _SMALL_DELAY: Final = 0.05  # of base_hours; keeps the logarithm of no delay finite
 _SQUEEZE: Final = 1e-3  # shares are kept so far from 0 and 1 before taking log-odds
 
 
-def probe_of_each(
-    warehouses: Sequence[str], chosen: Mapping[str, Sequence[str]]
-) -> list[tuple[str, str]]:
-    """A (warehouse, product) to ask for beside each route: its warehouse's probes in turn.
+def probes_query(positions: str) -> str:
+    """SQL for the probes, in order of warehouse and product, as (warehouse_id, product_id).
+
+    It means the same to DuckDB, SQLite and PostgreSQL. Run in the database, for a shop may have
+    millions of positions.
 
     Args:
-        warehouses: the warehouse at each route's end, "" where there is none.
-        chosen: the probes of each warehouse.
+        positions: a table, or a query in parentheses, of the (warehouse_id, product_id) carried.
+    """
+    return f"""SELECT warehouse_id, product_id FROM (
+        SELECT warehouse_id, product_id, number,
+            CASE WHEN size < {PROBES} THEN 1 ELSE (size - size % {PROBES}) / {PROBES} END AS step
+        FROM (SELECT warehouse_id, product_id,
+                row_number() OVER (PARTITION BY warehouse_id ORDER BY product_id) - 1 AS number,
+                count(*) OVER (PARTITION BY warehouse_id) AS size
+            FROM {positions} AS positions) AS numbered) AS spread
+        WHERE number % step = 0 AND number < step * {PROBES} ORDER BY warehouse_id, product_id"""
+
+
+def by_warehouse(probes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The rows of `probes_query`: products by warehouse."""
+    found: dict[str, list[str]] = {}
+    for warehouse, product in probes:
+        found.setdefault(warehouse, []).append(product)
+    return found
+
+
+def keys_of(
+    routes: Mapping[str, Sequence[str]], probes: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """The keys of the features that are read of each route: its own, and one probe of its stock.
+
+    The warehouse is the end of the route that has probes, the origin first; its routes take its
+    probes in turn. Where there is none, warehouse and product are "".
+
+    Args:
+        routes: their `CONSTANTS`, in order of route_id.
+        probes: products by warehouse, see `probes_query`.
     """
     turn: dict[str, int] = {}
-    pairs = []
-    for warehouse in warehouses:
+    warehouses, products = [], []
+    for ends in zip(routes["origin_id"], routes["destination_id"], strict=True):
+        warehouse = next((end for end in ends if end in probes), "")
         number = turn[warehouse] = turn.get(warehouse, -1) + 1
-        products = chosen.get(warehouse, ())
-        pairs.append((warehouse, products[number % len(products)] if products else ""))
-    return pairs
+        chosen = probes.get(warehouse, ("",))
+        warehouses.append(warehouse)
+        products.append(chosen[number % len(chosen)])
+    return {
+        "route_id": list(routes["route_id"]),
+        "warehouse_id": warehouses,
+        "product_id": products,
+    }
+
+
+def network_columns(
+    routes: Mapping[str, Any],
+    warehouses: Sequence[str],
+    read: Mapping[str, Any],
+    snapshots: int = 1,
+) -> Columns:
+    """The delay model's input, from what was read of all routes; without `snapshot`.
+
+    Args:
+        routes: (R,) their `CONSTANTS`, in order of route_id.
+        warehouses: (R,) the warehouse of each, see `keys_of`.
+        read: (snapshots * R,) features of the routes and of the probes.
+        snapshots: times at which all routes were read, one after another.
+    """
+    columns = {name: np.tile(as_column(name, routes[name]), snapshots) for name in CONSTANTS}
+    columns |= {name: as_column(name, read[name]) for name in ROUTE_FEATURES}
+    names, warehouse = np.unique(np.asarray(warehouses, dtype=str), return_inverse=True)
+    groups = np.add.outer(np.arange(snapshots) * len(names), warehouse).ravel()
+    stock = {feature: as_column(feature, read[feature]) for feature in STOCK.values()}
+    return columns | aggregate_stock(groups, stock)
+
+
+def past_delays(columns: Mapping[str, Any]) -> tuple[Floats, Floats]:
+    """Hours of delay and probability of being late as the routes' own past has it, both (N,)."""
+    hours = _first(columns["mean_delay_hours_24h"], columns["mean_delay_hours_7d"])
+    late = _first(columns["late_rate_24h"], columns["delay_risk"])
+    return np.maximum(hours, 0.0), np.clip(late, 0.0, 1.0)
+
+
+def forecast_or_past(
+    hours: Any, late: Any, columns: Mapping[str, Any]
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """A model's forecasts, and the routes' own past where they are no numbers.
+
+    Args:
+        hours: (N,) forecast of the delay.
+        late: (N,) forecast probability of being late.
+        columns: what the model was asked.
+
+    Returns:
+        (N,) hours from 0 up, (N,) probability, and (N,) where the model's own were numbers.
+    """
+    past_hours, past_late = past_delays(columns)
+    hours, late = floats(hours), floats(late)
+    good = np.isfinite(hours) & np.isfinite(late)
+    return (
+        np.where(good, np.maximum(hours, 0.0), past_hours),
+        np.where(good, np.clip(late, 0.0, 1.0), past_late),
+        good,
+    )
+
+
+def _first(*columns: Any) -> Floats:
+    """By row the first column's value that there is, else 0."""
+    found = np.full(len(columns[0]), np.nan)
+    for values in columns:
+        found = np.where(np.isnan(found), floats(values), found)
+    return np.where(np.isfinite(found), found, 0.0)
 
 
 def aggregate_stock(groups: NDArray[Any], columns: Mapping[str, Any]) -> dict[str, Floats]:
@@ -86,11 +189,6 @@ def aggregate_stock(groups: NDArray[Any], columns: Mapping[str, Any]) -> dict[st
             means = sums / np.bincount(group[there], minlength=size)
         found[name] = np.asarray(means[group], dtype=np.float64)
     return found
-
-
-def floats(values: Any) -> Floats:
-    """A column as numbers, None as NaN."""
-    return np.asarray(values, dtype=np.float64)
 
 
 def inputs(columns: Mapping[str, Any]) -> Floats:

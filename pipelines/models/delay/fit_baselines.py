@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.delay.baselines import OUTPUTS, GradientBoosting, Usual
-from pipelines.models.delay.features import MODES, floats, place_numbers
+from pipelines.models.delay.features import MODES, place_numbers
+from pipelines.registry.columns import floats
 from pipelines.registry.unknown_features import no_column_of_nulls
 from pipelines.training.task import Dataset
 

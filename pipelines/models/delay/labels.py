@@ -10,14 +10,14 @@ that does not depend on the outcome, and shipments still under way cause no bias
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.models.delay.features import PROBES
+from pipelines.models.delay.features import CONSTANTS, by_warehouse, probes_query
 from pipelines.training.memory import too_large
 from pipelines.training.source import TrainingDataError, TrainingSource
 
@@ -41,26 +41,19 @@ _SHIPMENTS: Final = """
     ORDER BY shipped_at, shipment_id
 """
 _ROUTES: Final = """
-    SELECT route_id, arg_min(origin_id, seq) AS origin_id,
-        arg_min(destination_id, seq) AS destination_id, arg_min(mode, seq) AS mode,
-        arg_min(distance_km, seq)::DOUBLE AS distance_km,
-        arg_min(base_hours, seq)::DOUBLE AS base_hours,
-        arg_min(base_cost, seq)::DOUBLE AS base_cost, min(updated_at) AS first_known
+    SELECT route_id, arg_max(origin_id, seq) AS origin_id,
+        arg_max(destination_id, seq) AS destination_id, arg_max(mode, seq) AS mode,
+        arg_max(distance_km, seq)::DOUBLE AS distance_km,
+        arg_max(base_hours, seq)::DOUBLE AS base_hours,
+        arg_max(base_cost, seq)::DOUBLE AS base_cost, min(updated_at) AS first_known
     FROM routes WHERE op <> 'D' GROUP BY route_id ORDER BY route_id
 """
 _PUBLISHED: Final = """
     SELECT route_id, updated_at, delay_risk::DOUBLE AS delay_risk, congestion::DOUBLE AS congestion
     FROM routes WHERE op <> 'D' ORDER BY updated_at, seq
 """
-# Chosen in the database: a shop may have millions of positions.
-_PROBES: Final = f"""
-    SELECT warehouse_id, product_id FROM (
-        SELECT *, row_number() OVER (PARTITION BY warehouse_id ORDER BY product_id) - 1 AS number,
-            greatest(1, count(*) OVER (PARTITION BY warehouse_id) // {PROBES}) AS step
-        FROM (SELECT warehouse_id, product_id FROM inventory
-            GROUP BY ALL HAVING arg_max(op, seq) <> 'D'))
-    WHERE number % step = 0 AND number // step < {PROBES} ORDER BY ALL
-"""
+_CARRIED: Final = """(SELECT warehouse_id, product_id FROM inventory
+    GROUP BY ALL HAVING arg_max(op, seq) <> 'D')"""
 _SIZES: Final = """
     SELECT (SELECT count(*) FROM shipments), (SELECT count(*) FROM routes)
 """
@@ -84,6 +77,11 @@ class Logs:
     published: pd.DataFrame
     probes: dict[str, list[str]]
     end: np.datetime64
+
+    @property
+    def constants(self) -> dict[str, list[Any]]:
+        """By name what is constant of the routes, see `features.CONSTANTS`."""
+        return {name: self.routes[name].tolist() for name in CONSTANTS}
 
     @classmethod
     def read(cls, source: TrainingSource) -> Logs:
@@ -112,11 +110,8 @@ class Logs:
 
 
 def probes_of(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
-    """By warehouse the probes among the positions of the log `inventory`, see `PROBES`."""
-    found: dict[str, list[str]] = {}
-    for warehouse, product in connection.execute(_PROBES).fetchall():
-        found.setdefault(warehouse, []).append(product)
-    return found
+    """By warehouse the probes among the positions of the log `inventory`."""
+    return by_warehouse(connection.execute(probes_query(_CARRIED)).fetchall())
 
 
 def delays(logs: Logs) -> pd.DataFrame:

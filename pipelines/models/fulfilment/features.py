@@ -21,6 +21,11 @@ WEIGHED: Final = ("cost", "lateness", "delay", "carbon", "stock", "capacity")
 """What the greedy rule weighs: $ for shipping, for hours promised beyond what was wanted, for hours
 of delay expected, for carbon; the share of the shelf that the order takes, and the share of the
 day's packing that is gone."""
+CANDIDATES: Final = 6
+"""Nearest warehouses that carry the product, whose options an order has in training and serving."""
+HOUR: Final = "decision_hour"
+"""Hour of the day (UTC) at which the order is decided; `hour_of_day` is that of the customer's last
+order, which says nothing of the day's packing."""
 LONGEST_DELAY: Final = 96.0
 """Hours; a forecast beyond says no more."""
 _LONGEST_COVER: Final = 10.0  # days of cover beyond which there is plenty
@@ -41,6 +46,21 @@ def stock_parts(columns: Columns) -> Floats:
     quantity, level = columns["quantity"], columns["stock_level"]
     taken = quantity / np.maximum(np.maximum(level, quantity), 1)
     return np.stack([taken, 1 - columns["capacity_left"]], axis=-1)
+
+
+def wanted_hours(promised: Floats, asked: NDArray[np.bool_]) -> Floats:
+    """(…,) hours that the customer was promised: their method from the nearest warehouse with it.
+
+    Where none has it, the fastest of all options; 0 without any.
+
+    Args:
+        promised: (…, O) hours by option, nearest warehouse first, infinite where it has no route.
+        asked: (…, O) whether the option is by the customer's method.
+    """
+    able = asked & np.isfinite(promised)
+    first = np.take_along_axis(promised, able.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    wanted = np.where(able.any(axis=-1), first, promised.min(axis=-1))
+    return np.where(np.isfinite(wanted), wanted, 0.0)
 
 
 FIXED: Final = (
@@ -67,7 +87,7 @@ def encode_fixed(
         regions: of warehouses; the last inputs are one-hot over them.
     """
     dollars = fixed_parts(config, columns)
-    hour = _known(columns, "hour_of_day", 12.0)
+    hour = _known(columns, HOUR, 12.0)
     angle = 2 * np.pi * hour / 24
     risk = _known(columns, "delay_risk", 0.15)
     late = np.maximum(columns["promised_hours"] - columns["wanted_hours"], 0)
@@ -107,7 +127,7 @@ def encode_fixed(
 def encode_stock(columns: Columns) -> NDArray[np.float32]:
     """(…, len(STOCK)) likewise."""
     level, quantity = columns["stock_level"], columns["quantity"]
-    hour = _known(columns, "hour_of_day", 12.0)
+    hour = _known(columns, HOUR, 12.0)
     gone = 1 - columns["capacity_left"]
     cover = np.minimum(_known(columns, "days_of_cover", _LONGEST_COVER), _LONGEST_COVER)
     numbers = [

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.models.fulfilment.features import HOUR, wanted_hours
 from pipelines.models.fulfilment.world import (
     DAY_HOURS,
     NONE,
@@ -104,7 +105,7 @@ class FulfilmentGame:
             "stock_after_order": level - quantity[:, None],
         }
         wide = {name: np.repeat(column, methods, axis=1) for name, column in columns.items()}
-        same = {name: self.fixed[name][:, now] for name in ("quantity", "hour_of_day")}
+        same = {name: self.fixed[name][:, now] for name in ("quantity", HOUR)}
         return {**wide, **same, "feasible": self.feasible()}
 
     def packing_left(self) -> Floats:
@@ -137,16 +138,16 @@ class FulfilmentGame:
         methods = np.array(shop.methods, dtype=object)
         place = np.repeat(self.candidates[:, self.turn], len(methods), axis=1)
         preferred = self.episodes.lines.preferred[self.episodes.line[:, self.turn]][:, None]
-        categories = np.where(
-            risk < MEDIUM_RISK, "low", np.where(risk < HIGH_RISK, "medium", "high")
-        )
+        levels = np.array(["low", "medium", "high", None], dtype=object)
+        level = (risk >= MEDIUM_RISK).astype(np.int64) + (risk >= HIGH_RISK)
+        categories = levels[np.where(np.isnan(risk), 3, level)]
         return {
             "shipping_method": np.broadcast_to(
                 np.tile(methods, place.shape[1] // len(methods)), shape
             ),
             "warehouse_region": shop.warehouse_regions[np.maximum(place, 0)],
             "preferred_shipping_method": np.broadcast_to(preferred, shape),
-            "risk_category": categories.astype(object),
+            "risk_category": categories,
         }
 
     def step(self, actions: Ints) -> Floats:
@@ -224,8 +225,8 @@ class FulfilmentGame:
         urgency = lines.urgency[e.line][..., None]
         promised = shop.base_hours[route] * shop.promise_factor[method]
         wished = lines.method[e.line]
-        nearest = np.maximum(shop.route_of[place[..., 0], region, wished], 0)
-        wanted = (shop.base_hours[nearest] * shop.promise_factor[wished])[..., None]
+        on_offer = np.where(self.has_route, promised, np.inf)
+        wanted = wanted_hours(on_offer, method == wished[..., None])[..., None]
         ship_cost = shop.fixed_cost + weight * shop.base_cost[route] * shop.cost_factor[method]
         seen = {name: table[look, route] for name, table in shop.conditions.items()}
         whole = np.broadcast_shapes(route.shape)
@@ -242,6 +243,7 @@ class FulfilmentGame:
             "expected_delay_hours": shop.forecast_delay[look, route],
             "late_probability": shop.forecast_late[look, route],
             "urgency": urgency,
+            HOUR: np.floor(lines.time[e.line])[..., None],
             "order_carbon_kg": seen["carbon_cost"] * weight / 1000,
             "urgency_weighted_delay": user["urgency_score"] * seen["mean_delay_hours_24h"],
             "value_at_risk": quantity * price * seen["late_rate_24h"],

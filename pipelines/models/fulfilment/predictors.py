@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.models.files import read_settings, write_settings
 from pipelines.models.fulfilment.features import (
+    HOUR,
     WEIGHED,
     encode_fixed,
     encode_stock,
@@ -40,9 +41,6 @@ NUMBERS: Final = (
 """Columns that are read; `order`, `capacity_left` and `decision_hour` may be left out."""
 CAPACITY: Final = "capacity_left"
 """Share of the warehouse's packing of the day that is left, 0–1; 1 when it is not given."""
-HOUR: Final = "decision_hour"
-"""Hour of the day (UTC) at which the order is decided, instead of `hour_of_day`, which is that of
-the customer's last order."""
 _UNKNOWN: Final = {
     "stock_level": 0.0,
     "expected_delay_hours": 0.0,
@@ -70,9 +68,8 @@ def read_columns(columns: Columns) -> dict[str, NDArray[Any]]:
     rows = len(read["feasible"])
     left = np.array(columns.get(CAPACITY, np.ones(rows)), dtype=np.float64)
     read[CAPACITY] = np.clip(np.where(np.isnan(left), 1.0, left), 0, 1)
-    if HOUR in columns:
-        hour = np.array(columns[HOUR], dtype=np.float64)
-        read["hour_of_day"] = np.where(np.isnan(hour), read["hour_of_day"], hour)
+    hour = np.array(columns.get(HOUR, np.full(rows, np.nan)), dtype=np.float64)
+    read[HOUR] = np.where(np.isnan(hour), read["hour_of_day"], hour)
     order = columns.get("order")
     read["order"] = np.zeros(rows, dtype=np.int64) if order is None else np.asarray(order)
     return read

@@ -9,16 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.models.delay.dataset import retrieve_network
+from pipelines.models.delay.features import (
+    CONSTANTS,
+    ROUTE_FEATURES,
+    forecast_or_past,
+    keys_of,
+    network_columns,
+    past_delays,
+)
 from pipelines.models.fulfilment.shop_arrays import shop_of, true_delays
 from pipelines.models.fulfilment.tables import Tables, check_enough, read_tables, usable_orders
 from pipelines.models.fulfilment.world import Lines, Shop
+from pipelines.models.intent.features import INTENT_COLUMNS, intent_columns, past_urgency
+from pipelines.registry.columns import OBJECTS, Columns, as_column
 from pipelines.training.memory import too_large
 from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
 from pipelines.training.task import Predictor
@@ -26,28 +38,17 @@ from pipelines.training.task import Predictor
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ROUTE_FEATURES: Final = (
-    "delay_risk",
-    "congestion",
-    "carbon_cost",
-    "deliveries_24h",
-    "late_rate_24h",
-    "mean_delay_hours_24h",
-    "mean_delay_hours_7d",
-    "efficiency_score",
-    "carbon_per_tonne_km",
+USER_FEATURES: Final = tuple(
+    name
+    for view in ("user_intent", "user_orders")
+    for name in VIEWS_BY_NAME[view].features
+    if name not in OBJECTS
 )
-USER_FEATURES: Final = (
-    *("intent_score", "urgency_score", "action_diversity", "products_viewed"),
-    *("session_duration", "sessions_1d", "sessions_7d", "carts_7d", "purchases_7d"),
-    *("conversion_rate_7d", "order_value", "orders_7d", "orders_30d", "spend_30d"),
-    *("avg_order_value_30d", "express_share_30d", "hour_of_day", "day_of_week"),
-    *("is_weekend", "days_since_previous_order"),
-)
+PREFERRED: Final = "preferred_shipping_method"
 _DAY: Final = 24
 # Bytes, see `memory`: of a look at a route, features and all; of a position; of an order; of a
 # region that warehouses stand in, which is a number in each option that the agent sees.
-_A_LOOK, _A_POSITION, _AN_ORDER, _A_REGION = 3500, 120, 6000, 4_500_000
+_A_LOOK, _A_POSITION, _AN_ORDER, _A_REGION = 3500, 120, 6000, 6_800_000
 _LOOK_HOURS: Final = (3, 6, 12, 24)  # between two looks at the routes, as memory allows
 _FEWEST_DAYS: Final = 14  # that must fit, or all that there are
 
@@ -104,17 +105,19 @@ def read_history(
     source.notes += [left_out] if left_out else []
     origin = np.datetime64(first, "us")
     looks = origin + np.arange(0, kept * _DAY, hours) * np.timedelta64(1, "h")
-    features = _features(source, tables, orders, looks)
+    features = _at_orders(source, tables, orders)
     routes = tables.routes
+    columns = _at_looks(source, tables, looks)
     seen = {
-        name: _numbers(features, name)[len(orders) :].reshape(len(looks), -1)
-        for name in ROUTE_FEATURES
+        name: values.reshape(len(looks), -1)
+        for name, values in columns.items()
+        if name in ROUTE_FEATURES and name not in OBJECTS
     }
+    expected, late = (part.reshape(len(looks), -1) for part in _forecasts(delay, columns))
     carbon = routes.carbon_cost.to_numpy(np.float64)
     known = ~np.isnan(seen["carbon_cost"])
     seen["carbon_cost"] = np.where(known, seen["carbon_cost"], carbon)
     urgency = _urgency(source, intent, tables, orders, features)
-    expected, late = _forecasts(delay, routes, features.slice(len(orders)), seen)
     truth = true_delays(tables, origin, len(looks), hours)
     shop = shop_of(tables, orders, seen, expected, late, truth, hours)
     return _history(shop, orders, features, urgency, origin, kept)
@@ -148,43 +151,33 @@ def _what_fits(source: TrainingSource, tables: Tables, orders: int, days: int) -
     return hours, kept
 
 
-def _features(
-    source: TrainingSource, tables: Tables, orders: pd.DataFrame, looks: NDArray[np.datetime64]
-) -> pa.Table:
-    """ppo_agent_v1 at every order's time, then for every look at every route."""
-    routes = tables.routes.route_id
-    first = orders.iloc[0]
-    at_orders = pd.DataFrame(
+def _at_orders(source: TrainingSource, tables: Tables, orders: pd.DataFrame) -> pa.Table:
+    """ppo_agent_v1 at every order's time."""
+    weight = tables.products.set_index("product_id").weight_kg
+    frame = pd.DataFrame(
         {
             "user_id": orders.user_id,
             "warehouse_id": orders.warehouse_id,
             "product_id": orders.product_id,
-            "route_id": routes.iloc[0],
+            "route_id": tables.routes.route_id.iloc[0],
             "quantity": orders.quantity,
             "price": orders.price.astype(float),
+            "weight_kg": orders.product_id.map(weight).astype(float) * orders.quantity,
             # Just before it: no feature may count the order that is decided.
             EVENT_TIMESTAMP: orders.order_timestamp - pd.Timedelta(microseconds=1),
         }
     )
-    at_looks = pd.DataFrame(
-        {
-            "user_id": first.user_id,
-            "warehouse_id": first.warehouse_id,
-            "product_id": first.product_id,
-            "route_id": np.tile(routes.to_numpy(), len(looks)),
-            "quantity": first.quantity,
-            "price": float(first.price),
-            EVENT_TIMESTAMP: np.repeat(looks, len(routes)),
-        }
-    )
-    frame = pd.concat([at_orders, at_looks], ignore_index=True)
-    weight = tables.products.set_index("product_id").weight_kg
-    frame["weight_kg"] = frame.product_id.map(weight).astype(float) * frame.quantity
     return source.historical(frame, "ppo_agent_v1")
 
 
-def _numbers(table: pa.Table, name: str) -> Floats:
-    return np.asarray(table[name].to_pandas().astype("float64"), dtype=np.float64)
+def _at_looks(source: TrainingSource, tables: Tables, looks: NDArray[np.datetime64]) -> Columns:
+    """The delay model's input at every look: all routes, and the stock of their warehouses."""
+    routes = {name: tables.routes[name].tolist() for name in CONSTANTS}
+    keys = keys_of(routes, tables.probes)
+    read = retrieve_network(source, keys, looks)
+    found = dict(zip(read.column_names, read.columns, strict=True))
+    columns = network_columns(routes, keys["warehouse_id"], found, len(looks))
+    return {**columns, "snapshot": np.repeat(np.arange(len(looks)), len(tables.routes))}
 
 
 def _urgency(
@@ -194,45 +187,28 @@ def _urgency(
     orders: pd.DataFrame,
     features: pa.Table,
 ) -> Floats:
-    """(lines,) 0–1: the intent model's forecast for the session before the order, if there is
-    one."""
-    score = _numbers(features, "urgency_score")[: len(orders)]
-    urgency = np.minimum(np.nan_to_num(score, nan=1.0) / 2, 1.0)
+    """(lines,) 0–1: the intent model's forecast just before the order, if there is a model."""
+    past = past_urgency(as_column("urgency_score", features["urgency_score"]))
     if intent is None:
-        return urgency
+        return past
     before = tables.sessions[tables.sessions.id.isin(orders.id)]
     table = source.historical(before, "intent_transformer_v1")
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    forecast = dict(zip(columns["id"], intent.predict(columns)["urgency"].tolist(), strict=True))
+    columns = intent_columns({name: table[name].to_pylist() for name in INTENT_COLUMNS})
+    found = np.asarray(intent.predict(columns)["urgency"], dtype=np.float64)
+    forecast = dict(zip(table["id"].to_pylist(), found.tolist(), strict=True))
     known = orders.id.map(forecast).to_numpy(np.float64)
-    return np.where(np.isnan(known), urgency, np.clip(known, 0, 1))
+    return np.where(np.isfinite(known), np.clip(known, 0, 1), past)
 
 
-def _forecasts(
-    delay: Predictor | None, routes: pd.DataFrame, rows: pa.Table, seen: dict[str, Floats]
-) -> tuple[Floats, Floats]:
-    """(looks, routes) expected hours of delay and probability of one."""
+def _forecasts(delay: Predictor | None, columns: Columns) -> tuple[Floats, Floats]:
+    """(looks * routes,) expected hours of delay and probability of one."""
     if delay is None:
-        day, week = seen["mean_delay_hours_24h"], seen["mean_delay_hours_7d"]
-        expected = np.nan_to_num(np.where(np.isnan(day), week, day))
-        rate, risk = seen["late_rate_24h"], seen["delay_risk"]
-        return expected, np.nan_to_num(np.where(np.isnan(rate), risk, rate))
-    looks = rows.num_rows // len(routes)
-    text = ("route_id", "risk_category")
-    columns: dict[str, Any] = {name: _numbers(rows, name) for name in ROUTE_FEATURES}
-    columns |= {name: np.array(rows[name].to_pylist(), dtype=object) for name in text}
-    columns[EVENT_TIMESTAMP] = rows[EVENT_TIMESTAMP].to_numpy()
-    for name in ("origin_id", "destination_id", "mode", "distance_km", "base_hours", "base_cost"):
-        columns[name] = np.tile(routes[name].to_numpy(), looks)
-    for name in ("warehouse_stock_ratio", "warehouse_low_stock_share", "warehouse_days_of_cover"):
-        columns[name] = np.full(rows.num_rows, np.nan)
-    columns["snapshot"] = np.repeat(np.arange(looks), len(routes))
-    forecast = delay.predict(columns)
-    expected, late = (
-        np.asarray(forecast[name], np.float64).reshape(looks, -1)
-        for name in ("expected_delay_hours", "late_probability")
+        return past_delays(columns)
+    found = delay.predict(columns)
+    hours, late, _ = forecast_or_past(
+        found["expected_delay_hours"], found["late_probability"], columns
     )
-    return expected, late
+    return hours, late
 
 
 def _history(
@@ -243,7 +219,6 @@ def _history(
     origin: np.datetime64,
     days: int,
 ) -> ShopHistory:
-    count = len(orders)
     since = (orders.order_timestamp - pd.Timestamp(origin)).dt.total_seconds().to_numpy() / 3600
     day = (since // _DAY).astype(np.int64)
 
@@ -259,9 +234,9 @@ def _history(
         quantity=orders.quantity.to_numpy(np.int64),
         method=numbers("shipping_method", shop.methods),
         urgency=urgency,
-        features={name: _numbers(features, name)[:count] for name in USER_FEATURES},
-        preferred=features["preferred_shipping_method"].to_pandas().to_numpy(object)[:count],
-        weight=np.ones(count),
+        features={name: as_column(name, features[name]) for name in USER_FEATURES},
+        preferred=as_column(PREFERRED, features[PREFERRED]),
+        weight=np.ones(len(orders)),
     )
     timestamps = orders.order_timestamp.to_numpy().astype("datetime64[us]")
     return ShopHistory(shop, lines, orders.user_id.to_numpy(np.int64), timestamps, origin, days)

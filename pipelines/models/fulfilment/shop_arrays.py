@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.models.fulfilment import tariff
+from pipelines.models.fulfilment.features import CANDIDATES
 from pipelines.models.fulfilment.tables import Tables
 from pipelines.models.fulfilment.world import NONE, Shop
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-CANDIDATES: Final = 4  # nearest warehouses that are options
 _AHEAD_HOURS: Final = 24  # shipments of so many hours from now show how a route really was
 _PRIOR_SHIPMENTS: Final = 8.0  # by which few shipments are drawn to their route's mean
 _PRIOR_ROUTE: Final = 20.0  # and a route's to its mode's
@@ -95,9 +95,7 @@ def shop_of(
         for m, method in enumerate(tariff.SHIPPING_METHODS):
             mode = tariff.mode_of(method, by_mode)
             route_of[w, r, m] = NONE if mode is None else by_mode[mode]
-        away[r, w] = group.distance_km[group["mode"] == "road"].min()
-        if np.isnan(away[r, w]):
-            away[r, w] = group.distance_km.min()
+        away[r, w] = tariff.distance(dict(zip(group["mode"], group.distance_km, strict=True)))
     carries, intensity = _positions(tables, warehouses)
     candidates = nearest_carriers(away, carries)
     lead = np.full(shape, _USUAL_LEAD_DAYS)

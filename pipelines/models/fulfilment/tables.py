@@ -8,12 +8,11 @@ from typing import Final
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.models.fulfilment.tariff import MODES_OF, SHIPPING_METHODS
+from pipelines.models.delay.labels import probes_of
+from pipelines.models.fulfilment.tariff import MODES, SHIPPING_METHODS
 from pipelines.training.source import TrainingDataError, TrainingSource
 
 FEWEST_LINES: Final = 20
-_MODES: Final = {mode for modes in MODES_OF.values() for mode in modes}
-"""By which orders go out; goods may come in by others."""
 
 _ROUTES: Final = """
     SELECT route_id, arg_max(origin_id, seq) AS origin_id,
@@ -51,10 +50,12 @@ _LEADS: Final = """
     FROM inbound LEFT JOIN (SELECT DISTINCT route_id, product_id FROM shipments
         WHERE product_id IS NOT NULL) USING (route_id)
     GROUP BY GROUPING SETS ((destination_id, product_id), (destination_id))"""
+# Just before the order: it is what serving knows when the order comes in.
 _SESSIONS: Final = """
-    SELECT o.id, c.session_id, o.user_id, c.event_timestamp
-    FROM orders o ASOF JOIN (SELECT user_id, session_id, event_timestamp FROM clickstream
-        WHERE op = 'I' AND action <> 'purchase') c
+    SELECT o.id, coalesce(c.session_id, '') AS session_id, o.user_id,
+        o.order_timestamp - INTERVAL 1 MICROSECOND AS event_timestamp
+    FROM orders o ASOF LEFT JOIN (SELECT user_id, session_id, event_timestamp FROM clickstream
+        WHERE op = 'I') c
         ON o.user_id = c.user_id AND o.order_timestamp > c.event_timestamp
     WHERE o.op = 'I' ORDER BY o.id"""
 
@@ -63,13 +64,15 @@ _SESSIONS: Final = """
 class Tables:
     """The logs' tables: current reference data, all orders and shipments.
 
-    `carried` stays an Arrow table: a shop may have millions of positions.
+    `carried` stays an Arrow table: a shop may have millions of positions. `probes` are products by
+    warehouse, whose stock the delay model looks at.
     """
 
     routes: pd.DataFrame
     warehouses: pd.DataFrame
     products: pd.DataFrame
     carried: pa.Table
+    probes: dict[str, list[str]]
     orders: pd.DataFrame
     shipped: pd.DataFrame
     leads: pd.DataFrame
@@ -78,8 +81,9 @@ class Tables:
     @property
     def outbound(self) -> pd.DataFrame:
         """Routes from a warehouse by a mode that a shipping method goes by."""
-        from_here = self.routes.origin_id.isin(self.warehouses.warehouse_id)
-        return self.routes[from_here & self.routes["mode"].isin(_MODES)]
+        here = self.warehouses.warehouse_id
+        leaves = self.routes.origin_id.isin(here) & ~self.routes.destination_id.isin(here)
+        return self.routes[leaves & self.routes["mode"].isin(MODES)]
 
 
 def read_tables(source: TrainingSource, *, with_sessions: bool) -> Tables:
@@ -103,6 +107,7 @@ def read_tables(source: TrainingSource, *, with_sessions: bool) -> Tables:
             ),
             products=frame(_NEWEST.format(columns=products, table="products", key="product_id")),
             carried=logs.sql(_CARRIED).to_arrow_table(),
+            probes=probes_of(logs),
             orders=frame(_ORDERS),
             shipped=frame(_SHIPPED),
             leads=frame(_LEADS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,6 +15,8 @@ MODES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "economy": ("rail", "road"),
 }
 """First choice of mode by shipping method; where there is no such route, the next."""
+MODES: Final = frozenset(mode for modes in MODES_OF.values() for mode in modes)
+"""By which orders go out; goods may come in by others."""
 FIXED_COST: Final = 1.5
 """$ a shipment, whatever it weighs."""
 COST_FACTOR: Final[Mapping[str, float]] = {
@@ -35,6 +38,19 @@ PROMISE_FACTOR: Final[Mapping[str, float]] = {
 def mode_of(method: str, modes: Mapping[str, object] | set[str]) -> str | None:
     """The mode by which a method goes where `modes` are on offer; None if by none of them."""
     return next((mode for mode in MODES_OF[method] if mode in modes), None)
+
+
+def distance(km: Mapping[str, float]) -> float:
+    """How far a warehouse is from a region, by which it is chosen: by road where there is one.
+
+    Else by the shortest mode that an order can go by; infinite if there is none.
+
+    Args:
+        km: length of its routes there by mode.
+    """
+    if "road" in km:
+        return km["road"]
+    return min((length for mode, length in km.items() if mode in MODES), default=math.inf)
 
 
 def ship_cost(method: str, base_cost: float, weight_kg: float) -> float:

@@ -243,12 +243,12 @@ def draw_episodes(
     hour = start[:, None] * DAY_HOURS + time.astype(np.int64)
     look = np.minimum(hour // shop.look_hours, len(shop.true_delay) - 1)
     quantity = lines.quantity[goods]
-    shelf, code = _shelves(shop.candidates[lines.region[line], product], product, shop)
+    shelf, code = shelves_of(shop.candidates[lines.region[line], product], product, shop)
     supply = _supply(shop, config, rng, code)
     return Episodes(lines, line, product, quantity, day, time, look, shelf, code, *supply)
 
 
-def _shelves(candidates: Ints, product: Ints, shop: Shop) -> tuple[NDArray[np.int32], Ints]:
+def shelves_of(candidates: Ints, product: Ints, shop: Shop) -> tuple[NDArray[np.int32], Ints]:
     """The shelves that an episode's orders can reach: `shelf` and `code` of Episodes."""
     there = candidates != NONE
     code = candidates * shop.demand.shape[1] + product[..., None]

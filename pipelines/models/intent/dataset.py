@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.models.intent.features import LIST_FEATURES, USER_FEATURES
+from pipelines.models.intent.features import INTENT_COLUMNS, LIST_FEATURES
 from pipelines.models.intent.leaks import check_for_leaks
 from pipelines.models.intent.outputs import SOON_S
+from pipelines.registry.columns import as_column
 from pipelines.training.memory import too_large
 from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
-from pipelines.training.task import Dataset
+from pipelines.training.task import Dataset, take
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -178,16 +179,12 @@ def make_dataset(
         }
     )
     name = "intent" if since is None else f"intent since {since.isoformat()}"
-    table = source.historical(entities, SERVICE, name)
-    frame = table.select([*LIST_FEATURES, "event_count", *USER_FEATURES]).to_pandas()
-    there = frame[["event_count", *LIST_FEATURES]].notna().all(axis=1).to_numpy()
+    columns = columns_at(source, entities, name)
+    there = np.all([pd.notna(columns[name]) for name in ("event_count", *LIST_FEATURES)], axis=0)
     if not there.all():
         source.notes.append(f"{int((~there).sum()):,} rows left out: their session is deleted")
-        frame, at = frame[there], at[there]
+        columns, at = take(columns, there), at[there]
         _check_enough(events, at, since)
-    columns: dict[str, Any] = {feature: frame[feature].to_numpy() for feature in LIST_FEATURES}
-    for feature in ("event_count", *USER_FEATURES):
-        columns[feature] = frame[feature].to_numpy(dtype=np.float64, na_value=np.nan)
     left = (events.bought_at[at] - events.time[at]) / np.timedelta64(1, "s")
     data = Dataset(
         columns=columns,
@@ -201,6 +198,18 @@ def make_dataset(
     )
     check_for_leaks(data)
     return data
+
+
+def columns_at(source: TrainingSource, entities: pd.DataFrame, name: str = "") -> dict[str, Any]:
+    """The model's input for sessions before their purchase.
+
+    Args:
+        source: of the features.
+        entities: session_id, user_id and event_timestamp (UTC).
+        name: of the retrieval in the manifest.
+    """
+    table = source.historical(entities, SERVICE, name)
+    return {column: as_column(column, table[column]) for column in INTENT_COLUMNS}
 
 
 def thinned(known: NDArray[np.datetime64], taken: Bools, most: int | None) -> Bools:

@@ -6,13 +6,15 @@ missing number is neutral, an unknown action is `other`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipelines.registry.columns import as_columns
 
 Floats = NDArray[np.float32]
 Columns = Mapping[str, Any]
@@ -36,12 +38,40 @@ USER_FEATURES: Final = (
     "purchases_7d",
     "conversion_rate_7d",
 )
+INTENT_COLUMNS: Final = (*LIST_FEATURES, "event_count", *USER_FEATURES)
+"""Everything that the model is asked with."""
 _CODES: Final = {action: code for code, action in enumerate(ACTIONS)}
 _CHUNK: Final = 4096  # rows whose products are compared pairwise at once
 _TYPICAL_DWELL_S: Final = np.float32(20.0)  # where the network's input is centred
 # Sums in which an event counts for 0.8 of what the next one counts.
 _DECAY: Final = np.tril(0.8 ** np.subtract.outer(np.arange(WINDOW), np.arange(WINDOW))).T
 _DECAY32: Final = _DECAY.astype(np.float32)
+
+
+def past_urgency(urgency_score: Any) -> NDArray[np.float64]:
+    """(N,) urgency 0–1 from the feature alone; one half, the usual, where there is none."""
+    score = np.asarray(urgency_score, dtype=np.float64)
+    return np.clip(np.where(np.isfinite(score), score, 1.0) / 2, 0.0, 1.0)
+
+
+def before_purchase(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Columns of sessions, each cut before its first purchase: the model has never seen one."""
+    cut = {name: list(values) for name, values in columns.items()}
+    for row, actions in enumerate(cut["actions"]):
+        if actions is not None and PURCHASE in actions:
+            keep = list(actions).index(PURCHASE)
+            for name in LIST_FEATURES:
+                listed = cut[name][row]
+                cut[name][row] = [] if listed is None else list(listed)[:keep]
+            count = cut["event_count"][row]
+            if count is not None:
+                cut["event_count"][row] = max(count - (len(actions) - keep), 0)
+    return cut
+
+
+def intent_columns(features: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The model's input, from the features of its views."""
+    return as_columns(before_purchase({name: features[name] for name in INTENT_COLUMNS}))
 
 
 @dataclass(frozen=True)
