@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from pipelines.errors import UsageError, first_line
 from pipelines.feast_plugins.entity_times import event_times
+from pipelines.features.views import EVENT_TIMESTAMP
 
-EVENT_TIMESTAMP: Final = "event_timestamp"
 KINDS: Final = "a pandas DataFrame, an Arrow table, a dict of columns, a list of dicts"
 
 

@@ -37,13 +37,13 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from pipelines.errors import UsageError, first_line
-from pipelines.feast_plugins.entities import EVENT_TIMESTAMP, check_columns, entity_frame
+from pipelines.feast_plugins.entities import check_columns, entity_frame
 from pipelines.feast_plugins.entity_times import event_times
 from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewHistory
 from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
 from pipelines.feast_plugins.published_files import published_files
-from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS_BY_NAME
 from pipelines.paths import duckdb_pattern
 
 _ROW: Final = "synchrochain_row"

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.registry.gate import Verdict
@@ -20,7 +20,6 @@ from pipelines.training.task import (
     Candidate,
     Claim,
     Dataset,
-    Floats,
     Task,
     Trained,
 )
@@ -33,29 +32,8 @@ Tasks = Mapping[str, Callable[[ModelRegistry], Task]]
 """By name what makes a task, in the order of training."""
 
 
-class Consider(Protocol):
-    """Puts a version before the gate: it becomes champion, or stays challenger."""
-
-    def __call__(
-        self,
-        registry: ModelRegistry,
-        task: Task,
-        data: Dataset,
-        challenger: ModelVersion,
-        *,
-        reference: Mapping[str, Floats] | None = None,
-    ) -> Verdict:
-        """The gate's verdict, carried out.
-
-        Args:
-            registry: where the version is.
-            task: evaluates it.
-            data: on whose hold-out it is evaluated.
-            challenger: the version.
-            reference: by feature, values of the training set, for the drift check.
-        """
-
-
+Consider = Callable[..., Verdict]
+"""Puts a version before the gate, see `pipelines.monitoring.champions.consider`."""
 Gate = Callable[[BatchConfig], Consider]
 """What considers the versions of one task; it looks at the features' health once."""
 

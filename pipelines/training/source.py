@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipelines.change_log.logs import LOGS
 from pipelines.errors import SynchroChainError, UnknownNameError
 from pipelines.feast_plugins.repository import open_store
+from pipelines.features.views import EVENT_TIMESTAMP
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.lake.workspace import empty, read_files
@@ -27,8 +28,6 @@ from pipelines.training.memory import room
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-EVENT_TIMESTAMP: Final = "event_timestamp"
 
 
 class TrainingDataError(SynchroChainError):

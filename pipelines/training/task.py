@@ -156,6 +156,18 @@ class Dataset:
         return len(self.timestamps)
 
 
+@dataclass(frozen=True)
+class Split:
+    """(rows,) masks: what to train on, what to judge by, and what to calibrate on, if anything.
+
+    The hold-out is later in time than the others.
+    """
+
+    train: NDArray[np.bool_]
+    hold_out: NDArray[np.bool_]
+    validation: NDArray[np.bool_]
+
+
 def take(columns: dict[str, Any], rows: NDArray[Any]) -> dict[str, Any]:
     """Some rows of equally long columns."""
     return {name: values[rows] for name, values in columns.items()}

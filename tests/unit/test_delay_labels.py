@@ -186,9 +186,9 @@ def test_training_ends_a_gap_before_the_test() -> None:
     """No shipment counts in a label on both sides, and all rows that count have labels."""
     data = snapshots_of()
     parts = split(data)
-    gap = data.timestamps[parts.test].min() - data.timestamps[parts.train].max()
+    gap = data.timestamps[parts.hold_out].min() - data.timestamps[parts.train].max()
     assert gap >= GAP >= np.timedelta64(24, "h")
-    assert (data.labels["shipments"][parts.train | parts.test] > 0).all()
+    assert (data.labels["shipments"][parts.train | parts.hold_out] > 0).all()
 
 
 def test_new_labels_are_hold_out_as_a_whole() -> None:
@@ -197,7 +197,7 @@ def test_new_labels_are_hold_out_as_a_whole() -> None:
     data.extra["all_test"] = True
     parts = split(data)
     assert not parts.train.any()
-    assert (parts.test == (data.labels["shipments"] > 0)).all()
+    assert (parts.hold_out == (data.labels["shipments"] > 0)).all()
 
 
 def test_shuffled_edges_keep_how_many_routes_a_place_has() -> None:
@@ -213,7 +213,7 @@ def test_the_network_learns_what_there_is_to_learn() -> None:
     """Lateness that follows the published risk is forecast better than by the mean."""
     data = snapshots_of(40)
     parts = split(data)
-    fitted = fit(data, parts.train, parts.test, seed=0, config=FitConfig(epochs=30, rate=1e-2))
+    fitted = fit(data, parts.train, parts.hold_out, seed=0, config=FitConfig(epochs=30, rate=1e-2))
     assert fitted.training_loss[-1] < fitted.training_loss[0]
     habits = usual(data, parts.train, np.ones(len(data)))
 
@@ -230,7 +230,7 @@ def test_a_seed_fits_the_same_network_again() -> None:
     data = snapshots_of(10)
     parts = split(data)
     config = FitConfig(epochs=2)
-    one, two = (fit(data, parts.train, parts.test, seed=3, config=config) for _ in range(2))
+    one, two = (fit(data, parts.train, parts.hold_out, seed=3, config=config) for _ in range(2))
     assert one.training_loss == two.training_loss
     assert one.test_loss == two.test_loss
 
@@ -242,7 +242,7 @@ def test_losses_are_by_route_and_day() -> None:
     habits = usual(data, parts.train, np.ones(len(data)))
     plain = RouteMean(data, parts.train, np.ones(len(data)), habits)
     found = evaluation(judge(plain.predict, data))
-    test = parts.test
+    test = parts.hold_out
     days = ((data.timestamps[test] - data.timestamps.min()) // np.timedelta64(24, "h")).tolist()
     wanted = len(set(zip(days, data.columns["route_id"][test].tolist(), strict=True)))
     assert len(found.losses) == wanted

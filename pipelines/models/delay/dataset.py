@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,11 +11,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.features.views import EVENT_TIMESTAMP
 from pipelines.models.delay.features import keys_of, network_columns
 from pipelines.models.delay.labels import HORIZON, Logs, labels, tails
 from pipelines.training.memory import too_large
-from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
-from pipelines.training.task import Dataset
+from pipelines.training.source import TrainingDataError, TrainingSource
+from pipelines.training.task import Dataset, Split
 
 SERVICE: Final = "supply_gnn_v1"
 _EVERY: Final = (2, 3, 4, 6, 8, 12, 24)  # hours between snapshots, as memory allows
@@ -28,14 +28,6 @@ GAP: Final = HORIZON + np.timedelta64(24, "h")
 the test contain no labels of the training."""
 _TEST_SHARE: Final = 0.35
 _FEWEST_SNAPSHOTS: Final = 12
-
-
-@dataclass(frozen=True)
-class Split:
-    """Masks of the rows to train on and to evaluate on."""
-
-    train: NDArray[np.bool_]
-    test: NDArray[np.bool_]
 
 
 def build(source: TrainingSource, *, quick: bool = False, since: datetime | None = None) -> Dataset:
@@ -112,11 +104,12 @@ def _what_fits(
 
 def split(data: Dataset) -> Split:
     """Rows with known labels before and after the data set's cut, a gap apart."""
-    labelled = data.labels["shipments"] > 0
+    labelled, none = data.labels["shipments"] > 0, np.zeros(len(data), dtype=bool)
     if data.extra["all_test"]:
-        return Split(np.zeros(len(data), dtype=bool), labelled)
+        return Split(none, labelled, none)
     cut = data.extra["cut"]
-    return Split(labelled & (data.timestamps <= cut - GAP), labelled & (data.timestamps >= cut))
+    early, late = data.timestamps <= cut - GAP, data.timestamps >= cut
+    return Split(labelled & early, labelled & late, none)
 
 
 def rows_of(data: Dataset, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:

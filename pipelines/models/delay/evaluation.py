@@ -40,7 +40,7 @@ def judge(forecast: Callable[[dict[str, Any]], Outputs], data: Dataset) -> Judge
     Raises:
         TrainingDataError: there is no hold-out.
     """
-    test = split(data).test
+    test = split(data).hold_out
     if not test.any():
         raise TrainingDataError(
             "no delays are known yet to judge forecasts by: wait for deliveries"

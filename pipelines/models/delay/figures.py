@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.models.delay.evaluation import Judged, reliability
+from pipelines.training.figures import new_axes
 from pipelines.training.task import Interval
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -31,7 +31,7 @@ def _reliability(
     judged: Mapping[str, Judged], columns: tuple[str, str], labels: tuple[str, str], least: float
 ) -> Figure:
     """What happened (the second column) against what was forecast (the first), by model."""
-    figure, axes = _axes(*labels)
+    figure, axes = new_axes(*labels)
     highest = least
     for name, one in judged.items():
         forecast, truth = one.outputs[columns[0]], one.labels[columns[1]]
@@ -43,18 +43,9 @@ def _reliability(
     return figure
 
 
-def learning_curve(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Loss by epoch."""
-    figure, axes = _axes("epoch", "loss")
-    for name, values in curves.items():
-        axes.plot(range(1, len(values) + 1), values, marker=".", label=name)
-    axes.legend()
-    return figure
-
-
 def comparison(scores: Mapping[str, Interval], what: str) -> Figure:
     """One bar per model with its interval over seeds."""
-    figure, axes = _axes(what, "")
+    figure, axes = new_axes(what, "")
     names = list(scores)[::-1]
     means = [scores[name].mean for name in names]
     halves = [
@@ -63,15 +54,4 @@ def comparison(scores: Mapping[str, Interval], what: str) -> Figure:
     ]
     axes.barh(names, means, xerr=halves, color="steelblue", ecolor="black")
     axes.axvline(0.0, color="grey", linewidth=1)
-    figure.tight_layout()
     return figure
-
-
-def _axes(across: str, up: str) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.4), layout="tight")
-    axes = figure.subplots()
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    return figure, axes

@@ -40,14 +40,16 @@ _SHIPMENTS: Final = """
     GROUP BY shipment_id, life, route_id
     ORDER BY shipped_at, shipment_id
 """
-_ROUTES: Final = """
+ROUTES: Final = """
     SELECT route_id, arg_max(origin_id, seq) AS origin_id,
         arg_max(destination_id, seq) AS destination_id, arg_max(mode, seq) AS mode,
         arg_max(distance_km, seq)::DOUBLE AS distance_km,
         arg_max(base_hours, seq)::DOUBLE AS base_hours,
-        arg_max(base_cost, seq)::DOUBLE AS base_cost, min(updated_at) AS first_known
-    FROM routes WHERE op <> 'D' GROUP BY route_id ORDER BY route_id
+        arg_max(base_cost, seq)::DOUBLE AS base_cost,
+        arg_min(carbon_cost, seq)::DOUBLE AS carbon_cost, min(updated_at) AS first_known
+    FROM routes GROUP BY route_id HAVING arg_max(op, seq) <> 'D' ORDER BY route_id
 """
+"""The routes there are, as they are now: those that serving looks at."""
 _PUBLISHED: Final = """
     SELECT route_id, updated_at, delay_risk::DOUBLE AS delay_risk, congestion::DOUBLE AS congestion
     FROM routes WHERE op <> 'D' ORDER BY updated_at, seq
@@ -97,7 +99,7 @@ class Logs:
                 what = f"{sizes[0]:,} changes of shipments and {sizes[1]:,} of routes"
                 raise TrainingDataError(too_large(what, needed, source.memory))
             routes, shipments, published = (
-                connection.execute(query).df() for query in (_ROUTES, _SHIPMENTS, _PUBLISHED)
+                connection.execute(query).df() for query in (ROUTES, _SHIPMENTS, _PUBLISHED)
             )
             probes = probes_of(connection)
         if routes.empty or shipments.empty:

@@ -25,6 +25,7 @@ from pipelines.models.delay.fit_baselines import GlobalLag, RouteMean, boosting,
 from pipelines.models.delay.predictor import Gnn
 from pipelines.models.delay.training import Edges, FitConfig, Fitted, fit
 from pipelines.registry.unknown_features import ignoring, never_known, without
+from pipelines.training.figures import learning_curve
 from pipelines.training.source import TrainingDataError, TrainingSource
 from pipelines.training.task import (
     Candidate,
@@ -107,10 +108,11 @@ class GnnTask:
             TrainingDataError: one side of the split is empty.
         """
         parts = split(data)
-        if not parts.train.any() or not parts.test.any():
+        if not parts.train.any() or not parts.hold_out.any():
             raise TrainingDataError(
-                f"{int(parts.train.sum())} rows to train on and {int(parts.test.sum())} to test on "
-                "are too few: let the shop run for longer, e.g. `synchrochain run --days 30`"
+                f"{int(parts.train.sum())} rows to train on and {int(parts.hold_out.sum())} to "
+                "test on are too few: let the shop run for longer, "
+                "e.g. `synchrochain run --days 30`"
             )
         config = config or FitConfig()
         rounds = []
@@ -163,7 +165,7 @@ class _Round:
             fitted = fit(
                 data,
                 parts.train,
-                parts.test,
+                parts.hold_out,
                 seed=seed,
                 edges=edges,
                 weights=weights,
@@ -219,7 +221,7 @@ def _outcome(data: Dataset, rounds: Sequence[_Round], config: FitConfig, *, quic
         for name in over
     ]
     parts = split(data)
-    first_time = data.timestamps[parts.test][0]
+    first_time = data.timestamps[parts.hold_out][0]
     example = take(data.columns, data.timestamps == first_time)
     example = {name: values for name, values in example.items() if name != "snapshot"}
     model = first.predictors[MODEL]
@@ -242,14 +244,14 @@ def _outcome(data: Dataset, rounds: Sequence[_Round], config: FitConfig, *, quic
             "snapshots": len(np.unique(data.timestamps)),
             "routes": len(np.unique(data.groups)),
             "training_rows": int(parts.train.sum()),
-            "test_rows": int(parts.test.sum()),
-            "test_shipments": int(data.labels["shipments"][parts.test].sum()),
+            "test_rows": int(parts.hold_out.sum()),
+            "test_shipments": int(data.labels["shipments"][parts.hold_out].sum()),
         },
         curves=first.curves,
         figures={
             "delay_calibration": partial(figures.delay_calibration, compared),
             "delay_forecast": partial(figures.delay_forecast, compared),
-            "learning_curve": partial(figures.learning_curve, first.curves),
+            "learning_curve": partial(learning_curve, first.curves),
             "comparison": partial(
                 figures.comparison,
                 {name: values["r2"] for name, values in over.items()},

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.features.views import EVENT_TIMESTAMP, VIEWS_BY_NAME
 from pipelines.models.delay.dataset import retrieve_network
 from pipelines.models.delay.features import (
     CONSTANTS,
@@ -32,7 +32,7 @@ from pipelines.models.fulfilment.world import Lines, Shop
 from pipelines.models.intent.features import INTENT_COLUMNS, intent_columns, past_urgency
 from pipelines.registry.columns import OBJECTS, Columns, as_column
 from pipelines.training.memory import too_large
-from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
+from pipelines.training.source import TrainingDataError, TrainingSource
 from pipelines.training.task import Predictor
 
 Floats = NDArray[np.float64]

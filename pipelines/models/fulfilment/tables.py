@@ -8,20 +8,12 @@ from typing import Final
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.models.delay.labels import probes_of
+from pipelines.models.delay.labels import ROUTES, probes_of
 from pipelines.models.fulfilment.tariff import MODES, SHIPPING_METHODS
 from pipelines.training.source import TrainingDataError, TrainingSource
 
 FEWEST_LINES: Final = 20
 
-_ROUTES: Final = """
-    SELECT route_id, arg_max(origin_id, seq) AS origin_id,
-        arg_max(destination_id, seq) AS destination_id, arg_max(mode, seq) AS mode,
-        arg_max(distance_km, seq)::DOUBLE AS distance_km,
-        arg_max(base_hours, seq)::DOUBLE AS base_hours,
-        arg_max(base_cost, seq)::DOUBLE AS base_cost,
-        arg_min(carbon_cost, seq)::DOUBLE AS carbon_cost
-    FROM routes GROUP BY route_id HAVING arg_max(op, seq) <> 'D' ORDER BY route_id"""
 _NEWEST: Final = """
     SELECT {columns} FROM {table} WHERE op <> 'D'
     QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY seq DESC) = 1 ORDER BY {key}"""
@@ -101,7 +93,7 @@ def read_tables(source: TrainingSource, *, with_sessions: bool) -> Tables:
         warehouses = "warehouse_id, region, capacity::DOUBLE AS capacity"
         products = "product_id, unit_price::DOUBLE AS unit_price, weight_kg::DOUBLE AS weight_kg"
         tables = Tables(
-            routes=frame(_ROUTES),
+            routes=frame(ROUTES),
             warehouses=frame(
                 _NEWEST.format(columns=warehouses, table="warehouses", key="warehouse_id")
             ),

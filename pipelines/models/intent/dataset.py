@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.features.views import EVENT_TIMESTAMP
 from pipelines.models.intent.features import INTENT_COLUMNS, LIST_FEATURES
 from pipelines.models.intent.leaks import check_for_leaks
 from pipelines.models.intent.outputs import SOON_S
 from pipelines.registry.columns import as_column
 from pipelines.training.memory import too_large
-from pipelines.training.source import EVENT_TIMESTAMP, TrainingDataError, TrainingSource
-from pipelines.training.task import Dataset, take
+from pipelines.training.source import TrainingDataError, TrainingSource
+from pipelines.training.task import Dataset, Split, take
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -275,15 +276,6 @@ def _check_enough(events: Events, at: Ints, since: datetime | None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Split:
-    """(rows,) masks; hold-out users are in neither of the others, and later in time."""
-
-    train: Bools
-    validation: Bools
-    hold_out: Bools
-
-
 def split(data: Dataset, seed: int) -> Split:
     """By time and by user: the hold-out is the last 30 % of the sessions and 40 % of the users.
 
@@ -293,7 +285,7 @@ def split(data: Dataset, seed: int) -> Split:
     rows = len(data)
     if data.extra["since"] is not None:
         none = np.zeros(rows, dtype=bool)
-        return Split(none, none, ~none)
+        return Split(none, ~none, none)
     events: Events = data.extra["events"]
     session = events.session[data.extra["at"]]
     ends = np.sort(events.known[np.unique(session)])
@@ -301,7 +293,7 @@ def split(data: Dataset, seed: int) -> Split:
     early, late = events.known[session] < cut, data.timestamps >= cut
     luck = shares(data.groups, seed)
     tested, watched = luck < HOLD_OUT_USERS, luck >= 1 - VALIDATION_USERS
-    found = Split(early & ~tested & ~watched, early & watched, tested & late)
+    found = Split(early & ~tested & ~watched, tested & late, early & watched)
     if all(part.any() for part in vars(found).values()):
         return found
     return _split_of_few(data.groups, luck, early, late)
@@ -319,7 +311,7 @@ def _split_of_few(users: Ints, luck: NDArray[np.float64], early: Bools, late: Bo
     seen = by_luck(early & ~np.isin(users, held))
     watched = seen[len(seen) - max(1, round(len(seen) * VALIDATION_USERS)) :]
     tested, checked = np.isin(users, held), np.isin(users, watched)
-    return Split(early & ~tested & ~checked, early & checked, tested & late)
+    return Split(early & ~tested & ~checked, tested & late, early & checked)
 
 
 def check_split(data: Dataset, seed: int) -> Split:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.intent.evaluation import ECE_BINS
+from pipelines.training.figures import new_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +20,9 @@ Bools = NDArray[np.bool_]
 
 def reliability(probability: Floats, truth: Bools) -> Figure:
     """Forecast against frequency in bins of equal mass; the diagonal is perfect."""
-    figure, axes = _axes("Reliability", "forecast probability of a purchase", "share that bought")
+    figure, axes = new_axes(
+        "forecast probability of a purchase", "share that bought", "Reliability"
+    )
     parts = np.array_split(np.argsort(probability, kind="stable"), ECE_BINS)
     forecast = [probability[part].mean() for part in parts if len(part)]
     happened = [truth[part].mean() for part in parts if len(part)]
@@ -35,29 +38,10 @@ def precision_recall(forecasts: Mapping[str, Floats], truth: Bools) -> Figure:
     """One curve a model, the best average precision first."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    figure, axes = _axes("Precision and recall", "recall", "precision")
+    figure, axes = new_axes("recall", "precision", "Precision and recall")
     areas = {name: average_precision_score(truth, p) for name, p in forecasts.items()}
     for name in sorted(areas, key=lambda name: -areas[name]):
         precision, recall, _ = precision_recall_curve(truth, forecasts[name])
         axes.plot(recall, precision, label=f"{name} ({areas[name]:.3f})", linewidth=1.2)
     axes.legend(fontsize="small")
     return figure
-
-
-def learning(curves: Mapping[str, list[float]]) -> Figure:
-    """Loss by epoch."""
-    figure, axes = _axes("Learning curve", "epoch", "loss")
-    for name, values in curves.items():
-        axes.plot(np.arange(1, len(values) + 1), values, "o-", label=name)
-    axes.legend()
-    return figure
-
-
-def _axes(title: str, across: str, up: str) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=across, ylabel=up)
-    axes.grid(alpha=0.3)
-    return figure, axes

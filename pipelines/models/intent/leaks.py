@@ -80,6 +80,8 @@ def _refuse(wrong: NDArray[np.bool_], what: str, data: Dataset) -> None:
 
 
 def _check_single_features(data: Dataset) -> None:
+    from sklearn.metrics import roc_auc_score
+
     rows = np.arange(len(data))
     if len(rows) > _SAMPLE:
         rows = np.random.default_rng(0).choice(rows, _SAMPLE, replace=False)
@@ -88,18 +90,9 @@ def _check_single_features(data: Dataset) -> None:
         return
     values = aggregates(take(data.columns, rows))
     for name, column in zip(AGGREGATES, values.T, strict=True):
-        area = _auc(np.nan_to_num(column, nan=-1.0), truth)
+        area = roc_auc_score(truth, np.nan_to_num(column, nan=-1.0))
         if max(area, 1 - area) > SUSPICIOUS_AUC:
             raise LeakError(
                 f"the feature {name} alone predicts a purchase with AUC {max(area, 1 - area):.3f}, "
                 f"above {SUSPICIOUS_AUC}: it knows what came later, so nothing is trained"
             )
-
-
-def _auc(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    from scipy.stats import rankdata
-
-    ranks = rankdata(score)
-    positive = int(truth.sum())
-    wins = ranks[truth].sum() - positive * (positive + 1) / 2
-    return float(wins / (positive * (len(truth) - positive)))

@@ -28,6 +28,7 @@ from pipelines.models.intent.training import LearningCurve, calibrate, fit_netwo
 from pipelines.models.intent.transformer import IntentConfig, IntentTransformer
 from pipelines.models.intent.windows import EARLY_COUNTS_MORE, make_windows
 from pipelines.registry.unknown_features import ignoring, never_known, without
+from pipelines.training.figures import learning_curve
 from pipelines.training.source import TrainingSource
 from pipelines.training.task import (
     Candidate,
@@ -213,7 +214,7 @@ def _outcome(data: Dataset, fitted: list[_Fitted], config: IntentConfig) -> Trai
         figures={
             "reliability": lambda: figures.reliability(first.forecasts[TRANSFORMER], first.truth),
             "precision_recall": lambda: figures.precision_recall(first.forecasts, first.truth),
-            "learning_curve": lambda: figures.learning(curves),
+            "learning_curve": lambda: learning_curve(curves),
         },
         example=example,
         outcome=served[TRANSFORMER].predict(example),
