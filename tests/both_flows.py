@@ -19,6 +19,7 @@ from stream_helpers import insert
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.change_log.logs import BY_NAME
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.lake.published import published
 from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DATABASE_NAMES, DataConfig
@@ -26,7 +27,7 @@ from pipelines.streaming.hot_tables import back, source_of
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.intake import TIMES
 from pipelines.streaming.stream import Stream
-from pipelines.streaming.warming import published, warm
+from pipelines.streaming.warming import warm
 
 Row = dict[str, Any]
 HOT = {"orders": "user_orders", "clickstream": "user_intent"}

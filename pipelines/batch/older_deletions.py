@@ -13,10 +13,11 @@ from typing import Final
 import duckdb
 
 from pipelines.change_log.logs import LOGS, TEXTS, TIME, Column, Log
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
+from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS
 from pipelines.lake.state import PipelineState
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
-from pipelines.lake.workspace import columns, read_files
+from pipelines.lake.workspace import columns, quoted, read_files
 from pipelines.live_databases import open_engine, transaction
 from pipelines.settings import DataConfig
 
@@ -79,7 +80,7 @@ def _lacking(
     files = state.files("log", log.name)
     if log.changed_at is None or not files:
         return []
-    key = ", ".join(f'"{name}"' for name in log.key)
+    key = quoted(log.key)
     last = (
         f"SELECT {columns(log)} FROM {read_files(files)} QUALIFY "
         f"row_number() OVER (PARTITION BY {key} ORDER BY seq DESC) = 1"
@@ -103,9 +104,9 @@ def _served_on(state: PipelineState, log: Log) -> Iterator[str]:
         for source in view.sources:
             if source.log != log.name or not files:
                 continue
-            pairs = zip(source.keys, view.keys, strict=True)
+            pairs = view.key_pairs(source)
             same = " AND ".join(f'gone."{column}" = newest."{name}"' for column, name in pairs)
-            keys = ", ".join(f'"{name}"' for name in view.keys)
+            keys = quoted(view.keys)
             yield (
                 f"SELECT gone.seq FROM gone JOIN (SELECT {keys}, max({EVENT_TIMESTAMP}) AS at "
                 f"FROM {read_files(files)} GROUP BY {keys}) AS newest "

@@ -23,17 +23,11 @@ from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
 from pipelines.change_log.extract import Span
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.change_log.types import ARROW_TYPES
-from pipelines.features.views import (
-    CREATED_TIMESTAMP,
-    EVENT_TIMESTAMP,
-    VIEWS,
-    VIEWS_BY_NAME,
-    Source,
-    View,
-)
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS, VIEWS_BY_NAME, Source, View
 from pipelines.lake.files import Lines, Table
 from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
-from pipelines.lake.workspace import Progress, columns
+from pipelines.lake.workspace import Progress, columns, count, quoted
 from pipelines.settings import BatchConfig
 from pipelines.validation.check import Checked
 
@@ -178,7 +172,7 @@ def affected_rows(
                 f"UNION ALL BY NAME SELECT * FROM new_{name}"
             )
         keys = ", ".join(view.keys)
-        features = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
+        features = quoted(name for name in view.schema.names if name != CREATED_TIMESTAMP)
         # Without history every row is a new one.
         affected = (
             f"JOIN affected USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since" if any(needed) else ""
@@ -195,7 +189,7 @@ def _find_affected(connection: duckdb.DuckDBPyConnection, view: View) -> datetim
     """Make `affected`: each key with changes and the earliest time of one; the earliest of all."""
     parts = []
     for source in view.sources:
-        keys = ", ".join(f"{column} AS {key}" for column, key in _key_pairs(view, source))
+        keys = ", ".join(f"{column} AS {key}" for column, key in view.key_pairs(source))
         fresh = f"new_{source.log} WHERE ({source.only}) AND NOT ({source.unnoticed})"
         parts.append(f"SELECT {keys}, {source.at} AS t FROM {fresh}")
         if source.identity:  # an earlier report on what is not closed may have stood elsewhere
@@ -218,7 +212,7 @@ def _find_affected(connection: duckdb.DuckDBPyConnection, view: View) -> datetim
 def _newest_beside(view: View, table: str) -> str:
     """A query for the keys that a table's changes bear on, each with the time of its newest row."""
     rows = view.sources[0]  # at its times the view has rows
-    keys = ", ".join(f"{column} AS {key}" for column, key in _key_pairs(view, rows))
+    keys = ", ".join(f"{column} AS {key}" for column, key in view.key_pairs(rows))
     shared = ", ".join(BY_NAME[table].key)
     every = f"SELECT * FROM old_{rows.log} UNION ALL BY NAME SELECT * FROM new_{rows.log}"
     return (
@@ -245,13 +239,12 @@ def _gather(
     connection.execute(
         f'CREATE OR REPLACE TEMP VIEW "{log.name}" AS {new} UNION ALL FROM needed_{log.name}'
     )
-    found = connection.execute(f"SELECT count(*) FROM needed_{log.name}").fetchone()
-    return int(found[0]) if found else 0
+    return count(connection, f"needed_{log.name}")
 
 
 def _history(view: View, source: Source, earliest: datetime, new: str) -> str:
     log = BY_NAME[source.log]
-    on = " AND ".join(f"t.{key} = e.{column}" for column, key in _key_pairs(view, source))
+    on = " AND ".join(f"t.{key} = e.{column}" for column, key in view.key_pairs(source))
     wanted = ", ".join(f'e."{name}"' for name in log.types)
     old = f"SELECT {columns(log)} FROM old_{log.name} WHERE {source.only}"
     if source.lookback is not None and not source.newest_before and not source.identity:
@@ -280,7 +273,3 @@ def _bounded(source: Source, of_keys: str) -> str:
         f"SELECT *, {before} OVER (PARTITION BY {keys}) AS newest_before FROM ({of_keys}) "
         f"QUALIFY {source.at} >= {horizon} OR {source.at} = newest_before"
     )
-
-
-def _key_pairs(view: View, source: Source) -> list[tuple[str, str]]:
-    return list(zip(source.keys, view.keys, strict=True))

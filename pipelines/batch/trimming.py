@@ -25,7 +25,7 @@ from pipelines.change_log.time_stamps import own_form_sql, parse_time_stamp
 from pipelines.lake.state import PipelineState
 from pipelines.lake.state_values import as_text
 from pipelines.lake.verification import check_contents
-from pipelines.lake.workspace import read_files
+from pipelines.lake.workspace import quoted, read_files
 from pipelines.live_databases import open_engine, transaction
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
@@ -171,7 +171,7 @@ def _needed(
     if not files:
         return set()
     check_contents(state, files)
-    key = ", ".join(f'"{name}"' for name in log.key)
+    key = quoted(log.key)
     accepted = read_files(files)
     connection.register("updates", pa.table({"seq": pa.array(seqs, pa.int64())}))
     try:

@@ -10,7 +10,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, VIEWS, View
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS, View
 from pipelines.paths import read_parquet
 
 TOLERANCE: Final = 1e-9

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.errors import UsageError, first_line
 from pipelines.feast_plugins.entity_times import event_times
-from pipelines.features.views import EVENT_TIMESTAMP
+from pipelines.features.columns import EVENT_TIMESTAMP
 
 KINDS: Final = "a pandas DataFrame, an Arrow table, a dict of columns, a list of dicts"
 

@@ -43,7 +43,8 @@ from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewHistor
 from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
 from pipelines.feast_plugins.published_files import published_files
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS_BY_NAME
+from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.paths import duckdb_pattern
 
 _ROW: Final = "synchrochain_row"

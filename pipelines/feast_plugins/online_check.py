@@ -24,7 +24,8 @@ import redis
 from pipelines.errors import CorruptFileError
 from pipelines.feast_plugins.writing.newer_wins import DAMAGED, DIFFERENT, MISSING, OLDER
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
-from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, VIEWS, View
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS, View
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.paths import read_parquet

@@ -26,7 +26,8 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-AT: Final = "event_timestamp"
+from pipelines.features.columns import EVENT_TIMESTAMP
+
 _GONE: Final = "gone_at"
 
 
@@ -39,7 +40,7 @@ def deletions(log: ir.Table, keys: Sequence[str], at: str) -> ir.Table:
         at: the column that holds the event time.
     """
     gone = log.filter(log["op"] == "D")
-    return gone.select(*keys, **{AT: gone[at]})
+    return gone.select(*keys, **{EVENT_TIMESTAMP: gone[at]})
 
 
 def unless(deleted: ir.Value, value: ir.Value) -> ir.Value:
@@ -57,16 +58,20 @@ def with_tombstones(
         gone: `keys` and `event_timestamp` of the deletions.
         newest: `rows` holds the newest row of each key, and so does the result.
     """
-    features = [name for name in rows.columns if name not in (*keys, AT)]
+    features = [name for name in rows.columns if name not in (*keys, EVENT_TIMESTAMP)]
     if not newest:
         nulls = {name: ibis.null(rows[name].type()) for name in features}
         dead = gone.distinct()
-        return rows.anti_join(dead, [*keys, AT]).union(dead.select(*keys, AT, **nulls))
-    last = gone.group_by(list(keys)).agg(**{_GONE: gone[AT].max()})
+        return rows.anti_join(dead, [*keys, EVENT_TIMESTAMP]).union(
+            dead.select(*keys, EVENT_TIMESTAMP, **nulls)
+        )
+    last = gone.group_by(list(keys)).agg(**{_GONE: gone[EVENT_TIMESTAMP].max()})
     both = rows.outer_join(last, list(keys))
-    is_dead = both[_GONE].notnull() & (both[AT].isnull() | (both[_GONE] >= both[AT]))
+    is_dead = both[_GONE].notnull() & (
+        both[EVENT_TIMESTAMP].isnull() | (both[_GONE] >= both[EVENT_TIMESTAMP])
+    )
     return both.select(
         **{key: ibis.coalesce(both[key], both[f"{key}_right"]) for key in keys},
-        **{AT: ibis.ifelse(is_dead, both[_GONE], both[AT])},
+        **{EVENT_TIMESTAMP: ibis.ifelse(is_dead, both[_GONE], both[EVENT_TIMESTAMP])},
         **{name: unless(is_dead, both[name]) for name in features},
     )

@@ -23,11 +23,8 @@ from pipelines.features import (
     user_intent,
     user_orders,
 )
+from pipelines.features.columns import COMMITTED_AT, CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.windows import DAY
-
-EVENT_TIMESTAMP: Final = "event_timestamp"
-CREATED_TIMESTAMP: Final = "created_timestamp"
-COMMITTED_AT: Final = "committed_at"
 
 _compiling: Final = threading.Lock()
 _IBIS_TYPES: Final[Mapping[str, str]] = {
@@ -100,6 +97,10 @@ class View:
         """The names of the features, in the dictionary's order."""
         apart = {*self.keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP}
         return tuple(name for name in self.schema.names if name not in apart)
+
+    def key_pairs(self, source: Source) -> list[tuple[str, str]]:
+        """Each entity key with the column of a source's log that holds it: (column, key)."""
+        return list(zip(source.keys, self.keys, strict=True))
 
     def query(self, *, newest: bool = False) -> str:
         """SQL over relations named after the logs; the schema's columns but `created_timestamp`.

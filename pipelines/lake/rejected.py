@@ -38,6 +38,15 @@ KEPT_COLUMNS: Final[Mapping[str, str]] = {
     "waits": "BOOLEAN",
 }
 """Columns kept of a rejected change beside the log's own; `cycle` rejected it."""
+QUARANTINED: Final[Mapping[str, str]] = {
+    "seq": "BIGINT",
+    "op": "VARCHAR",
+    "row": "VARCHAR",
+    "committed_at": "VARCHAR",
+    "reason": "VARCHAR",
+    "cycle": "BIGINT",
+}
+"""What a line of a quarantine file holds."""
 RENAMED: Final = "renamed"
 """The table of one log's key changes, rejected ones included: `seq`, the key's columns, and the old
 key's, `old_<column>`."""
@@ -234,15 +243,7 @@ def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
 def _take_over(
     connection: duckdb.DuckDBPyConnection, log: Log, quarantine: Iterable[PublishedFile]
 ) -> None:
-    shape = {
-        "seq": "BIGINT",
-        "op": "VARCHAR",
-        "row": "VARCHAR",
-        "committed_at": "VARCHAR",
-        "reason": "VARCHAR",
-        "cycle": "BIGINT",
-    }
-    lines = read_lines([file.path for file in quarantine if file.path.exists()], shape)
+    lines = read_lines([file.path for file in quarantine if file.path.exists()], QUARANTINED)
     connection.execute(f"CREATE OR REPLACE TABLE lines_{log.name} AS FROM {lines}")
     typed = typed_rows(log, f"lines_{log.name}")
     connection.execute(

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS, View
 from pipelines.lake.rejected import KIND as REJECTED
 from pipelines.lake.set_aside import check_places
 from pipelines.lake.state import PipelineState
 from pipelines.lake.verification import check_strangers, read_again_if_made_anew, verified
-from pipelines.lake.workspace import read_files
+from pipelines.lake.workspace import quoted, read_files
 from pipelines.settings import BatchConfig
 
 
@@ -59,7 +60,7 @@ def _summarize(
     files = verified(state, "view", view.name, folder=offline / view.name)
     if not files:
         return ViewSummary(0, 0, 0, None, None, {})
-    keys = ", ".join(f'"{key}"' for key in view.keys)
+    keys = quoted(view.keys)
     nulls = ", ".join(f'avg(("{name}" IS NULL)::INTEGER)' for name in view.features)
     found = connection.execute(
         f"SELECT count(*), count(DISTINCT ({keys})), max({EVENT_TIMESTAMP}), {nulls} "

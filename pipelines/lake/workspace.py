@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -74,7 +74,7 @@ def read_files(files: Sequence[PublishedFile]) -> str:
 
 
 def attach_history(
-    connection: duckdb.DuckDBPyConnection, files: dict[str, list[PublishedFile]]
+    connection: duckdb.DuckDBPyConnection, files: Mapping[str, Sequence[PublishedFile]]
 ) -> None:
     """Make `old_<log>` readable: what earlier cycles have published of each log."""
     for log in LOGS:

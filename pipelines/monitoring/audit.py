@@ -22,7 +22,8 @@ import pyarrow as pa
 from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.errors import SynchroChainError
 from pipelines.feast_plugins.repository import open_store
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS
+from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS
 from pipelines.lake.clock import utc_now
 from pipelines.lake.state import STREAM_STATUS, PipelineState
 from pipelines.lake.verification import read_again_if_made_anew, verified

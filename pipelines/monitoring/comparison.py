@@ -12,6 +12,8 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from pipelines.lake.workspace import quoted
+
 ROWS_KEPT: Final = 100
 
 
@@ -139,7 +141,7 @@ class Comparison:
         with connection.cursor() as cursor:
             for name, table in (("wanted", keys), ("served", online), ("computed", offline)):
                 cursor.register(name, table)
-            by_key = ", ".join(f'"{key}"' for key in self.keys)
+            by_key = quoted(self.keys)
             cursor.execute(
                 f"CREATE TEMP TABLE pairs AS SELECT {by_key}, "
                 + ", ".join(f'l."{n}" AS "l_{n}", r."{n}" AS "r_{n}"' for n in self.columns)
@@ -172,7 +174,7 @@ class Comparison:
         unequal = " OR ".join(f'"l_{n}" IS DISTINCT FROM "r_{n}"' for n in self.columns)
         found = connection.execute(f"SELECT count(*) FROM pairs WHERE {unequal}").fetchone()
         self.unequal_rows += found[0] if found else 0
-        by_key = ", ".join(f'"{key}"' for key in self.keys)
+        by_key = quoted(self.keys)
         query = f"SELECT * FROM pairs WHERE {unequal} ORDER BY {by_key} LIMIT ?"
         kept = connection.execute(query, [ROWS_KEPT - len(self.rows)]).to_arrow_table()
         self.rows += [self._unequal_row(row) for row in kept.to_pylist()]

@@ -21,9 +21,10 @@ from pipelines.change_log.parsing import CLOCK_SET_BACK, typed_rows
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 from pipelines.features.views import LONGEST_WINDOW
 from pipelines.lake.clock import utc_now
+from pipelines.lake.rejected import QUARANTINED
 from pipelines.lake.state import PipelineState
 from pipelines.lake.verification import read_again_if_made_anew
-from pipelines.lake.workspace import Progress, columns, quoted
+from pipelines.lake.workspace import Progress, columns, count, quoted
 from pipelines.live_databases import CHANGED_AT, METADATA
 from pipelines.monitoring.audit import AuditError
 from pipelines.monitoring.offline_side import offline_side
@@ -33,12 +34,6 @@ from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 KEYS_SHOWN: Final = 5
 SAME_NUMBER: Final = 1e-13
 """Relative tolerance: versions of SQLite log a number with 15 or 17 digits."""
-QUARANTINED: Final = {
-    "seq": "BIGINT",
-    "op": "VARCHAR",
-    "row": "VARCHAR",
-    "committed_at": "VARCHAR",
-}
 DIGITS: Final = 12
 """Significant digits of a number in the digest."""
 
@@ -172,7 +167,7 @@ def _look(
             connection.execute(
                 f"CREATE TABLE live_{log.name} AS SELECT * FROM ({typed_rows(log, 'found')})"
             )
-            progress("read live", _number(connection, f"SELECT count(*) FROM live_{log.name}"))
+            progress("read live", count(connection, f"live_{log.name}"))
         connection.execute("DROP TABLE IF EXISTS found")
         return _Ends(snapshot.end, snapshot.removed)
 
@@ -229,9 +224,9 @@ def _compare(
     connection: duckdb.DuckDBPyConnection, log: Log, at: _Ends, kept_since: datetime
 ) -> TableAudit:
     good = f"(SELECT * FROM live_{log.name} WHERE reason IS NULL)"
-    rows = _number(connection, f"SELECT count(*) FROM live_{log.name}")
-    bad = rows - _number(connection, f"SELECT count(*) FROM {good}")
-    logged = _number(connection, "SELECT count(*) FROM logged")
+    rows = count(connection, f"live_{log.name}")
+    bad = rows - count(connection, good)
+    logged = count(connection, "logged")
     digest, digest_logged = (_digest(connection, log, source) for source in (good, "logged"))
     if bad == 0 and (rows, digest) == (logged, digest_logged):
         return TableAudit(log.database, rows, logged, digest, digest_logged)
@@ -316,8 +311,3 @@ def _digest(connection: duckdb.DuckDBPyConnection, log: Log, relation: str) -> s
 
 def _shown(log: Log) -> str:
     return " || ' ' || ".join(f"'{key}=' || coalesce(\"{key}\"::VARCHAR, '')" for key in log.key)
-
-
-def _number(connection: duckdb.DuckDBPyConnection, query: str) -> int:
-    found = connection.execute(query).fetchone()
-    return int(found[0]) if found else 0

@@ -17,10 +17,11 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.change_log.extract import extract, plan, readers_of
-from pipelines.change_log.logs import BY_NAME, LOGS
-from pipelines.change_log.offsets import Offset
-from pipelines.features.views import EVENT_TIMESTAMP, Source, View
-from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
+from pipelines.change_log.logs import BY_NAME
+from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.features.views import Source, View
+from pipelines.lake.published import published
+from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import (
     STAGING,
@@ -144,11 +145,11 @@ def offline_side(
     name = f"audit-{os.getpid()}-{uuid.uuid4().hex}"
     with workspace(config.data_dir / STAGING / name) as connection:
         first(connection)
-        offsets, files = _published(state)
-        spans = plan(readers, offsets)  # later commits are not read
-        published = [file for of_log in files.values() for file in of_log]
-        check_contents(state, published, afresh=True)
-        attach_history(connection, files)
+        known = published(state)
+        spans = plan(readers, known.bound_offsets)  # later commits are not read
+        files = [file for of_log in known.files.values() for file in of_log]
+        check_contents(state, files, afresh=True)
+        attach_history(connection, known.files)
         extract(
             connection, readers, spans, config.batch_size, lambda rows: progress("extract", rows)
         )
@@ -156,19 +157,9 @@ def offline_side(
         yield OfflineSide(connection, {name: span.upto for name, span in spans.items()})
 
 
-def _published(state: PipelineState) -> tuple[dict[str, Offset], dict[str, list[PublishedFile]]]:
-    """The batch offsets and the log files that cover them."""
-    while True:
-        offsets = state.bound_offsets(BATCH_READER)
-        listed = state.files("log")
-        if state.bound_offsets(BATCH_READER) == offsets:  # else a cycle came in between
-            return offsets, {log.name: [f for f in listed if f.name == log.name] for log in LOGS}
-
-
 def _as_keys(view: View, source: Source) -> str:
     """The log's columns that hold the view's keys, under the keys' names."""
-    pairs = zip(source.keys, view.keys, strict=True)
-    return ", ".join(f'"{column}" AS "{key}"' for column, key in pairs)
+    return ", ".join(f'"{column}" AS "{key}"' for column, key in view.key_pairs(source))
 
 
 def _every(log: str, condition: str = "TRUE") -> str:
@@ -180,8 +171,7 @@ def _every(log: str, condition: str = "TRUE") -> str:
 
 def _rows_of_wanted(view: View, source: Source) -> str:
     """A query for the log's rows that the rows of the wanted keys depend on."""
-    pairs = zip(source.keys, view.keys, strict=True)
-    on = " AND ".join(f'e."{column}" = w."{key}"' for column, key in pairs)
+    on = " AND ".join(f'e."{column}" = w."{key}"' for column, key in view.key_pairs(source))
     rows = f"SELECT e.* FROM ({_every(source.log)}) AS e SEMI JOIN wanted AS w ON {on}"
     if source.identity:  # a later report on the same thing may stand under another key
         rows = _every(source.log, f"{source.identity} IN (SELECT {source.identity} FROM ({rows}))")

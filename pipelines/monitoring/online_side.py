@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS, View
+from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS, View
 from pipelines.lake.state import BATCH_READER, STREAM_READER, PipelineState
 from pipelines.settings import DATABASE_NAMES
 

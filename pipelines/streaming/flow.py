@@ -27,6 +27,7 @@ from pipelines.errors import (
 )
 from pipelines.features.views import VIEWS, View
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
+from pipelines.lake.published import Published, published
 from pipelines.lake.state import (
     BATCH_READER,
     SEEN_READER,
@@ -42,7 +43,7 @@ from pipelines.streaming.online_watch import OnlineWatch
 from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
 from pipelines.streaming.stream import DATA_TYPES, MicroBatch, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
-from pipelines.streaming.warming import Published, published, warm
+from pipelines.streaming.warming import warm
 
 logger = logging.getLogger(__name__)
 

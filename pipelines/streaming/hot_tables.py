@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipelines.change_log.logs import BY_NAME, TEXT, TEXTS
 from pipelines.change_log.types import DUCKDB_TYPES
 from pipelines.features.views import Source, View
+from pipelines.lake.workspace import quoted
 
 BEGINNING: Final = datetime(1970, 1, 1)
 HASH: Final = "h"
@@ -44,7 +45,7 @@ def source_of(view: View, log: str) -> Source | None:
 
 def hash_of(columns: tuple[str, ...]) -> str:
     """SQL that hashes key columns to one number."""
-    return "hash(" + ", ".join(f'"{name}"' for name in columns) + ")"
+    return f"hash({quoted(columns)})"
 
 
 def back(time: datetime, microseconds: int) -> datetime:

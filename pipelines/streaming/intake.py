@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from pipelines.change_log.logs import BY_NAME, MOVED, Log, logs_of, parents_first
 from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
-from pipelines.features.views import COMMITTED_AT, VIEWS
+from pipelines.features.columns import COMMITTED_AT
+from pipelines.features.views import VIEWS
 from pipelines.lake.state import PublishedFile
 from pipelines.lake.workspace import read_files
 from pipelines.streaming.hot_tables import (

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.change_log.logs import Log
-from pipelines.features.views import COMMITTED_AT
+from pipelines.features.columns import COMMITTED_AT
 from pipelines.streaming.hot_tables import KEY_HASH
 
 

@@ -17,7 +17,8 @@ import yaml
 from pipelines.cache import FeatureEntry, RealtimeCache
 from pipelines.errors import ConfigurationError, RedisUnavailableError, SynchroChainError
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
-from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.views import View
 from pipelines.redis_server import (
     RedisEndpoint,
     connect,

@@ -17,12 +17,12 @@ from pipelines.change_log.seq_ranges import SeqRanges
 from pipelines.change_log.time_stamps import parse_time_stamp
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
+from pipelines.lake.published import Published
 from pipelines.live_databases import UnknownRows
 from pipelines.settings import DataConfig
 from pipelines.streaming.change_capture import ChangeCapture
 from pipelines.streaming.hot_window import HotWindow, WindowWriter
 from pipelines.streaming.intake import Intake, ValidationResult
-from pipelines.streaming.warming import Published
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, SynchroChainError
-from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, View
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.views import View
 from pipelines.lake.hybrid_clock import HybridClock
+from pipelines.lake.workspace import quoted
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
 from pipelines.streaming.hot_window import HotWindow
 
@@ -88,7 +90,7 @@ class ViewRefresh:
         self._cursor = window.cursor()
         self._cursor.execute(f"SET schema = '{view.name}'")
         keys = hash_of(view.keys)
-        names = ", ".join(f'"{n}"' for n in view.schema.names if n != CREATED_TIMESTAMP)
+        names = quoted(name for name in view.schema.names if name != CREATED_TIMESTAMP)
         query = view.query(newest=True)
         # Without a parameter, which would have it planned anew each time.
         self._cursor.execute(

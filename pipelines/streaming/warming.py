@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 import duckdb
 
-from pipelines.change_log.logs import BY_NAME, LOGS, Log
+from pipelines.change_log.logs import BY_NAME, Log
 from pipelines.features.views import VIEWS, Source, View
-from pipelines.lake.rejected import KIND
-from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
+from pipelines.lake.published import Published
 from pipelines.lake.workspace import read_files
 from pipelines.streaming.hot_tables import (
     HASH,
@@ -30,28 +28,6 @@ from pipelines.streaming.intake import CLOCKS, TIMES
 from pipelines.streaming.known_keys import keeps_keys
 
 ROWS_AT_ONCE: Final = 1_000_000
-
-
-@dataclass(frozen=True)
-class Published:
-    """The processed logs, and up to which `seq` they go, by database."""
-
-    offsets: Mapping[str, int]
-    files: Mapping[str, Sequence[PublishedFile]]
-    rejected: Mapping[str, Sequence[PublishedFile]]
-    """By log of facts, the rows that were rejected."""
-    late_cycle: int
-    """The last cycle that let rejected rows in."""
-
-
-def published(state: PipelineState) -> Published:
-    """What there is just now: offsets and files that belong together."""
-    while True:
-        at = state.offsets(BATCH_READER), state.last_late_cycle()
-        files = {log.name: state.files("log", log.name) for log in LOGS}
-        rejected = {log.name: state.files(KIND, log.name) for log in LOGS if log.append_only}
-        if at == (state.offsets(BATCH_READER), state.last_late_cycle()):
-            return Published(at[0], files, rejected, at[1])
 
 
 def warm(

@@ -6,7 +6,7 @@ import duckdb
 
 from pipelines.change_log.logs import Log
 from pipelines.change_log.time_stamps import time_stamp_sql
-from pipelines.lake.workspace import quoted, same_key
+from pipelines.lake.workspace import count, quoted, same_key
 
 
 def reject_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
@@ -28,7 +28,7 @@ def reject_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) ->
         f"DELETE FROM gone USING accepted WHERE ({same_key(log, 'gone', 'accepted')}) "
         "AND accepted.since < gone.seq"
     )
-    if not log.keep_newest_by and _any(connection, "gone"):
+    if not log.keep_newest_by and count(connection, "gone") > 0:
         own, _ = next(c for c in log.columns if c.name == log.changed_at).source
         connection.execute(
             f"DELETE FROM gone WHERE seq IN (SELECT seq FROM (SELECT seq, json_extract_string("
@@ -59,7 +59,7 @@ def date_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
             f"INSERT INTO gone SELECT {key}, 0, {at} FROM old_{log.name} "
             f"WHERE op = 'D' AND {at} > TIMESTAMP '{earliest}'"
         )
-    if _any(connection, "gone"):
+    if count(connection, "gone") > 0:
         connection.execute(
             f"UPDATE typed SET {at} = later.t FROM ("
             f"SELECT t.seq, max(gone.t) AS t FROM typed AS t JOIN gone USING ({key}) "
@@ -75,9 +75,4 @@ def _find_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> bool:
         f'"{log.changed_at}" AS t '
         f"FROM typed WHERE op = 'D' AND seq NOT IN (SELECT seq FROM bad_{log.name})"
     )
-    return _any(connection, "gone")
-
-
-def _any(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
-    found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-    return bool(found and found[0])
+    return count(connection, "gone") > 0

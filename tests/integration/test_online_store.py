@@ -25,7 +25,8 @@ from pipelines.feast_plugins.stale_fallback import (
 )
 from pipelines.feast_plugins.writing.encoding import entity_keys, field
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
-from pipelines.features.views import CREATED_TIMESTAMP, EVENT_TIMESTAMP, view_named
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.views import view_named
 from pipelines.redis_server import ensure_server
 from pipelines.settings import DataConfig
 

@@ -20,12 +20,13 @@ from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.change_log.logs import TEXTS
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import VIEWS, View
+from pipelines.lake.published import published
 from pipelines.lake.state import PipelineState
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.hot_tables import hot_columns, logs_of_view
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.stream import Stream
-from pipelines.streaming.warming import published, warm
+from pipelines.streaming.warming import warm
 
 FOREVER = timedelta(days=60 * 365)
 Rows = dict[tuple[str, str], list[Any]]

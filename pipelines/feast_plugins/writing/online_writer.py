@@ -27,14 +27,12 @@ from pipelines.feast_plugins.writing.newer_wins import (
     created_field,
 )
 from pipelines.feast_plugins.writing.resp import Commands, argument, arguments, exchange
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 
 ROWS_PER_CHUNK: Final = 8_192
 ROWS_PER_SCRIPT: Final = 50  # takes a third of a millisecond, during which the server is blocked
 ARGUMENTS_PER_SCRIPT: Final = 10_000
 SCRIPT_LOADS: Final = 3  # per chunk; the server may lose scripts at any time
-
-_EVENT: Final = "event_timestamp"
-_CREATED: Final = "created_timestamp"
 
 
 @dataclass(frozen=True)
@@ -170,14 +168,15 @@ class OnlineWriter:
         raise errors[0]
 
     def _encoded(self, view: str, table: pa.Table, keys: Sequence[str]) -> EncodedRows:
-        missing = [name for name in (*keys, _EVENT, _CREATED) if name not in table.column_names]
+        apart = (*keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP)
+        missing = [name for name in apart if name not in table.column_names]
         if missing:
             raise UsageError(f"rows of {view} lack the columns {missing}: add them")
-        features = [n for n in table.column_names if n not in (*keys, _EVENT, _CREATED)]
+        features = [name for name in table.column_names if name not in apart]
         try:
             return EncodedRows(
                 entity_keys({name: table.column(name) for name in keys}, self._project),
-                time_columns(view, table.column(_EVENT), table.column(_CREATED))
+                time_columns(view, table.column(EVENT_TIMESTAMP), table.column(CREATED_TIMESTAMP))
                 | {field(view, name): values(table.column(name)) for name in features},
             )
         except UsageError as error:
