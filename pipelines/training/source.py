@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipelines.change_log.logs import LOGS
 from pipelines.errors import SynchroChainError, UnknownNameError
 from pipelines.feast_plugins.repository import open_store
-from pipelines.features.views import EVENT_TIMESTAMP
+from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.lake.workspace import empty, read_files

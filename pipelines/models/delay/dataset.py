@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.features.views import EVENT_TIMESTAMP
+from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.models.delay.features import keys_of, network_columns
 from pipelines.models.delay.labels import HORIZON, Logs, labels, tails
 from pipelines.training.memory import too_large

@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.features.views import EVENT_TIMESTAMP, VIEWS_BY_NAME
+from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.models.delay.dataset import retrieve_network
 from pipelines.models.delay.features import (
     CONSTANTS,

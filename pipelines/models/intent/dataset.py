@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.features.views import EVENT_TIMESTAMP
+from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.models.intent.features import INTENT_COLUMNS, LIST_FEATURES
 from pipelines.models.intent.leaks import check_for_leaks
 from pipelines.models.intent.outputs import SOON_S
