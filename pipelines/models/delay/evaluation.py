@@ -199,8 +199,6 @@ def interval_over_days(judged: Judged, better: Floats, worse: Floats) -> tuple[f
     Args:
         judged: the hold-out.
         better, worse: (rows,) the two delay indices.
-        seed: of the draws.
-        draws: number of bootstrap draws.
     """
     truth, weight = judged.labels["index"], judged.labels["shipments"]
     _, day = np.unique(judged.days, return_inverse=True)

@@ -129,14 +129,14 @@ class SupplyGnn(nn.Module):
             general = _pool(seen, graph.snapshot, graph.snapshots, "mean")  # (S, 2I)
             state = state + self.overall(general)[graph.snapshot]  # (N, W)
         both = place.T.reshape(-1)  # (2N,) all origins, then all destinations
-        for trust, tell, hear in zip(self.trust, self.tell, self.hear, strict=True):
+        for trust, send, update in zip(self.trust, self.tell, self.hear, strict=True):
             # A route's weight depends on how much is known of it, e.g. its deliveries.
             weight = functional.softplus(trust(seen))  # (N, 1)
-            message = torch.cat([weight * tell(state), weight], dim=1)  # (N, W + 1)
+            message = torch.cat([weight * send(state), weight], dim=1)  # (N, W + 1)
             pooled = _pool(message.repeat(2, 1), both, places, "sum")  # (P, W + 1)
             mean = pooled[:, :-1] / (pooled[:, -1:] + 1e-6)  # (P, W)
             received = mean[place].reshape(len(values), -1)  # (N, 2W) of origin and destination
-            change = hear(torch.cat([state, received], dim=1))  # (N, W)
+            change = update(torch.cat([state, received], dim=1))  # (N, W)
             state = state + self.dropout(functional.silu(change))  # (N, W)
         out = self.forecast(torch.cat([state, seen], dim=1))  # (N, 5)
         return Forecast(*out.unbind(dim=1))  # 5 x (N,)
@@ -191,6 +191,11 @@ def loss(forecast: Forecast, targets: Targets, scale: Scale) -> Tensor:
 
     Lateness is scored by cross-entropy; the indices by squared error, which the mean minimises;
     carbon by the gamma deviance up to a constant, whose minimum with a log link is the mean too.
+
+    Args:
+        forecast: (N,) each.
+        targets: (N,) each.
+        scale: variances of the training targets.
     """
     weight = targets.shipments / targets.shipments.sum().clamp(min=1e-9)  # (N,)
     late = functional.binary_cross_entropy_with_logits(

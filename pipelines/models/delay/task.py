@@ -152,7 +152,15 @@ class _Round:
         config: FitConfig,
         report: Callable[[str, float], None],
     ) -> _Round:
-        """Fit and judge."""
+        """Fit and judge.
+
+        Args:
+            data: from `dataset`.
+            weights: (rows,) factors of the rows' shipments.
+            seed: of the fits.
+            config: sizes and rates.
+            report: callback with the step and the fraction that is done.
+        """
         parts = split(data)
         numeric = [name for name, values in data.columns.items() if values.dtype.kind == "f"]
         unknown = never_known(data.columns, numeric, rows_of(data, parts.train))

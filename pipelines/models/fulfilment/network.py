@@ -33,11 +33,21 @@ class OptionScorer(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, options: Tensor, feasible: Tensor, greedy: Tensor) -> Tensor:
-        """(B, O, F), (B, O) 0/1, (B, O) $ → (B, O) scores in $, higher is better."""
+        """(B, O) scores in $, higher is better.
+
+        Args:
+            options: (B, O, F) encoded.
+            feasible: (B, O) 0 or 1.
+            greedy: (B, O) $ of the greedy rule.
+        """
         return DOLLARS * self.correction(options, feasible, greedy) - greedy
 
     def correction(self, options: Tensor, feasible: Tensor, greedy: Tensor) -> Tensor:
-        """(B, O) in units of DOLLARS: below zero is what an option takes from later orders."""
+        """(B, O) in units of DOLLARS: below zero is what an option takes from later orders.
+
+        Args:
+            options, feasible, greedy: as for `forward`.
+        """
         none = feasible.sum(dim=1, keepdim=True) == 0
         best = torch.where(feasible > 0, greedy, torch.inf).min(dim=1, keepdim=True).values
         regret = greedy - torch.where(none, greedy, best)

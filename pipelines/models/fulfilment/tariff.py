@@ -54,7 +54,13 @@ def distance(km: Mapping[str, float]) -> float:
 
 
 def ship_cost(method: str, base_cost: float, weight_kg: float) -> float:
-    """$ for one shipment; `base_cost` is the route's $ per kg."""
+    """$ for one shipment.
+
+    Args:
+        method: of shipping.
+        base_cost: the route's $ per kg.
+        weight_kg: of all units together.
+    """
     return FIXED_COST + weight_kg * base_cost * COST_FACTOR[method]
 
 

@@ -249,7 +249,13 @@ def draw_episodes(
 
 
 def shelves_of(candidates: Ints, product: Ints, shop: Shop) -> tuple[NDArray[np.int32], Ints]:
-    """The shelves that an episode's orders can reach: `shelf` and `code` of Episodes."""
+    """The shelves that an episode's orders can reach: `shelf` and `code` of Episodes.
+
+    Args:
+        candidates: (B, T, K) warehouses.
+        product: (B, T).
+        shop: whose products are counted.
+    """
     there = candidates != NONE
     code = candidates * shop.demand.shape[1] + product[..., None]
     shelf = np.zeros(candidates.shape, dtype=np.int32)
