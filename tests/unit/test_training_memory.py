@@ -12,6 +12,7 @@ from fulfilment_shop import little_lines, little_shop
 from pipelines.models.fulfilment.game import FulfilmentGame
 from pipelines.models.fulfilment.shop_arrays import CANDIDATES, nearest_carriers
 from pipelines.models.fulfilment.world import FulfilmentConfig, draw_episodes
+from pipelines.serving.config import ServingConfig
 from pipelines.training.memory import amount, room, too_large
 
 WAREHOUSES, PRODUCTS, REGIONS = 183, 24_895, 12
@@ -25,11 +26,15 @@ def test_candidates_are_the_nearest_warehouses_that_carry_a_product(seed: int) -
     away[rng.random(away.shape) < 0.3] = np.inf
     carries = rng.random((7, 11)) < 0.5
     found = nearest_carriers(away, carries)
+    most = 0
     for r in range(3):
         near = [w for w in np.argsort(away[r], kind="stable") if away[r, w] < np.inf]
         for p in range(11):
             wanted = [w for w in near if carries[w, p]][:CANDIDATES]
-            assert found[r, p].tolist() == wanted + [-1] * (CANDIDATES - len(wanted))
+            assert found[r, p].tolist() == wanted + [-1] * (found.shape[2] - len(wanted))
+            most = max(most, len(wanted))
+    assert found.shape[2] == most
+    assert ServingConfig().max_warehouses == CANDIDATES
 
 
 def test_episodes_of_a_shop_with_millions_of_positions_are_small() -> None:

@@ -159,6 +159,8 @@ def _positions(tables: Tables, warehouses: Sequence[str]) -> tuple[NDArray[np.bo
 def nearest_carriers(away: Floats, carries: NDArray[np.bool_]) -> Ints:
     """(R, P, K) for each region and product the nearest warehouses that carry it, −1 for none.
 
+    K is `CANDIDATES`, or what is found at most.
+
     Args:
         away: (R, W) distances, infinite where no route goes.
         carries: (W, P).
@@ -174,7 +176,7 @@ def nearest_carriers(away: Floats, carries: NDArray[np.bool_]) -> Ints:
             there = left[first, goods]
             found[region, there, k] = near[first[there]]
             left[first, goods] = False
-    return found
+    return found[..., : max(1, int((found != NONE).any(axis=(0, 1)).sum()))]
 
 
 def _demand(
