@@ -192,7 +192,7 @@ CASES: Final = (
         ("inventory", gone(stock(T, product_id="p2"), T + HOUR), T + HOUR, ABSENT),
     ),
     _case(
-        "a position that was refused",
+        "a position that was rejected",
         *STOCK,
         ("inventory", put(stock(T, current_stock=-5)), T, ABSENT),
         ("inventory", gone(stock(T, current_stock=-5), T + HOUR), T + HOUR, ABSENT),

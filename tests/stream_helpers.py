@@ -73,12 +73,12 @@ class StreamWorld:
         return OnlineSink(self.config, project, clock=lambda: self.seconds)
 
     def cycle(self, *, update: bool = False) -> dict[str, int]:
-        """Run a batch cycle in another process; how many rows it refused, by log."""
+        """Run a batch cycle in another process; how many rows it rejected, by log."""
         assert self.batch is not None, "give stream_world a batch process"
         report = self.batch.cycle(self.config.data_dir, self.clock(), update=update)
         assert "error" not in report, report["error"]
-        refused: dict[str, int] = report["quarantined"]
-        return refused
+        rejected: dict[str, int] = report["quarantined"]
+        return rejected
 
     def restart(self, *, save: bool) -> None:
         """End the flow, with its offsets saved or not, and start another one."""

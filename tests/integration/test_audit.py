@@ -162,11 +162,11 @@ def processed() -> Iterator[Shop]:
         data = DataConfig()
         processor = BatchProcessor(BatchConfig(retention_days=30 * 365), data)
         try:
-            refused = 0
+            rejected = 0
             for part in parts_of(logs, CYCLES):
                 append_changes(data, part)
-                refused += sum(processor.run_cycle().quarantined.values())
-            assert refused == 0  # a fact that is delivered twice is an update, not a duplicate
+                rejected += sum(processor.run_cycle().quarantined.values())
+            assert rejected == 0  # a fact that is delivered twice is an update, not a duplicate
             with connect(ensure_server(data)) as client:
                 yield Shop(logs, processor, client)
         finally:

@@ -121,7 +121,7 @@ def change(
         return int(cursor.lastrowid or 0)
 
 
-def refused(processor: BatchProcessor, table: str) -> dict[int, str]:
+def rejected(processor: BatchProcessor, table: str) -> dict[int, str]:
     """Reason by number of the change, from the quarantine files on disk."""
     files = sorted((processor.config.quarantine_path / table).glob("*.jsonl"))
     lines = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
@@ -187,7 +187,7 @@ def assert_equals_reference(processor: BatchProcessor, logs: Logs) -> None:
         ("shipments", SHIPMENT | {"warehouse_id": "w7"}, "warehouse_id = w7 is not in warehouses"),
     ],
 )
-def test_a_row_that_refers_to_nothing_is_refused(
+def test_a_row_that_refers_to_nothing_is_rejected(
     processor: BatchProcessor,
     data: DataConfig,
     world: Logs,
@@ -198,7 +198,7 @@ def test_a_row_that_refers_to_nothing_is_refused(
     """With what it names and where that is not; everything else of the batch goes on."""
     seq = change(data, table, row)
     report = processor.run_cycle(update=False)
-    assert refused(processor, table) == {seq: reason}
+    assert rejected(processor, table) == {seq: reason}
     assert sum(report.accepted.values()) == sum(map(len, world.values()))
 
 
@@ -216,7 +216,7 @@ def test_a_row_may_refer_to_what_came_with_it_or_before(
     assert processor.run_cycle(update=False).quarantined == {}
 
 
-def test_a_row_that_refers_to_a_refused_one_is_refused_too(
+def test_a_row_that_refers_to_a_rejected_one_is_rejected_too(
     processor: BatchProcessor, data: DataConfig, world: Logs
 ) -> None:
     """A bad user takes the user's orders along; so nothing hangs in the air."""
@@ -224,8 +224,8 @@ def test_a_row_that_refers_to_a_refused_one_is_refused_too(
     bad = change(data, "users", user)
     orphan = change(data, "orders", ORDER | {"user_id": 77})
     processor.run_cycle(update=False)
-    assert refused(processor, "users") == {bad: "region is missing"}
-    assert refused(processor, "orders") == {orphan: "user_id = 77 is not in users"}
+    assert rejected(processor, "users") == {bad: "region is missing"}
+    assert rejected(processor, "orders") == {orphan: "user_id = 77 is not in users"}
 
 
 @pytest.mark.parametrize("in_a_later_cycle", [False, True])
@@ -245,7 +245,7 @@ def test_a_second_insertion_is_an_update(
         processor.run_cycle(update=False)
     again = [change(data, table, row), change(data, table, row | {"product_id": "p2"})]
     processor.run_cycle(update=False)
-    assert refused(processor, table) == {}
+    assert rejected(processor, table) == {}
     ops = {r["seq"]: r["op"] for r in logged(processor, table) if r[key] == 900_001}
     assert ops == {first: "I"} | dict.fromkeys(again, "U")
     if table == "orders":
@@ -261,12 +261,12 @@ def test_a_bad_first_delivery_does_not_shut_out_a_good_second(
     bad = change(data, "orders", ORDER | {"quantity": 0})
     good = change(data, "orders", ORDER)
     processor.run_cycle(update=False)
-    assert list(refused(processor, "orders")) == [bad]
+    assert list(rejected(processor, "orders")) == [bad]
     assert good in [row["seq"] for row in logged(processor, "orders")]
 
 
 @pytest.mark.parametrize("in_a_later_cycle", [False, True])
-def test_a_refused_orphan_does_not_shut_out_a_good_second(
+def test_a_rejected_orphan_does_not_shut_out_a_good_second(
     processor: BatchProcessor, data: DataConfig, world: Logs, in_a_later_cycle: bool
 ) -> None:
     """Wherever cycles begin, the first insertion that is accepted is the one that counts."""
@@ -276,7 +276,7 @@ def test_a_refused_orphan_does_not_shut_out_a_good_second(
     good = change(data, "orders", ORDER)
     again = change(data, "orders", ORDER)
     processor.run_cycle(update=False)
-    assert refused(processor, "orders") == {orphan: "user_id = 77 is not in users"}
+    assert rejected(processor, "orders") == {orphan: "user_id = 77 is not in users"}
     ops = {row["seq"]: row["op"] for row in logged(processor, "orders")}
     assert (ops[good], ops[again]) == ("I", "U")
 
@@ -338,7 +338,7 @@ def test_the_quarantine_keeps_the_change_as_it_was(
 def test_no_row_can_stop_the_flow(
     processor: BatchProcessor, data: DataConfig, world: Logs, table: str, row: Row
 ) -> None:
-    """However absurd a value, its row is refused or computed; the cycle ends well."""
+    """However absurd a value, its row is rejected or computed; the cycle ends well."""
     change(data, table, row)
     report = processor.run_cycle(update=False)
     assert report.extracted == sum(map(len, world.values())) + 1
@@ -386,7 +386,7 @@ def spoil(text: str, rng: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_change_is_either_accepted_or_refused(
+def test_every_change_is_either_accepted_or_rejected(
     processor: BatchProcessor, data: DataConfig, seed: int
 ) -> None:
     """However a fifth of the rows is spoilt: none is lost, none counts twice, and the features
@@ -402,7 +402,7 @@ def test_every_change_is_either_accepted_or_refused(
         assert sum(report.accepted.values()) + sum(report.quarantined.values()) == changes
         total += changes
     accepted = {log.name: logged(processor, log.name) for log in LOGS}
-    reasons = {log.name: refused(processor, log.table) for log in LOGS}
+    reasons = {log.name: rejected(processor, log.table) for log in LOGS}
     assert sum(map(len, reasons.values())) > 0
     assert sum(map(len, accepted.values())) + sum(map(len, reasons.values())) == total
     for log in LOGS:
@@ -737,7 +737,7 @@ def test_a_killed_cycle_leaves_nothing_doubled(
     assert (report.accepted, report.quarantined) == ({"orders": 1}, {"orders": 1})
     assert published(survivor) == files_on_disk(survivor)
     assert [row["id"] for row in logged(survivor, "orders")].count(ORDER["id"]) == 1
-    assert len(refused(survivor, "orders")) == 1
+    assert len(rejected(survivor, "orders")) == 1
     interrupted = survivor.state.last_cycles(2)[1]
     assert (interrupted.id, interrupted.status, interrupted.error) == (
         cycle,

@@ -240,7 +240,7 @@ def test_rebuilding_makes_the_same_again(processor: BatchProcessor, data: DataCo
     assert again == before
 
 
-def test_progress_is_told_by_one_thread_at_a_time(
+def test_progress_is_reported_by_one_thread_at_a_time(
     tmp_path: Path, data: DataConfig, clock: Clock
 ) -> None:
     """Steps work with several threads; a progress bar need not."""

@@ -328,7 +328,7 @@ def test_stopping_twice_is_no_error(processed: Processed) -> None:
         (["user_intent", "user_id=1", "--at", "9999-12-31"], "lies in the future: leave the time"),
     ],
 )
-def test_what_is_asked_wrongly_is_told_in_one_line(
+def test_what_is_asked_wrongly_is_one_line(
     processed: Processed, arguments: list[str], complaint: str
 ) -> None:
     """With exit status 2, nothing on standard output, and no traceback."""
@@ -391,14 +391,14 @@ def test_a_fault_of_the_entities_is_not_one_of_the_sources(
     assert "\n" not in str(error.value)
 
 
-def test_features_before_the_first_cycle_are_told_in_one_line(empty: Path) -> None:
+def test_features_before_the_first_cycle_are_one_line(empty: Path) -> None:
     """The repository was never applied here: the line says how."""
     answer = synchrochain("features", "user_intent", "user_id=1")
     assert (answer.status, answer.out) == (1, "")
     assert "`synchrochain batch --once` first" in answer.complaint
 
 
-def test_a_cycle_without_databases_is_told_in_one_line(empty: Path) -> None:
+def test_a_cycle_without_databases_is_one_line(empty: Path) -> None:
     """With what to do: exit status 1, for the question was right."""
     answer = synchrochain("batch", "--once", "--json")
     assert (answer.status, answer.out) == (1, "")
@@ -441,7 +441,7 @@ def test_a_misspelt_setting_stops_every_command(
     ids=["empty", "home of nobody", "newline"],
 )
 @pytest.mark.parametrize("command", ["status", "simulate", "down"])
-def test_a_data_directory_that_cannot_be_is_told_in_one_line(
+def test_a_data_directory_that_cannot_be_is_one_line(
     empty: Path, monkeypatch: pytest.MonkeyPatch, command: str, path: str, complaint: str
 ) -> None:
     """In the working directory nothing is written instead."""
@@ -456,7 +456,7 @@ def test_a_data_directory_that_cannot_be_is_told_in_one_line(
 @pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: /dev/null")
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/null/x", "x" * 300, "/proc/1/x"])
 @pytest.mark.parametrize("command", ["status", "simulate"])
-def test_a_data_directory_that_cannot_be_made_is_told_in_one_line(
+def test_a_data_directory_that_cannot_be_made_is_one_line(
     empty: Path, monkeypatch: pytest.MonkeyPatch, command: str, path: str
 ) -> None:
     """It is a file, lies in one, has too long a name, or lies where nobody may make anything."""
@@ -503,7 +503,7 @@ def test_a_second_simulator_is_refused(empty: Path) -> None:
     assert f"process {os.getpid()} simulates into {empty}" in answer.complaint
 
 
-def test_a_wrong_setting_is_told_in_one_line(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_is_one_line(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for its value."""
     monkeypatch.setenv("SYNCHROCHAIN_BATCH_RETENTION_DAYS", "soon")
     answer = synchrochain("status")
@@ -511,7 +511,7 @@ def test_a_wrong_setting_is_told_in_one_line(empty: Path, monkeypatch: pytest.Mo
     assert "BatchConfig.retention_days = 'soon' is not allowed" in answer.complaint
 
 
-def test_a_state_file_that_is_none_is_told_in_one_line(empty: Path) -> None:
+def test_a_state_file_that_is_none_is_one_line(empty: Path) -> None:
     """It is not overwritten."""
     empty.mkdir()
     (empty / "pipeline_state.db").write_bytes(b"\xff" * 4096)

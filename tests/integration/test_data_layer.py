@@ -303,7 +303,7 @@ def test_what_keeps_the_streamer_from_starting_is_raised(
     assert threads() == set()
 
 
-def test_a_batch_flow_that_ends_by_itself_is_told(
+def test_a_batch_flow_that_ends_by_itself_is_reported(
     stopped: DataLayerOrchestrator, shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The streamer goes on."""

@@ -146,7 +146,7 @@ def test_what_no_trigger_has_recorded_is_found(shop: Shop) -> None:
     assert synchrochain("audit", "--live").status == 0
 
 
-def test_rows_that_were_refused_are_known(shop: Shop) -> None:
+def test_rows_that_were_rejected_are_known(shop: Shop) -> None:
     """In quarantine or not read yet, for a broken rule, a BLOB or an unknown parent."""
     shop.cycle()
     shop.execute("orders", ORDER, 11, "yesterday")
@@ -160,7 +160,7 @@ def test_rows_that_were_refused_are_known(shop: Shop) -> None:
 
 
 def test_people_may_edit_the_quarantine_and_put_it_away(shop: Shop) -> None:
-    """What is not refused there any more differs for a reason that nobody knows."""
+    """What is not rejected there any more differs for a reason that nobody knows."""
     shop.cycle()
     shop.execute("orders", ORDER, 11, "yesterday")
     shop.cycle()
@@ -173,8 +173,8 @@ def test_people_may_edit_the_quarantine_and_put_it_away(shop: Shop) -> None:
     assert shop.processor.run_cycle(update=False).quarantined == {}
 
 
-def test_an_earlier_refusal_hides_no_change_that_no_trigger_has_recorded(shop: Shop) -> None:
-    """Only a row that is as it was refused is missing with a reason."""
+def test_an_earlier_rejection_hides_no_change_that_no_trigger_has_recorded(shop: Shop) -> None:
+    """Only a row that is as it was rejected is missing with a reason."""
     shop.execute("users", "INSERT INTO users VALUES (8, 'north', 'yesterday')")
     shop.execute("orders", "UPDATE orders SET user_id = 900 WHERE id = 1")
     for level in (-5, -6):

@@ -204,7 +204,7 @@ def test_times_of_every_type(world: World, kind: str) -> None:
     pair.check()
 
 
-def test_equal_event_times_are_told_apart_by_created_times(world: World) -> None:
+def test_equal_event_times_are_reported_apart_by_created_times(world: World) -> None:
     """Whatever order the file has them in; equal rows are one."""
     count = 60
     keys = pa.array([n % 7 for n in range(count)], pa.int64())

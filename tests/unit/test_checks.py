@@ -1,4 +1,4 @@
-"""Which changes are refused, and in what words: the rules of each log, one broken row at a time."""
+"""Which changes are rejected, and in what words: the rules of each log, a broken row each."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_column_that_is_absent_is_missing(typed: Any, log: Log) -> None:
 
 @pytest.mark.parametrize("value", ["x", "", 2.7, "NaN", "inf", True, [1], 2**70, "2026-01-01"])
 @pytest.mark.parametrize(("log", "column"), those(INTEGER), ids=ids)
-def test_what_is_no_whole_number_is_refused(
+def test_what_is_no_whole_number_is_rejected(
     typed: Any, log: Log, column: Column, value: Any
 ) -> None:
     """Above all 2.7 is not rounded to 3."""
@@ -239,7 +239,7 @@ def test_a_whole_number_may_be_written_in_several_ways(typed: Any, value: Any, n
 
 @pytest.mark.parametrize("value", ["x", "NaN", "-inf", "9e999", True])
 @pytest.mark.parametrize(("log", "column"), those(NUMBER), ids=ids)
-def test_what_is_no_finite_number_is_refused(
+def test_what_is_no_finite_number_is_rejected(
     typed: Any, log: Log, column: Column, value: Any
 ) -> None:
     """NaN and infinity would spread through every sum that they enter."""
@@ -252,7 +252,7 @@ TEXT_KEYS = [pair for pair in those(TEXT) if pair[1].name in pair[0].key]
 
 
 @pytest.mark.parametrize(("log", "column"), TEXT_KEYS, ids=ids)
-def test_a_key_that_is_no_utf_8_is_refused(typed: Any, log: Log, column: Column) -> None:
+def test_a_key_that_is_no_utf_8_is_rejected(typed: Any, log: Log, column: Column) -> None:
     """What stands for any such byte would make one key of several; in other texts it may stand."""
     reason = typed(log, with_value(log, column, "a\ufffd"))["reason"]
     assert reason == f"{column.name} = a\ufffd is not UTF-8"
@@ -260,7 +260,7 @@ def test_a_key_that_is_no_utf_8_is_refused(typed: Any, log: Log, column: Column)
 
 
 @pytest.mark.parametrize("name", ["NaN", "Infinity"])
-def test_the_bare_words_of_python_are_refused(typed: Any, name: str) -> None:
+def test_the_bare_words_of_python_are_rejected(typed: Any, name: str) -> None:
     """`json.dumps(float("nan"))` writes NaN without quotes, which is not JSON."""
     row = json.dumps(GOOD["suppliers"] | {"lead_time_days": float(name)})
     assert name in row
@@ -269,7 +269,7 @@ def test_the_bare_words_of_python_are_refused(typed: Any, name: str) -> None:
 
 @pytest.mark.parametrize("value", ["x", "NaN", 1e8, -1e8])
 @pytest.mark.parametrize(("log", "column"), those(MONEY), ids=ids)
-def test_what_is_no_amount_is_refused(typed: Any, log: Log, column: Column, value: Any) -> None:
+def test_what_is_no_amount_is_rejected(typed: Any, log: Log, column: Column, value: Any) -> None:
     """DECIMAL(10,2): eight digits before the point."""
     reason = typed(log, with_value(log, column, value))["reason"]
     assert reason.endswith("is not an amount with at most 8 digits before the point")
@@ -289,7 +289,9 @@ def test_an_amount_is_exact_to_the_cent(typed: Any) -> None:
     ],
 )
 @pytest.mark.parametrize(("log", "column"), those(TIME), ids=ids)
-def test_what_is_no_time_stamp_is_refused(typed: Any, log: Log, column: Column, value: Any) -> None:
+def test_what_is_no_time_stamp_is_rejected(
+    typed: Any, log: Log, column: Column, value: Any
+) -> None:
     """Neither words nor numbers nor days that do not exist."""
     reason = typed(log, with_value(log, column, value))["reason"]
     assert f"{column.name} = " in reason
@@ -297,7 +299,7 @@ def test_what_is_no_time_stamp_is_refused(typed: Any, log: Log, column: Column, 
 
 
 @pytest.mark.parametrize("value", ["1969-12-31", "2262-01-02", "9999-12-31", "0001-01-01"])
-def test_a_time_that_other_systems_cannot_hold_is_refused(typed: Any, value: str) -> None:
+def test_a_time_that_other_systems_cannot_hold_is_rejected(typed: Any, value: str) -> None:
     """Before 1970 and after 2261, Parquet, pandas or protobuf would bend it or fail."""
     reason = typed("shipments", GOOD["shipments"] | {"promised_at": value})["reason"]
     assert reason == f"promised_at = {value} lies outside of 1970–2261"
@@ -320,7 +322,7 @@ def test_a_time_with_an_offset_is_converted(typed: Any, value: str, utc: str) ->
     assert (found["reason"], found["committed_at"]) == (None, "2026-01-31 12:00:00")
 
 
-def test_the_future_is_told_in_utc(typed: Any) -> None:
+def test_the_future_is_reported_in_utc(typed: Any) -> None:
     """Event and commit may be written with different offsets."""
     row = GOOD["users"] | {"signed_up_at": "2026-01-31T14:00:00+02:00"}
     assert typed("users", row, committed_at="2026-01-31T07:00:00-05:00")["reason"] is None
@@ -356,7 +358,7 @@ def test_a_time_may_be_written_in_several_ways(typed: Any, value: str) -> None:
 @pytest.mark.parametrize(
     ("log", "column"), [pair for pair in those(TIME) if pair[1].name != "promised_at"], ids=ids
 )
-def test_an_event_in_the_future_is_refused(typed: Any, log: Log, column: Column) -> None:
+def test_an_event_in_the_future_is_rejected(typed: Any, log: Log, column: Column) -> None:
     """It cannot have happened after it was committed; five minutes are left to the clocks."""
     later = {"promised_at": "2026-03-01"} if log.name == "shipments" else {}
     if column.name == "shipped_at":
@@ -420,7 +422,7 @@ def test_a_warehouse_stands_on_earth(typed: Any, where: tuple[str, str], bound: 
 
 
 @pytest.mark.parametrize(("log", "column"), sorted(ENUMS))
-def test_a_word_that_is_not_on_the_list_is_refused(typed: Any, log: str, column: str) -> None:
+def test_a_word_that_is_not_on_the_list_is_rejected(typed: Any, log: str, column: str) -> None:
     """With the words that are."""
     for value in ("teleport", "", GOOD[log][column].upper()):
         reason = typed(log, GOOD[log] | {column: value})["reason"]
@@ -431,21 +433,21 @@ def test_a_word_that_is_not_on_the_list_is_refused(typed: Any, log: str, column:
 @pytest.mark.parametrize(
     "row", ["", "{", "[]", "5", '"x"', "null", '{"user_id": 1', "{'user_id': 1}", None]
 )
-def test_a_row_that_is_no_json_object_is_refused(typed: Any, row: str | None) -> None:
+def test_a_row_that_is_no_json_object_is_rejected(typed: Any, row: str | None) -> None:
     """The batch goes on: malformed JSON is that row's fault alone."""
     assert typed("users", row)["reason"] == "the row is not a JSON object"
 
 
 @pytest.mark.parametrize(("log", "column"), those(TEXTS), ids=ids)
 @pytest.mark.parametrize("value", ['["p1"', "", "{}", '{"a": 1}', "5", '"p1"', "null", "[null]"])
-def test_a_list_that_is_none_is_refused(typed: Any, log: Log, column: Column, value: str) -> None:
+def test_a_list_that_is_none_is_rejected(typed: Any, log: Log, column: Column, value: str) -> None:
     """Malformed, or JSON of another shape."""
     reason = typed(log, GOOD[log.name] | {column.name: value})["reason"]
     assert reason == f"{column.name} = {value} is not a JSON list of texts"
 
 
 @pytest.mark.parametrize("value", ['{"scroll_depth": 1', "", "[]", "[1]", "5", "null", '"x"'])
-def test_signals_that_are_no_object_are_refused(typed: Any, value: str) -> None:
+def test_signals_that_are_no_object_are_rejected(typed: Any, value: str) -> None:
     """They are not taken for signals that nobody measured."""
     reason = typed("sessions", GOOD["sessions"] | {"intent_signals": value})["reason"]
     assert reason == f"intent_signals = {value} is not a JSON object"
@@ -470,7 +472,7 @@ def test_json_columns_may_be_real_json(typed: Any) -> None:
 
 
 @pytest.mark.parametrize("op", ["X", "", "i", None])
-def test_an_unknown_operation_is_refused(typed: Any, op: str | None) -> None:
+def test_an_unknown_operation_is_rejected(typed: Any, op: str | None) -> None:
     """Only insertions, updates and deletions have a meaning."""
     found = typed("users", GOOD["users"], op=op)
     assert found["reason"] == f"op {'null' if op is None else op} is not I, U or D"
@@ -478,7 +480,7 @@ def test_an_unknown_operation_is_refused(typed: Any, op: str | None) -> None:
 
 @pytest.mark.parametrize("committed_at", ["soon", None, "0044-03-15 (BC)", "epoch", "1969-12-31"])
 @pytest.mark.parametrize("op", ["I", "D"])
-def test_a_change_without_a_time_is_refused(typed: Any, op: str, committed_at: str | None) -> None:
+def test_a_change_without_a_time_is_rejected(typed: Any, op: str, committed_at: str | None) -> None:
     """Nothing can be said of when it became known."""
     found = typed("users", GOOD["users"], op=op, committed_at=committed_at)
     assert found["reason"] == f"committed_at = {committed_at or 'null'} is not a time stamp"
@@ -507,7 +509,7 @@ def test_a_row_that_broke_a_rule_can_still_be_deleted(typed: Any) -> None:
     ],
 )
 def test_a_deletion_is_later_than_the_row_it_deletes(typed: Any, own: str, dated: str) -> None:
-    """Also if the clock was set back in between; but a row that was refused may say anything."""
+    """Also if the clock was set back in between; but a row that was rejected may say anything."""
     row = GOOD["routes"] | {"updated_at": own}
     found = typed("routes", row, op="D")
     assert (found["reason"], found["updated_at"]) == (None, dated)

@@ -28,7 +28,7 @@ def test_no_two_created_times_are_the_same() -> None:
     assert clock.steps_back == 0
 
 
-def test_a_step_back_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_back_is_counted_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """However many times are taken until the clock has come back."""
     hour = timedelta(hours=1)
     times = iter([NOON, NOON - hour, NOON - hour, NOON + hour, NOON])
