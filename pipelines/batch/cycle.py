@@ -111,8 +111,7 @@ class DataProcessor:
                     )
                     staged = stage(transform(connection, self._config, valid, self._progress))
             with report.timed("load"):
-                self._commit(report.cycle, changes, checked, staged)
-                self._enter(report, changes, checked, staged)
+                self._commit(report, changes, checked, staged)
 
     def _read(
         self,
@@ -165,7 +164,11 @@ class DataProcessor:
         )
 
     def _commit(
-        self, cycle: int, changes: Changes, checked: Mapping[str, Checked], staged: Staged
+        self,
+        report: CycleReport,
+        changes: Changes,
+        checked: Mapping[str, Checked],
+        staged: Staged,
     ) -> None:
         before = self._state.bound_offsets(BATCH_READER)
         moved = {
@@ -177,7 +180,7 @@ class DataProcessor:
         if moved or staged.files or staged.superseded:
             publish(
                 self._state,
-                cycle,
+                report.cycle,
                 staged,
                 self._clock(),
                 reader=BATCH_READER,
@@ -194,15 +197,7 @@ class DataProcessor:
                     removed(path, self._config)  # so that people see each row once
         self._state.forget_metadata(DELETIONS_UNCHECKED)
         if checked and self._state.metadata(KEPT_NOTE) is None:
-            self._state.set_metadata(KEPT_NOTE, str(cycle))
-
-    def _enter(
-        self,
-        report: CycleReport,
-        changes: Changes,
-        checked: Mapping[str, Checked],
-        staged: Staged,
-    ) -> None:
+            self._state.set_metadata(KEPT_NOTE, str(report.cycle))
         report.extracted = changes.count
         report.accepted = {n: c.accepted for n, c in checked.items() if c.accepted}
         report.quarantined = {n: c.rejected for n, c in checked.items() if c.rejected}

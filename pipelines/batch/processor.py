@@ -14,7 +14,7 @@ import schedule
 
 from pipelines.batch.cleanup import Cleanup
 from pipelines.batch.cycle import DataProcessor, retrying
-from pipelines.batch.rebuild import only_cycle, rebuild
+from pipelines.batch.rebuild import check_rebuilding, only_cycle
 from pipelines.batch.report import CycleReport
 from pipelines.batch.trimming import trim_change_logs
 from pipelines.batch.update import (
@@ -27,6 +27,7 @@ from pipelines.batch.update import (
 )
 from pipelines.errors import (
     LiveDatabaseBusyError,
+    RedisRefusedError,
     RedisUnavailableError,
     SynchroChainError,
     said,
@@ -34,7 +35,7 @@ from pipelines.errors import (
 from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.clock import utc_now
 from pipelines.lake.files import full_disk_reported
-from pipelines.lake.removal import remove_leftovers
+from pipelines.lake.removal import remove_everything, remove_leftovers
 from pipelines.lake.set_aside import check_places
 from pipelines.lake.state import PipelineState
 from pipelines.lake.summary import ViewSummary, summarize
@@ -155,7 +156,13 @@ class BatchProcessor:
         Raises:
             SynchroChainError: what is published could not be made anew now; it is still there.
         """
-        rebuild(self.config, self.data, self.state)
+        with only_cycle(self.config):
+            check_rebuilding(self.config, self.data)
+            remove_everything(self.state, self.config)
+            try:
+                forget_stale_rows(self.config, self.data, self.state)
+            except (RedisUnavailableError, RedisRefusedError) as error:
+                logger.warning("the online store is emptied by the next cycle: %s", error)
 
     def _run(self, report: CycleReport, update: bool) -> None:
         check_places(self.config)

@@ -6,11 +6,9 @@ import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pipelines.batch.update import forget_stale_rows
 from pipelines.change_log.extract import plan, readers_of
-from pipelines.errors import CycleInProgressError, RedisRefusedError, RedisUnavailableError
+from pipelines.errors import CycleInProgressError
 from pipelines.lake.process_lock import BATCH_LOCK, only_one
-from pipelines.lake.removal import remove_everything
 from pipelines.lake.set_aside import check_places
 from pipelines.lake.state import KINDS, STATUSES, PipelineState
 from pipelines.lake.state_rescue import set_damaged_aside
@@ -26,23 +24,6 @@ def only_cycle(config: BatchConfig) -> AbstractContextManager[None]:
         CycleInProgressError: another process or thread holds it.
     """
     return only_one(config.data_dir / BATCH_LOCK, CycleInProgressError)
-
-
-def rebuild(config: BatchConfig, data: DataConfig, state: PipelineState) -> None:
-    """Unpublish everything and reset every reader; see `BatchProcessor.rebuild`.
-
-    Args:
-        config: where files are published.
-        data: the live databases and Redis.
-        state: the pipeline's state.
-    """
-    with only_cycle(config):
-        check_rebuilding(config, data)
-        remove_everything(state, config)
-        try:
-            forget_stale_rows(config, data, state)
-        except (RedisUnavailableError, RedisRefusedError) as error:
-            logger.warning("the online store is emptied by the next cycle: %s", error)
 
 
 def check_rebuilding(config: BatchConfig, data: DataConfig) -> None:

@@ -33,6 +33,9 @@ from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
+    from redis import Redis
+
+    from pipelines.redis_server import RedisEndpoint
 
 logger = logging.getLogger(__name__)
 APPLIED: Final = "applied_feature_repo"
@@ -118,11 +121,9 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
     """
     if not is_ours(config):
         return False
-    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
     from pipelines.redis_server.store_format import check_format, note_format
 
-    endpoint = ensure_server(data)
-    with translate_redis_errors(endpoint), connect(endpoint, decode_responses=True) as client:
+    with _connected(data, decode_responses=True) as (client, endpoint):
         check_format(client, f"{endpoint.host}:{endpoint.port}")
         note_format(client)
         if state.metadata(MARK) is not None and client.get(MARK) == state.metadata(MARK):
@@ -132,6 +133,16 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
         client.set(MARK, mark)
     state.set_metadata(MARK, mark)
     return True
+
+
+@contextlib.contextmanager
+def _connected(data: DataConfig, **options: Any) -> Iterator[tuple[Redis, RedisEndpoint]]:
+    """A client of the server, which is started where it is ours to start, and the server."""
+    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
+
+    endpoint = ensure_server(data)
+    with translate_redis_errors(endpoint), connect(endpoint, **options) as client:
+        yield client, endpoint
 
 
 def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
@@ -147,11 +158,9 @@ def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
     """
     if not is_ours(config):
         return 0
-    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
     from pipelines.redis_server.online_keys import forget_project
 
-    endpoint = ensure_server(data)
-    with translate_redis_errors(endpoint), connect(endpoint) as client:
+    with _connected(data) as (client, _):
         client.delete(MARK)
         return forget_project(client, description(config)["project"])
 
@@ -196,10 +205,8 @@ def check_online(
     if not is_ours(config):
         return {}
     from pipelines.feast_plugins.online_check import OnlineCheck, check_server
-    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
 
-    endpoint = ensure_server(data)
-    with translate_redis_errors(endpoint), connect(endpoint) as client:
+    with _connected(data) as (client, endpoint):
         ttls = state.document(TTLS) or {}
         check = OnlineCheck(client, description(config)["project"], state, ttls)
         before = state.document(CHECKED) or {}

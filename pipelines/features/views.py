@@ -98,6 +98,11 @@ class View:
         apart = {*self.keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP}
         return tuple(name for name in self.schema.names if name not in apart)
 
+    @property
+    def databases(self) -> set[str]:
+        """The live databases whose changes give the view new rows."""
+        return {BY_NAME[source.log].database for source in self.sources}
+
     def key_pairs(self, source: Source) -> list[tuple[str, str]]:
         """Each entity key with the column of a source's log that holds it: (column, key)."""
         return list(zip(source.keys, self.keys, strict=True))

@@ -158,7 +158,7 @@ def write_parquet(table: Table) -> StagedFile | None:
                     low, high = pc.min_max(batch.column(table.time_column)).as_py().values()
                     oldest = min(filter(None, (oldest, low)), default=None)
                     newest = max(filter(None, (newest, high)), default=None)
-        return _staged(table, partial, rows, oldest, newest)
+        return _staged(table, partial, rows, (oldest, newest))
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -187,7 +187,7 @@ def write_lines(text: Lines) -> StagedFile | None:
     partial = partial_path(text.target)
     with _removing_on_failure(partial):
         partial.write_text("".join(f"{line}\n" for line in text.lines), encoding="utf-8")
-        return _staged(text, partial, len(text.lines), None, None)
+        return _staged(text, partial, len(text.lines))
 
 
 def publish(
@@ -299,23 +299,13 @@ def _staged(
     content: Table | Lines,
     partial: Path,
     rows: int,
-    oldest: datetime | None,
-    newest: datetime | None,
+    times: tuple[datetime | None, datetime | None] = (None, None),
 ) -> StagedFile:
     sync(partial)
     identity = identity_of(partial)
     size, digest = partial.stat().st_size, sha256_of(partial)
-    file = PublishedFile(
-        content.target,
-        content.kind,
-        content.name,
-        rows,
-        size,
-        digest,
-        oldest,
-        newest,
-        format=FILE_FORMAT,
-    )
+    target, kind, name = content.target, content.kind, content.name
+    file = PublishedFile(target, kind, name, rows, size, digest, *times, format=FILE_FORMAT)
     return StagedFile(file, partial, identity)
 
 

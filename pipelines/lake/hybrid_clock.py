@@ -24,11 +24,11 @@ class HybridClock:
     so that must keep growing when the machine's clock is set back.
     """
 
-    def __init__(self, now: Callable[[], datetime], latest: datetime | None = None) -> None:
+    def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
         self._lock = threading.Lock()
         self._stepped_back = False
-        self.latest = latest
+        self.latest: datetime | None = None
         self.steps_back = 0
 
     def next(self) -> datetime:

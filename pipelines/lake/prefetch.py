@@ -8,17 +8,18 @@ from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar, cast
 
 Item = TypeVar("Item")
+AHEAD: Final = 2
 _END: Final = object()
 
 
-def prefetched(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
-    """The same items, produced by a thread that is at most `ahead` items in front.
+def prefetched(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, produced by a thread that is at most `AHEAD` items in front.
 
     This pays where producing and using an item both release the GIL: one reads a database or
     computes in DuckDB while the other writes Parquet. Errors in the thread are raised here; when
     the caller stops early, the thread does too.
     """
-    made: queue.Queue[object] = queue.Queue(ahead)
+    made: queue.Queue[object] = queue.Queue(AHEAD)
     stopped = threading.Event()
 
     def offer(item: object) -> bool:

@@ -7,13 +7,14 @@ left by a crash and is removed, so nothing is half published and nothing is publ
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pipelines.change_log.offsets import Offset
-from pipelines.lake.state_cycles import CycleRecords
 from pipelines.lake.state_files import KINDS, STATUSES, PublishedFile, PublishedFiles
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.state_offsets import (
@@ -24,11 +25,10 @@ from pipelines.lake.state_offsets import (
     ReaderOffsets,
     move_offsets,
 )
-from pipelines.lake.state_values import as_text, as_time
+from pipelines.lake.state_values import Cycle, as_document, as_text, as_time
 
 __all__ = [
     "BATCH_READER",
-    "GENERATION",
     "KINDS",
     "SEEN_READER",
     "STALE_ONLINE",
@@ -45,8 +45,67 @@ STALE_ONLINE: Final = "stale online store"
 """Set until the rows of an earlier generation are removed from the online store."""
 
 
-class PipelineState(ReaderOffsets, PublishedFiles, CycleRecords):
+class PipelineState(ReaderOffsets, PublishedFiles):
     """Reads and writes the state file; every method is one transaction."""
+
+    def begin_cycle(self, now: datetime) -> int:
+        """Record the start of a cycle; one that never ended is marked as failed."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE cycles SET status = 'failed', error = 'interrupted', finished_at = ? "
+                "WHERE status = 'running'",
+                (as_text(now),),
+            )
+            cursor = connection.execute(
+                "INSERT INTO cycles (started_at, pid, status) VALUES (?, ?, 'running')",
+                (as_text(now), os.getpid()),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def end_cycle(
+        self,
+        cycle: int,
+        now: datetime,
+        report: Mapping[str, Any],
+        *,
+        step: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Record how a cycle ended.
+
+        Args:
+            cycle, now, report: its number, its end (UTC, naive), what it did.
+            step, error: what failed, and why; None if it succeeded.
+        """
+        status = "failed" if error else "succeeded"
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE cycles SET status = ?, finished_at = ?, step = ?, error = ?, report = ? "
+                "WHERE id = ?",
+                (status, as_text(now), step, error, json.dumps(report), cycle),
+            )
+
+    def last_cycles(self, count: int = 10) -> list[Cycle]:
+        """The newest cycles, newest first."""
+        rows = self._query("SELECT * FROM cycles ORDER BY id DESC LIMIT ?", count)
+        with self._understood():
+            return [
+                Cycle(
+                    **{name: row[name] for name in ("id", "pid", "status", "step", "error")},
+                    started_at=as_time(row["started_at"]),
+                    finished_at=as_time(row["finished_at"]) if row["finished_at"] else None,
+                    report=as_document(row["report"]) or {},
+                )
+                for row in rows
+            ]
+
+    def forget_cycles(self, before: datetime) -> None:
+        """Drop the records of cycles that started before a time."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM cycles WHERE started_at < ?", (as_text(before),))
+            connection.execute(
+                "DELETE FROM late_changes WHERE cycle < (SELECT min(id) FROM cycles)"
+            )
 
     def commit_pending(
         self,

@@ -80,14 +80,8 @@ class PublishedFiles(StateFile):
                 [
                     (
                         self._stored(file.path),
-                        file.kind,
-                        file.name,
-                        cycle,
-                        file.rows,
-                        file.bytes,
-                        file.sha256,
-                        as_text(file.min_time) if file.min_time else None,
-                        as_text(file.max_time) if file.max_time else None,
+                        *(file.kind, file.name, cycle, file.rows, file.bytes, file.sha256),
+                        *(time and as_text(time) for time in (file.min_time, file.max_time)),
                         int(file.compacted),
                         file.format,
                         as_text(now),
@@ -128,16 +122,11 @@ class PublishedFiles(StateFile):
         return str(path.relative_to(home) if path.is_relative_to(home) else path)
 
     def _file(self, row: sqlite3.Row) -> PublishedFile:
+        names = ("kind", "name", "rows", "bytes", "sha256", "format", "identity")
         return PublishedFile(
             self._path.parent / row["path"],
-            row["kind"],
-            row["name"],
-            row["rows"],
-            row["bytes"],
-            row["sha256"],
-            as_time(row["min_time"]) if row["min_time"] else None,
-            as_time(row["max_time"]) if row["max_time"] else None,
-            bool(row["compacted"]),
-            row["format"],
-            row["identity"],
+            **{name: row[name] for name in names},
+            min_time=as_time(row["min_time"]) if row["min_time"] else None,
+            max_time=as_time(row["max_time"]) if row["max_time"] else None,
+            compacted=bool(row["compacted"]),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -29,9 +29,7 @@ from pipelines.places import check_file
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 
-def collect_status(
-    config: BatchConfig, data: DataConfig, *, now: Callable[[], datetime] = utc_now
-) -> dict[str, Any]:
+def collect_status(config: BatchConfig, data: DataConfig) -> dict[str, Any]:
     """Databases with offsets and lag, streamer, offline views, online store, last cycles.
 
     A part that cannot be read holds `error`, one line, instead of its figures. A database that
@@ -43,7 +41,7 @@ def collect_status(
         "data_dir": str(config.data_dir),
         "databases": {name: _database(state, data, name) for name in DATABASE_NAMES},
         "streamer": _or_error(lambda: _streamer(state, config)),
-        "offline_views": _or_error(lambda: _views(state, config, now())),
+        "offline_views": _or_error(lambda: _views(state, config, utc_now())),
         "registry": _or_error(lambda: _registry(config)),
         "pending_materializations": sorted(state.pending_materializations()),
         "quarantined": _quarantined(state),

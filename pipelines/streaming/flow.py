@@ -283,8 +283,7 @@ class StreamingFlow:
         self.window.close()
 
     def _known_until(self, view: View) -> datetime | None:
-        databases = {BY_NAME[source.log].database for source in view.sources}
-        lagging = [self.streams[name].lags_at for name in databases]
+        lagging = [self.streams[name].lags_at for name in view.databases]
         return min((at for at in lagging if at is not None), default=None)
 
     def _opened(
@@ -323,8 +322,7 @@ class StreamingFlow:
                 self.views[view.name].mark_affected(hashes)
 
     def _absorbed(self, view: View) -> dict[str, int]:
-        databases = {BY_NAME[source.log].database for source in view.sources}
-        return {name: self.streams[name].counters.absorbed for name in databases}
+        return {name: self.streams[name].counters.absorbed for name in view.databases}
 
     def _refresh(self, names: set[str]) -> dict[str, pa.Table]:
         """Refresh the views, one after another; their rows that changed, by view.
@@ -363,8 +361,4 @@ def _check_logs(config: DataConfig, state: PipelineState) -> None:
 
 
 def _views_of(database: str) -> list[str]:
-    return [
-        view.name
-        for view in VIEWS
-        if any(BY_NAME[source.log].database == database for source in view.sources)
-    ]
+    return [view.name for view in VIEWS if database in view.databases]

@@ -15,7 +15,7 @@ import redis
 import yaml
 
 from pipelines.cache import FeatureEntry, RealtimeCache
-from pipelines.errors import ConfigurationError, RedisUnavailableError, SynchroChainError
+from pipelines.errors import ConfigurationError, RedisUnavailableError, said
 from pipelines.feast_plugins.writing.online_writer import OnlineWriter
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.views import View
@@ -181,7 +181,7 @@ class CacheSink:
         try:
             yield
         except Exception as error:  # whatever it is, the online store goes on
-            said = str(error) if isinstance(error, SynchroChainError) else repr(error)
-            if said != self.last_error:
-                logger.error("the cache lacks rows that the online store gets: %s", said)
-            self.last_error = said
+            text = said(error)
+            if text != self.last_error:
+                logger.error("the cache lacks rows that the online store gets: %s", text)
+            self.last_error = text

@@ -15,7 +15,7 @@ from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.offsets import Offset
 from pipelines.change_log.seq_ranges import SeqRanges
 from pipelines.change_log.time_stamps import parse_time_stamp
-from pipelines.errors import SynchroChainError
+from pipelines.errors import said
 from pipelines.features.views import VIEWS
 from pipelines.lake.published import Published
 from pipelines.live_databases import UnknownRows
@@ -201,11 +201,11 @@ class Stream:
 
     def failed(self, error: Exception) -> None:
         """Count an error; say it unless it was said just before."""
-        said = str(error) if isinstance(error, SynchroChainError) else repr(error)
+        text = said(error)
         self.counters.errors += 1
-        if self.counters.last_error != said:
-            logger.error("stream %s goes on trying: %s", self.name, said)
-        self.counters.last_error = said
+        if self.counters.last_error != text:
+            logger.error("stream %s goes on trying: %s", self.name, text)
+        self.counters.last_error = text
 
     def recovered(self) -> None:
         """The last step succeeded."""

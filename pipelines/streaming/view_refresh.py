@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import RedisRefusedError, RedisUnavailableError, SynchroChainError
+from pipelines.errors import RedisRefusedError, RedisUnavailableError, said
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.views import View
 from pipelines.lake.hybrid_clock import HybridClock
@@ -206,15 +206,15 @@ class ViewRefresh:
         self.rows_written += rows.num_rows
 
     def _failed(self, keys: set[int], error: Exception) -> None:
-        said = str(error) if isinstance(error, SynchroChainError) else repr(error)
-        if self.last_error != said:
+        text = said(error)
+        if self.last_error != text:
             logger.error(
                 "rows of %d keys of %s are not written and stay pending: %s",
                 len(keys),
                 self.view.name,
-                said,
+                text,
             )
-        self.last_error = said
+        self.last_error = text
 
     def _set_apart(self, keys: set[int]) -> None:
         new = len(keys - self._apart.keys())
