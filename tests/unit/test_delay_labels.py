@@ -20,7 +20,7 @@ from pipelines.models.delay.evaluation import (
     r2,
 )
 from pipelines.models.delay.fit_baselines import RouteMean, usual
-from pipelines.models.delay.labels import _SHIPMENTS, Logs, delays, labels, probes_of, tails
+from pipelines.models.delay.labels import _SHIPMENTS, ROUTES, Logs, delays, labels, probes_of, tails
 from pipelines.models.delay.training import FitConfig, fit, graph
 from pipelines.models.fulfilment.tables import _SHIPPED
 from pipelines.training.task import Dataset
@@ -121,6 +121,28 @@ def test_probes_are_spread_over_what_a_warehouse_carries_now() -> None:
         )
         found = probes_of(connection)
     assert found == {"W1": [f"P{n:03d}" for n in range(0, 24, 2)], "W2": ["P1"]}
+
+
+def test_routes_are_those_that_serving_looks_at() -> None:
+    """As they are now; one that is deleted is none, one that is there again is one."""
+    columns = "route_id, origin_id, destination_id, mode, distance_km, base_hours, base_cost"
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"CREATE TABLE routes AS SELECT * FROM (VALUES "
+            "('r1', 'W1', 'north', 'road', 100, 10, 1, 5.0, TIMESTAMP '2026-01-01', 'I', 1), "
+            "('r1', 'W1', 'north', 'road', 120, 11, 2, 6.0, TIMESTAMP '2026-01-02', 'U', 2), "
+            "('r2', 'W1', 'south', 'air', 90, 5, 8, 90.0, TIMESTAMP '2026-01-01', 'I', 3), "
+            "('r2', 'W1', 'south', 'air', 90, 5, 8, 90.0, TIMESTAMP '2026-01-03', 'D', 4), "
+            "('r3', 'W1', 'south', 'rail', 95, 9, 1, 9.0, TIMESTAMP '2026-01-01', 'I', 5), "
+            "('r3', 'W1', 'south', 'rail', 95, 9, 1, 9.0, TIMESTAMP '2026-01-02', 'D', 6), "
+            "('r3', 'W2', 'south', 'rail', 70, 8, 1, 9.0, TIMESTAMP '2026-01-03', 'I', 7)"
+            f") AS rows({columns}, carbon_cost, updated_at, op, seq)"
+        )
+        found = connection.execute(ROUTES).df()
+    assert found.route_id.tolist() == ["r1", "r3"]
+    assert found.origin_id.tolist() == ["W1", "W2"]
+    assert found.distance_km.tolist() == [120.0, 70.0]
+    assert found.carbon_cost.tolist() == [5.0, 9.0]
 
 
 def test_tails_allow_for_what_has_not_arrived() -> None:
