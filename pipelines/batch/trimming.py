@@ -85,8 +85,8 @@ def _trim(
     expiry: datetime,
     now: datetime,
 ) -> int:
-    note = f"trimmed {database}"  # what was passed once is not looked at again
-    after = int(state.metadata(note) or 0)
+    key = f"trimmed {database}"  # what was passed once is not looked at again
+    after = int(state.metadata(key) or 0)
     done = state.slowest_offset(database)
     logs = {log.table: log for log in logs_of(database) if log.lasts}
     lasting = ", ".join(f"'{table}'" for table in logs)
@@ -103,7 +103,7 @@ def _trim(
             kept |= _needed(connection, state, logs[table], seqs)
         removed += _remove(engine, after, upto, lasting, sorted(kept))
         after = upto
-        state.set_metadata(note, str(upto))
+        state.set_metadata(key, str(upto))
 
 
 def _first(live: sqlite3.Connection) -> int:

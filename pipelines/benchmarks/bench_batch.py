@@ -320,7 +320,7 @@ def _ours(world: Path, output: Path) -> dict[str, Any]:
     report = processor.run_cycle(update=False)
     seconds = time.perf_counter() - started
     if report.quarantined:
-        raise SynchroChainError(f"rows of the simulated world were refused: {report.quarantined}")
+        raise SynchroChainError(f"rows of the simulated world were rejected: {report.quarantined}")
     files = [file for kind in ("view", "log") for file in processor.state.files(kind)]
     return {
         "seconds": round(seconds, 3),

@@ -51,7 +51,7 @@ def end_of_log(connection: sqlite3.Connection, where: str, readers: Sequence[Off
         # Retention may remove rows at any time, up to the reader's offset.
         if found is None and removed == reader.seq:
             found = (removed_nonce,)
-        _refuse_hole(connection, where, reader.seq, last)
+        _check_no_hole(connection, where, reader.seq, last)
         known = reader.nonce is None or (found is not None and found[0] == reader.nonce)
         if not known:
             raise _other(where, f"has another change {reader.seq} than was read before")
@@ -101,7 +101,7 @@ def _nonce(connection: sqlite3.Connection, seq: int) -> tuple[str | None] | None
     return found
 
 
-def _refuse_hole(connection: sqlite3.Connection, where: str, after: int, last: int) -> None:
+def _check_no_hole(connection: sqlite3.Connection, where: str, after: int, last: int) -> None:
     """Raise if rows after `after` are missing: `seq` has no holes."""
     (following,) = connection.execute(
         "SELECT min(seq) FROM change_log WHERE seq > ?", (after,)

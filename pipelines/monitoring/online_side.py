@@ -44,17 +44,17 @@ class Contained:
 
 def contained(state: PipelineState, deferred: DeferredChanges) -> dict[str, dict[str, Contained]]:
     """By view and database, the changes that were written online before this call."""
-    # The order matters: a view that does not wait after the offset was read has been
+    # The order matters: a view without pending rows after the offset was read has been
     # materialized up to it, and what the stream reader left out was recorded before it went on.
     batch = state.offsets(BATCH_READER)
-    waiting = state.pending_materializations()
+    pending = state.pending_materializations()
     stream = state.offsets(STREAM_READER)
     deferring = {name: frozenset(seqs) for name, seqs in deferred().items()}
     found: dict[str, dict[str, Contained]] = {}
     for view in VIEWS:
         found[view.name] = {}
         for name in DATABASE_NAMES:
-            done = 0 if view.name in waiting else batch.get(name, 0)
+            done = 0 if view.name in pending else batch.get(name, 0)
             left_out = frozenset(seq for seq in deferring.get(name, ()) if seq > done)
             found[view.name][name] = Contained(max(done, stream.get(name, 0)), left_out)
     return found

@@ -32,7 +32,7 @@ BYTES_AT_ONCE: Final = 1 << 26
 
 
 class CommitWatch:
-    """Tells whether anybody has committed to a SQLite database since the last look.
+    """Notices whether anybody has committed to a SQLite database since the last look.
 
     `PRAGMA data_version` compares two numbers in memory that the writers share, which takes
     microseconds. Belongs to the thread that made it.
@@ -153,7 +153,7 @@ class ChangeCapture:
             seq, nonce = found[-1][0], found[-1][-1]
             verify_row(where, seq, self._nonces.get(seq), nonce)
             self._nonces[seq] = nonce
-        self._refuse_holes(after, [row[0] for row in found])
+        self._check_no_holes(after, [row[0] for row in found])
         columns: Any = zip(*found, strict=True) if found else [()] * len(SCHEMA)
         return pa.table(
             [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=False)], schema=SCHEMA
@@ -175,7 +175,7 @@ class ChangeCapture:
         """Where readers stand, at `after` and beyond."""
         return [self.offset(seq) for seq in sorted({after, *self._nonces}) if seq >= after]
 
-    def _refuse_holes(self, after: int, seqs: list[int]) -> None:
+    def _check_no_holes(self, after: int, seqs: list[int]) -> None:
         """Numbers have no holes; but who starts anew takes what retention has left."""
         before = max(after, self._trimmed)
         if seqs and seqs[0] == before + 1 and seqs[-1] - seqs[0] + 1 == len(seqs):
@@ -213,7 +213,7 @@ class ChangeCapture:
 
 
 def _of_bounded_length(rows: sqlite3.Cursor, limit: int) -> tuple[list[Any], int]:
-    """The first rows, until they are long, and how many of them to take: the one after tells
+    """The first rows, until they are long, and how many of them to take: the one after shows
     whether it belongs to the last."""
     found: list[Any] = []
     length = 0

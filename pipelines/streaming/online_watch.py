@@ -1,6 +1,6 @@
 """Looking after the online store while a streamer runs: what was lost is noticed and mended.
 
-A random mark in Redis tells that everything was removed; what the server says of itself, that it
+A random mark in Redis shows that everything was removed; what the server says of itself, that it
 was started again, evicted keys or holds fewer; and now and then rows are compared without a sign.
 """
 

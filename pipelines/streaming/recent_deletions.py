@@ -23,8 +23,8 @@ def keeps_deletions(log: Log) -> bool:
 class RecentDeletions:
     """When rows of one log were deleted, by the hash of their key; all streams may ask.
 
-    The same as `batch.deletions` does with all of history. Of deletions older than the hot window
-    nothing need be known: a change that they put off is the batch flow's anyway.
+    The same as `validation.deletions` does with all of history. Of deletions older than the hot
+    window nothing need be known: a change that they put off is the batch flow's anyway.
     """
 
     def __init__(self, log: Log) -> None:
