@@ -19,13 +19,12 @@ from stream_helpers import insert
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.change_log.logs import BY_NAME
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.lake.published import published
+from pipelines.lake.published_snapshot import published
 from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DATABASE_NAMES, DataConfig
-from pipelines.streaming.hot_tables import back, source_of
+from pipelines.streaming.hot_tables import TIMES, back, source_of
 from pipelines.streaming.hot_window import HotWindow
-from pipelines.streaming.intake import TIMES
 from pipelines.streaming.stream import Stream
 from pipelines.streaming.warming import warm
 
@@ -149,4 +148,4 @@ class BothFlows:
         view = VIEWS_BY_NAME[HOT[log]]
         source = source_of(view, log)
         assert source is not None
-        return back(self.window.watermark(view), source.lookback or 0)
+        return back(self.window.watermarks.of(view), source.lookback or 0)

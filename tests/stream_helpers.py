@@ -31,7 +31,7 @@ from pipelines.live_databases import LiveDatabases
 from pipelines.redis_server import connect, ensure_server, stop_server
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.flow import StreamingFlow
-from pipelines.streaming.sinks import OnlineSink, project_of
+from pipelines.streaming.online_sink import OnlineSink, project_of
 
 Row = dict[str, Any]
 ForKeys = dict[tuple[Any, ...], Row]

@@ -22,7 +22,7 @@ from pipelines.batch.transform import ROWS_PER_BATCH, table_of
 from pipelines.change_log.logs import LOGS, Log
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import LONGEST_WINDOW, VIEWS, VIEWS_BY_NAME
-from pipelines.lake.files import compacted, publish, stage
+from pipelines.lake.publishing import compacted, publish, stage
 from pipelines.lake.set_aside import removed
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents

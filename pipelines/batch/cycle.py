@@ -25,8 +25,8 @@ from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import LiveDatabaseBusyError
 from pipelines.features.views import compile_all
-from pipelines.lake.files import Staged, publish, stage
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
+from pipelines.lake.publishing import Staged, publish, stage
 from pipelines.lake.rejected import KEPT_NOTE, Rejected
 from pipelines.lake.rejected import KIND as REJECTED
 from pipelines.lake.set_aside import removed

@@ -34,7 +34,7 @@ from pipelines.errors import (
 )
 from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.clock import utc_now
-from pipelines.lake.files import full_disk_reported
+from pipelines.lake.publishing import full_disk_reported
 from pipelines.lake.removal import remove_everything, remove_leftovers
 from pipelines.lake.set_aside import check_places
 from pipelines.lake.state import PipelineState

@@ -16,7 +16,7 @@ from typing import Final
 import duckdb
 
 from pipelines.change_log.logs import Log
-from pipelines.lake.files import Lines
+from pipelines.lake.publishing import Lines
 from pipelines.lake.rejected import GIVEN_UP
 from pipelines.lake.state import PublishedFile
 from pipelines.validation.check import Checked

@@ -25,7 +25,7 @@ from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.change_log.types import ARROW_TYPES
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.views import VIEWS, VIEWS_BY_NAME, Source, View
-from pipelines.lake.files import Lines, Table
+from pipelines.lake.publishing import Lines, Table
 from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
 from pipelines.lake.workspace import Progress, columns, count, quoted
 from pipelines.settings import BatchConfig

@@ -30,7 +30,7 @@ from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.paths import read_parquet
 from pipelines.redis_server import RedisEndpoint
-from pipelines.redis_server.facts import server_facts, stop_eviction
+from pipelines.redis_server.server_info import server_facts, stop_eviction
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from pipelines.feast_plugins.registry_file import damaged_registry, sealed, unsealed
 from pipelines.lake.clock import aware_now
-from pipelines.lake.files import full_disk_reported
+from pipelines.lake.publishing import full_disk_reported
 from pipelines.places import check_file
 from pipelines.settings import BatchConfig
 

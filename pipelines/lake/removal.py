@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.change_log.logs import LOGS
 from pipelines.features.views import VIEWS
-from pipelines.lake.files import PARTIAL_PREFIX, PARTIAL_SUFFIX
+from pipelines.lake.publishing import PARTIAL_PREFIX, PARTIAL_SUFFIX
 from pipelines.lake.rejected import FOLDER
 from pipelines.lake.set_aside import removed, set_aside
 from pipelines.lake.state import KINDS, PipelineState

@@ -20,7 +20,7 @@ from pipelines.change_log.extract import extract, plan, readers_of
 from pipelines.change_log.logs import BY_NAME
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import Source, View
-from pipelines.lake.published import published
+from pipelines.lake.published_snapshot import published
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import (

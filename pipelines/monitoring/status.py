@@ -139,7 +139,7 @@ def _quarantined(state: PipelineState) -> dict[str, int]:
 
 def _online_store(state: PipelineState, data: DataConfig) -> dict[str, Any]:
     from pipelines.redis_server import connect, find_server, translate_redis_errors
-    from pipelines.redis_server.facts import server_facts
+    from pipelines.redis_server.server_info import server_facts
 
     endpoint = find_server(data)
     if endpoint is None:

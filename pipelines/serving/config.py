@@ -16,7 +16,7 @@ class ServingConfig:
 
     Attributes:
         max_warehouses: nearest warehouses among which is chosen; as many as the agent learnt with.
-        outlook_age: the network's snapshot is renewed when it is older.
+        network_max_age: the network's snapshot is renewed when it is older.
         stale_after: a snapshot older than this is stale, and so are last known values when Redis
             has been away for longer.
         reference_age: how often the live databases are asked whether routes or products changed.
@@ -29,7 +29,7 @@ class ServingConfig:
     """
 
     max_warehouses: int = CANDIDATES
-    outlook_age: float = 2.0
+    network_max_age: float = 2.0
     stale_after: float = 60.0
     reference_age: float = 5.0
     poll: float = 2.0
@@ -42,6 +42,6 @@ class ServingConfig:
         for name in ("max_warehouses", "keep_decisions"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1: {getattr(self, name)}")
-        for name in ("outlook_age", "stale_after", "reference_age", "poll"):
+        for name in ("network_max_age", "stale_after", "reference_age", "poll"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be above 0 seconds: {getattr(self, name)}")

@@ -31,8 +31,8 @@ from pipelines.serving.forecasts import (
 )
 from pipelines.serving.greedy import numbers
 from pipelines.serving.loading import Absent, ModelSource, Served
+from pipelines.serving.network_snapshot import Snapshot
 from pipelines.serving.online import SERVICES, OnlineFeatures
-from pipelines.serving.outlook import Snapshot
 from pipelines.serving.reading import NEEDED, OrderFeatures, read_features
 from pipelines.serving.reference import Reference
 

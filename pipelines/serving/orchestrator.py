@@ -29,9 +29,9 @@ from pipelines.serving.decision_log import FILE, DecisionLog
 from pipelines.serving.decisions import Decision
 from pipelines.serving.fair_lock import FairLock
 from pipelines.serving.loading import Absent, ChampionModels, ModelSource, open_registry
+from pipelines.serving.network_snapshot import NetworkSnapshots
 from pipelines.serving.online import OnlineFeatures, OnlineRows
 from pipelines.serving.orders import NotReadyError, Order
-from pipelines.serving.outlook import NetworkOutlook
 from pipelines.serving.recording import DecisionRecorder
 from pipelines.serving.reference import Reference
 from pipelines.settings import BatchConfig, DataConfig
@@ -84,7 +84,7 @@ class ModelOrchestrator:
         self.models = models
         self.log = log
         self._turn = FairLock()
-        self.outlook = NetworkOutlook(features, self.reference, self._turn)
+        self.network = NetworkSnapshots(features, self.reference, self._turn)
         self._recorder = DecisionRecorder(log)
         self._problems: dict[str, str] = {"start": "it is starting"}
         self._background = BackgroundTasks()
@@ -127,7 +127,7 @@ class ModelOrchestrator:
             self.models.poll()
             self._background.repeat("models", self.models.poll, self.config.poll)
         del self._problems["start"]
-        self._background.repeat("outlook", self._renew_if_due, CHECK_SECONDS)
+        self._background.repeat("network", self._renew_if_due, CHECK_SECONDS)
         self._background.repeat("reference", self._refresh, self.config.reference_age)
 
     def refuse_lost_triggers(self) -> None:
@@ -248,7 +248,7 @@ class ModelOrchestrator:
                 warnings.append(f"{model}: {problem}")
         if self._recorder.problem is not None:
             warnings.append(f"decision log: {self._recorder.problem}")
-        snapshot = self.outlook.snapshot
+        snapshot = self.network.snapshot
         if not reasons and snapshot is not None:
             if snapshot.read_mode != "redis":
                 reasons.append("Redis is away: decisions are made from last known values")
@@ -266,7 +266,7 @@ class ModelOrchestrator:
                 self.features,
                 self.reference,
                 self.models,
-                self.outlook.snapshot,
+                self.network.snapshot,
                 self.config,
                 stopwatch,
             )
@@ -281,16 +281,16 @@ class ModelOrchestrator:
         return recorded
 
     def _renew_if_due(self) -> None:
-        if self.outlook.is_due(self.config.outlook_age, unix_now()):
+        if self.network.is_due(self.config.network_max_age, unix_now()):
             self._renew()
 
     def _renew(self) -> None:
         try:
-            self.outlook.renew()
+            self.network.renew()
         except _NOT_THERE as error:
-            self._problems["outlook"] = str(error)
+            self._problems["network"] = str(error)
         else:
-            self._problems.pop("outlook", None)
+            self._problems.pop("network", None)
 
     def _refresh(self) -> None:
         try:

@@ -27,7 +27,7 @@ from pipelines.errors import (
 )
 from pipelines.features.views import VIEWS, View
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
-from pipelines.lake.published import Published, published
+from pipelines.lake.published_snapshot import Published, published
 from pipelines.lake.state import (
     BATCH_READER,
     SEEN_READER,
@@ -37,10 +37,11 @@ from pipelines.lake.state import (
 )
 from pipelines.lake.verification import check_contents, check_strangers
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.streaming.cache_sink import CacheSink
 from pipelines.streaming.hot_tables import HASH
 from pipelines.streaming.hot_window import HotWindow
-from pipelines.streaming.online_watch import OnlineWatch
-from pipelines.streaming.sinks import CacheSink, OnlineSink, project_of
+from pipelines.streaming.online_repair import OnlineWatch
+from pipelines.streaming.online_sink import OnlineSink, project_of
 from pipelines.streaming.stream import DATA_TYPES, MicroBatch, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
 from pipelines.streaming.warming import warm

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipelines.change_log.logs import BY_NAME, TEXT, TEXTS
 from pipelines.change_log.types import DUCKDB_TYPES
-from pipelines.features.views import Source, View
+from pipelines.features.views import VIEWS, Source, View
 from pipelines.lake.workspace import quoted
 
 BEGINNING: Final = datetime(1970, 1, 1)
@@ -31,6 +31,10 @@ FEW: Final = 400
 """Up to so many rows, lists as parameters are inserted faster than an Arrow table."""
 
 _LISTS: Final = "'[\"VARCHAR\"]'"
+
+
+TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
+"""The column that holds a log's event time, for logs whose rows are about a point in time."""
 
 
 def logs_of_view(view: View) -> list[str]:

@@ -1,12 +1,11 @@
 """The hot window: in memory, the recent changes that the newest feature rows depend on.
 
-A view's rows are exact from its watermark on: `allowed_lateness` before the newest event time seen
-when something was evicted last. What its windows reach back from there is kept.
+A view's rows are exact from its watermark on (see `lateness`). What its windows reach back from
+there is kept.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
@@ -21,10 +20,8 @@ from pipelines.features.views import VIEWS, Source, View
 from pipelines.settings import DATABASE_NAMES
 from pipelines.streaming.accepted_keys import AcceptedKeys, keeps_accepted
 from pipelines.streaming.hot_tables import (
-    BEGINNING,
     HASH,
     NO_HASH,
-    back,
     create_tables,
     eviction,
     feeds,
@@ -35,6 +32,7 @@ from pipelines.streaming.hot_tables import (
     source_of,
 )
 from pipelines.streaming.known_keys import KnownKeys, keeps_keys
+from pipelines.streaming.lateness import Watermarks
 from pipelines.streaming.recent_deletions import RecentDeletions, keeps_deletions
 
 
@@ -46,7 +44,7 @@ class HotWindow:
     """
 
     def __init__(self, allowed_lateness: timedelta) -> None:
-        self._lateness = allowed_lateness
+        self.watermarks = Watermarks(allowed_lateness)
         self._connection = duckdb.connect()
         # A statement over a few keys is over before a second thread has woken up.
         self._connection.execute("SET threads = 1")
@@ -54,9 +52,6 @@ class HotWindow:
         # Statements are prepared while tables are empty or hold other values than later. By their
         # statistics this step would drop what finds nothing just then, and the plan is kept.
         self._connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-        self._newest: dict[str, datetime] = {}
-        self._watermarks = dict.fromkeys((view.name for view in VIEWS), BEGINNING)
-        self._lock = threading.Lock()
         self.whole: dict[str, set[int]] = {view.name: set() for view in VIEWS}
         """By view that looks back without a limit, the hashes of the keys that are kept."""
         self.accepted = {
@@ -73,40 +68,6 @@ class HotWindow:
         """A connection to the same tables, for one thread at a time."""
         return self._connection.cursor()
 
-    def advance(self, log: str, newest: datetime | None) -> None:
-        """Take note of an event time of a log."""
-        if newest is None:
-            return
-        with self._lock:
-            self._newest[log] = max(newest, self._newest.get(log, BEGINNING))
-
-    def watermark(self, view: View) -> datetime:
-        """The event time from which on the view's newest rows are exact."""
-        return self._watermarks[view.name]
-
-    def watermark_of(self, log: str) -> datetime:
-        """The event time before which a log's changes make no exact row of any view."""
-        return min(self.watermark(view) for view in VIEWS if source_of(view, log))
-
-    def advance_watermarks(self) -> None:
-        """Let the watermarks follow the newest events; what lies before them may be evicted
-        then."""
-        for view in VIEWS:
-            with self._lock:
-                newest = [self._newest.get(source.log, BEGINNING) for source in view.sources]
-            watermark = max(BEGINNING, max(newest) - self._lateness)
-            self._watermarks[view.name] = max(watermark, self._watermarks[view.name])
-
-    def horizons(self) -> dict[str, datetime]:
-        """By log, the event time before which its changes are forgotten."""
-        found: dict[str, datetime] = {}
-        for view in VIEWS:
-            watermark = self.watermark(view)
-            for source in view.sources:
-                horizon = back(watermark, source.lookback or 0)
-                found[source.log] = min(horizon, found.get(source.log, horizon))
-        return found
-
     def evict(self, cursor: duckdb.DuckDBPyConnection) -> int:
         """Forget what no window needs any more, while no stream takes anything in.
 
@@ -114,10 +75,10 @@ class HotWindow:
             The number of rows.
         """
         gone = 0
-        self.advance_watermarks()
+        self.watermarks.advance()
         for view in VIEWS:
             for source in view.sources:
-                statement = f"{eviction(view, source, self.watermark(view))} RETURNING {HASH}"
+                statement = f"{eviction(view, source, self.watermarks.of(view))} RETURNING {HASH}"
                 hashes = np.asarray(cursor.execute(statement).fetchnumpy()[HASH]).tolist()
                 gone += len(hashes)
                 if source.lookback is None:
@@ -125,8 +86,8 @@ class HotWindow:
                     if source.begun_by:
                         self.keys[source.begun_by].not_begun(hashes)
         for name, deletions in self.deletions.items():
-            deletions.forget(self.watermark_of(name))
-        for name, horizon in self.horizons().items():
+            deletions.forget(self.watermarks.of_log(name))
+        for name, horizon in self.watermarks.horizons().items():
             if name in self.keys and not BY_NAME[name].keep_newest_by:
                 self.keys[name].forget(horizon)
         return gone

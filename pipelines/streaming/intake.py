@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import reduce
 from itertools import repeat
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from pipelines.lake.workspace import read_files
 from pipelines.streaming.hot_tables import (
     KEY_HASH,
     NO_HASH,
+    TIMES,
     as_kept,
     feeding,
     feeds,
@@ -37,10 +37,9 @@ from pipelines.streaming.hot_tables import (
 )
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.known_keys import PARENTS, keeps_keys
+from pipelines.streaming.lateness import before, late_changes
 from pipelines.streaming.operations import UNDECIDED, Decided, Operations
 
-TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
-"""The column that holds a log's event time, for logs whose rows are about a point in time."""
 CLOCKS: Final = frozenset(log for log, time in TIMES.items() if time != COMMITTED_AT)
 """Logs whose event times say how far the shop's own clock has come."""
 
@@ -253,13 +252,7 @@ class Intake:
             rows = self._mark_moves(rows)
         results.good = rows
         results.newest = _newest(log, rows)
-        if log.name in TIMES and rows.num_rows:
-            late = [
-                pc.and_(rows[feeds(view)], _before(log, rows, watermarks[view.name]))
-                for view in VIEWS
-                if source_of(view, log.name)
-            ]
-            results.late = rows.filter(reduce(pc.or_, late))["seq"].to_pylist()
+        results.late = late_changes(log, rows, watermarks)
         # A child in the same micro-batch may refer to it; it is kept when the caller commits.
         if log.name in PARENTS:
             self._at_hand[log.name] = set(rows[log.key[0]].to_pylist())
@@ -276,7 +269,7 @@ class Intake:
     ) -> pa.Table:
         """The rows of a log of facts with `op` as it is meant."""
         inserted = pc.and_(there, pc.equal(rows["op"], "I"))
-        old = _before(log, rows, horizon)
+        old = before(log, rows, horizon)
         put(results.deferred, pc.and_(inserted, old), repeat("it is older than the hot window"))
         decided = results.decided = self._operations[log.name].decide(
             rows,
@@ -351,8 +344,3 @@ def _newest(log: Log, rows: pa.Table) -> datetime | None:
     there = rows.filter(pc.not_equal(rows["op"], "D"))  # deletions go by the database's clock
     found: datetime | None = pc.max(there[TIMES[log.name]]).as_py()
     return found
-
-
-def _before(log: Log, rows: pa.Table, time: datetime) -> Any:
-    early = pc.less(rows[TIMES[log.name]], pa.scalar(time, pa.timestamp("us")))
-    return pc.fill_null(early, False)

@@ -1,4 +1,4 @@
-"""What I and U mean in a log of facts, by the rules of `pipelines.validation.lives`.
+"""What I and U mean in a log of facts, by the rules of `pipelines.validation.operations`.
 
 An insertion of a key that is there is an update; after a deletion the key is free. An update of a
 key all of whose rows were rejected is its insertion, and the batch flow's to decide if it is older

@@ -17,7 +17,7 @@ from pipelines.change_log.seq_ranges import SeqRanges
 from pipelines.change_log.time_stamps import parse_time_stamp
 from pipelines.errors import said
 from pipelines.features.views import VIEWS
-from pipelines.lake.published import Published
+from pipelines.lake.published_snapshot import Published
 from pipelines.live_databases import UnknownRows
 from pipelines.settings import DataConfig
 from pipelines.streaming.change_capture import ChangeCapture
@@ -152,8 +152,8 @@ class Stream:
             self.lags_at = _committed(changes) if self._capture.more else None
             if changes.num_rows == 0:
                 return MicroBatch()
-            watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
-            results = self._intake.check(changes, self._window.horizons(), watermarks)
+            watermarks = {view.name: self._window.watermarks.of(view) for view in VIEWS}
+            results = self._intake.check(changes, self._window.watermarks.horizons(), watermarks)
             waits_for = {
                 BY_NAME[log].database for found in results.values() for log in found.missing
             }
@@ -173,7 +173,7 @@ class Stream:
         """Take in what was deferred to the batch flow, as far as it has decided since."""
         with self.lock:
             decided = known.offsets.get(self.name, 0)
-            watermarks = {view.name: self._window.watermark(view) for view in VIEWS}
+            watermarks = {view.name: self._window.watermarks.of(view) for view in VIEWS}
             taken, affected = 0, dict[str, set[int]]()
             for log in {**self.deferred, **self.late}:
                 late = self.late.pop(log, [])
@@ -240,7 +240,7 @@ class Stream:
         for log, rows in good.items():
             if BY_NAME[log].append_only:  # only now: what is taken in again was not here before
                 self._intake.remember(log, rows)
-            self._window.advance(log, results[log].newest)
+            self._window.watermarks.see(log, results[log].newest)
         return affected, cold
 
     def _count(

@@ -235,7 +235,7 @@ class ViewRefresh:
         insert(self._cursor, "doing", pa.table({HASH: pa.array(list(hashes), pa.uint64())}))
         self._cursor.commit()
         # Both looked at before the window is: what comes between belongs to the next time.
-        watermark = pa.scalar(self._window.watermark(self.view), pa.timestamp("us"))
+        watermark = pa.scalar(self._window.watermarks.of(self.view), pa.timestamp("us"))
         created = (
             self._created.next()
             if until is None

@@ -10,11 +10,12 @@ import duckdb
 
 from pipelines.change_log.logs import BY_NAME, Log
 from pipelines.features.views import VIEWS, Source, View
-from pipelines.lake.published import Published
+from pipelines.lake.published_snapshot import Published
 from pipelines.lake.workspace import read_files
 from pipelines.streaming.hot_tables import (
     HASH,
     KEY_HASH,
+    TIMES,
     back,
     feeding,
     hash_of,
@@ -24,7 +25,7 @@ from pipelines.streaming.hot_tables import (
     superseded,
 )
 from pipelines.streaming.hot_window import HotWindow
-from pipelines.streaming.intake import CLOCKS, TIMES
+from pipelines.streaming.intake import CLOCKS
 from pipelines.streaming.known_keys import keeps_keys
 
 ROWS_AT_ONCE: Final = 1_000_000
@@ -54,9 +55,9 @@ def warm(
             (newest,) = cursor.execute(
                 f"SELECT max(\"{TIMES[name]}\") FROM {relation} WHERE op <> 'D'"
             ).fetchone() or (None,)
-            window.advance(name, newest)
-    window.advance_watermarks()
-    horizons = window.horizons()
+            window.watermarks.see(name, newest)
+    window.watermarks.advance()
+    horizons = window.watermarks.horizons()
     for name, relation in relations.items():
         if keeps_keys(BY_NAME[name]):
             _warm_keys(window, cursor, BY_NAME[name], relation, horizons.get(name))
@@ -67,7 +68,7 @@ def warm(
             )
             window.accepted[name].add(keys.to_arrow_table()[HASH].to_pylist())
         if name in window.deletions:
-            since = window.watermark_of(name)
+            since = window.watermarks.of_log(name)
             window.deletions[name].add(
                 cursor.execute(_deletions(BY_NAME[name], relation, since)).to_arrow_table()
             )
@@ -82,7 +83,7 @@ def warm(
                 (keys_of.deferred if waits else keys_of.rejected).add(value)
     affected: dict[str, set[int]] = {}
     for view in VIEWS:
-        watermark = window.watermark(view)
+        watermark = window.watermarks.of(view)
         for log in logs_of_view(view):
             if log not in relations:
                 continue
@@ -155,7 +156,7 @@ def _find_older(
 ) -> None:
     """Take note of keys that began within the window, but have rows from before it alone."""
     keys = window.keys[str(source.begun_by)]
-    begun = set(keys.begun(window.watermark(view))) - window.whole[view.name]
+    begun = set(keys.begun(window.watermarks.of(view))) - window.whole[view.name]
     if begun:
         h = hash_of(source.keys)
         found = cursor.execute(

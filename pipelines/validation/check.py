@@ -25,7 +25,7 @@ from pipelines.lake.rejected import (
 )
 from pipelines.lake.workspace import columns, count, empty, quoted
 from pipelines.validation.deletions import date_deletions, reject_unknown_deletions
-from pipelines.validation.lives import normalise_operations
+from pipelines.validation.operations import normalise_operations
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from pipelines.errors import (
     StorageFullError,
 )
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.lake.files import move_into_place, stage
+from pipelines.lake.publishing import move_into_place, stage
 from pipelines.lake.rejected import Rejected
 from pipelines.lake.state import BATCH_READER
 from pipelines.lake.workspace import attach_history, read_files, workspace

@@ -14,7 +14,7 @@ from test_live_audit import AT, Shop, shop
 
 from pipelines.batch.transform import table_of
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.lake.files import publish, stage
+from pipelines.lake.publishing import publish, stage
 from pipelines.lake.state import PipelineState
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.workspace import read_files

@@ -21,7 +21,7 @@ from pipelines.feast_plugins.repository import CHECKED
 from pipelines.feast_plugins.writing.encoding import event_times, field
 from pipelines.monitoring.status import collect_status
 from pipelines.redis_server.online_keys import project_keys
-from pipelines.streaming import online_watch
+from pipelines.streaming import online_repair
 
 USERS = range(2, 62)
 VIEWS = ("user_orders", "user_intent", "inventory_levels")
@@ -219,14 +219,14 @@ def test_a_live_streamer_notices_lost_keys(
     with filled.redis() as client:
         client.delete(*keys(client)[:9])
         assert not filled.flow.watch.look()
-        filled.seconds += online_watch.FACTS_SECONDS
+        filled.seconds += online_repair.FACTS_SECONDS
         assert filled.flow.watch.look()
         filled.stream()
         assert _features(online(filled)) == _features(before)
         client.hdel(keys_of_view(client, "user_orders")[0], "_ts:user_orders")
-        filled.seconds += online_watch.FACTS_SECONDS
+        filled.seconds += online_repair.FACTS_SECONDS
         assert not filled.flow.watch.look()
-        filled.seconds += online_watch.CHECK_SECONDS
+        filled.seconds += online_repair.CHECK_SECONDS
         caplog.clear()
         clock.now += timedelta(microseconds=7)
         assert filled.flow.watch.look()

@@ -74,7 +74,7 @@ def make(folder: Path, store: Any, databases: LiveDatabases, tmp_path: Path) -> 
     made: list[ModelOrchestrator] = []
 
     def one(models: Models | None = None, config: ServingConfig | None = None) -> ModelOrchestrator:
-        config = config or ServingConfig(outlook_age=3600, reference_age=3600)
+        config = config or ServingConfig(network_max_age=3600, reference_age=3600)
         orchestrator = ModelOrchestrator(
             LiveDatabases.open(DataConfig(data_dir=folder)),
             OnlineFeatures(lambda: store),
@@ -290,7 +290,7 @@ def test_a_stale_feature_leaves_the_decision_to_the_rule(
     make: Make, store: Any, view: str, keys: dict[str, Any], order: dict[str, Any]
 ) -> None:
     """Older than the age that is set, though within the view's time to live."""
-    orchestrator = make(config=ServingConfig(outlook_age=3600, max_age={view: 1e-6}))
+    orchestrator = make(config=ServingConfig(network_max_age=3600, max_age={view: 1e-6}))
     decision = orchestrator.decide(an_order(**order))
     (why,) = noted(decision).values()
     assert why.startswith("stale online")
@@ -511,11 +511,11 @@ def test_the_network_is_read_again_when_it_is_old(make: Make, store: Any) -> Non
     """A route that is no candidate changes the forecast of one that is, through the snapshot."""
     orchestrator = make()
     before = orchestrator.decide(an_order()).choice.expected_delay_hours
-    snapshot = orchestrator.outlook.snapshot
+    snapshot = orchestrator.network.snapshot
     put(store, "route_conditions", {"route_id": "S1-W2-road"}, NOW, delay_risk=0.9)
     assert orchestrator.decide(an_order()).choice.expected_delay_hours == before
-    orchestrator.outlook.renew()
-    assert orchestrator.outlook.snapshot is not snapshot
+    orchestrator.network.renew()
+    assert orchestrator.network.snapshot is not snapshot
     after = orchestrator.decide(an_order()).choice.expected_delay_hours
     assert after == pytest.approx(before + 0.8 / 10)
     put(store, "route_conditions", {"route_id": "S1-W2-road"}, NOW)
@@ -533,10 +533,10 @@ def test_a_candidate_route_is_read_when_the_order_comes(make: Make, store: Any) 
 
 def test_a_snapshot_that_is_too_old_is_not_used(make: Make) -> None:
     """Delays are then those of each route's own past."""
-    orchestrator = make(config=ServingConfig(outlook_age=3600, stale_after=10))
-    old = orchestrator.outlook.snapshot
+    orchestrator = make(config=ServingConfig(network_max_age=3600, stale_after=10))
+    old = orchestrator.network.snapshot
     assert old is not None
-    orchestrator.outlook.snapshot = replace(old, taken=old.taken - 60)
+    orchestrator.network.snapshot = replace(old, taken=old.taken - 60)
     decision = orchestrator.decide(an_order())
     assert noted(decision)["supply_gnn"].startswith("what is known of the network is 6")
     assert decision.choice.expected_delay_hours == 2.0
@@ -583,7 +583,7 @@ def test_when_redis_was_never_there_the_live_databases_answer(
     os.kill(process, signal.SIGSTOP)
     try:
         orchestrator.start()
-        assert "outlook" in orchestrator._problems
+        assert "network" in orchestrator._problems
         assert not orchestrator.readiness().ready
         decision = orchestrator.decide(an_order())
     finally:
@@ -600,7 +600,7 @@ def test_threads_decide_in_turn(orchestrator: ModelOrchestrator) -> None:
     """Each gets the answer to its own order, while the network is read again."""
     wanted = [an_order(quantity=n + 1) for n in range(60)]
     with ThreadPoolExecutor(4) as pool:
-        renewing = pool.submit(orchestrator.outlook.renew)
+        renewing = pool.submit(orchestrator.network.renew)
         decided = list(pool.map(orchestrator.decide, wanted))
         renewing.result()
     assert [d.order.quantity for d in decided] == [order.quantity for order in wanted]

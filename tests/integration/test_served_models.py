@@ -72,7 +72,7 @@ def orchestrator(
     registry: ModelRegistry, folder: Path, store: Any, tmp_path: Path
 ) -> Iterator[ModelOrchestrator]:
     """Looks at the registry only when it is asked to."""
-    config = ServingConfig(outlook_age=3600, reference_age=3600, poll=3600)
+    config = ServingConfig(network_max_age=3600, reference_age=3600, poll=3600)
     made = ModelOrchestrator(
         LiveDatabases.open(DataConfig(data_dir=folder)),
         OnlineFeatures(lambda: store),

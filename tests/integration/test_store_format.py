@@ -16,7 +16,7 @@ from pipelines.lake.state import PipelineState
 from pipelines.redis_server import connect, ensure_server
 from pipelines.redis_server.store_format import FORMAT, KEY
 from pipelines.settings import DataConfig
-from pipelines.streaming.sinks import OnlineSink
+from pipelines.streaming.online_sink import OnlineSink
 
 
 def test_a_store_without_a_format_gets_one_and_is_not_filled_again(folder: Path) -> None:

@@ -117,7 +117,7 @@ def begun_once(parts: list[Logs]) -> list[Logs]:
 
 def edges(world: StreamWorld) -> dict[str, datetime]:
     """By view, from when on its rows are exact."""
-    return {view: world.flow.window.watermark(VIEWS_BY_NAME[view]) for view in VIEWS}
+    return {view: world.flow.window.watermarks.of(VIEWS_BY_NAME[view]) for view in VIEWS}
 
 
 @pytest.mark.parametrize("batch_size", [5, 1000])

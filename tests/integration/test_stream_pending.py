@@ -14,7 +14,7 @@ from stream_rows import HOUR, T, furnish, order, session, stock, user
 
 from pipelines.errors import UsageError
 from pipelines.features.views import View
-from pipelines.streaming.sinks import OnlineSink
+from pipelines.streaming.online_sink import OnlineSink
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def decide(world: World, path: Path, log: DecisionLog) -> None:
         OnlineFeatures(lambda: store),
         world,
         log,
-        ServingConfig(outlook_age=3600, reference_age=3600),
+        ServingConfig(network_max_age=3600, reference_age=3600),
     )
     with orchestrator:
         decisions = orchestrator.decide_many(world.orders)

@@ -11,9 +11,9 @@ from fulfilment_shop import little_game, little_lines, little_shop
 from pipelines.models.fulfilment.clairvoyant import best_plan
 from pipelines.models.fulfilment.features import wanted_hours
 from pipelines.models.fulfilment.game import FulfilmentGame
-from pipelines.models.fulfilment.observation import Observer, masks
 from pipelines.models.fulfilment.policies import play, random_feasible, weighed
 from pipelines.models.fulfilment.training import option_prices
+from pipelines.models.fulfilment.training_observation import Observer, masks
 from pipelines.models.fulfilment.world import FulfilmentConfig, draw_episodes
 
 WEIGHTS = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])

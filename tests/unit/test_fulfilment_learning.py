@@ -12,9 +12,9 @@ from pipelines.models.fulfilment.claims import chance_claim, claims_of
 from pipelines.models.fulfilment.clairvoyant import best_plan
 from pipelines.models.fulfilment.desk import REWARD_DOLLARS, Desk
 from pipelines.models.fulfilment.evaluation import AGENT, GREEDY, PACED, Comparison
-from pipelines.models.fulfilment.observation import masks
 from pipelines.models.fulfilment.policies import Outcome, play, served, weighed
 from pipelines.models.fulfilment.training import PpoConfig, option_prices, train_agent
+from pipelines.models.fulfilment.training_observation import masks
 from pipelines.models.fulfilment.tuning import tune
 from pipelines.training.task import Interval
 

@@ -11,8 +11,8 @@ import torch
 from fulfilment_shop import little_game
 
 from pipelines.models.fulfilment.network import OptionScorer
-from pipelines.models.fulfilment.observation import Observer
 from pipelines.models.fulfilment.predictors import Greedy, Ppo
+from pipelines.models.fulfilment.training_observation import Observer
 from pipelines.models.fulfilment.world import FulfilmentConfig
 from pipelines.registry.packaging import BrokenModelError, read_package, write_package
 

@@ -20,7 +20,7 @@ from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.change_log.logs import TEXTS
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import VIEWS, View
-from pipelines.lake.published import published
+from pipelines.lake.published_snapshot import published
 from pipelines.lake.state import PipelineState
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.hot_tables import hot_columns, logs_of_view
@@ -126,7 +126,7 @@ def test_warming_yields_what_absorbing_yields(
     assert ours == theirs
     assert any(ours.values())
     for view in VIEWS:
-        assert window.watermark(view) == other.watermark(view)
+        assert window.watermarks.of(view) == other.watermark(view)
         hashes = {row[0] for log in [s.log for s in view.sources] for row in ours[view.name, log]}
         assert affected.get(view.name, set()) == hashes
 
@@ -156,19 +156,19 @@ def test_an_empty_window_has_no_edge(open_window: Callable[[timedelta], HotWindo
     """Nothing is too old for it; and a watermark does not lie before the first time stamp."""
     window = open_window(FOREVER)
     (view,) = (v for v in VIEWS if v.name == NAMES[0])
-    assert window.watermark(view) == datetime(1970, 1, 1)
-    window.advance("sessions", datetime(2024, 1, 1))
-    window.advance_watermarks()
-    assert window.watermark(view) == datetime(1970, 1, 1)
+    assert window.watermarks.of(view) == datetime(1970, 1, 1)
+    window.watermarks.see("sessions", datetime(2024, 1, 1))
+    window.watermarks.advance()
+    assert window.watermarks.of(view) == datetime(1970, 1, 1)
 
 
 def test_the_edge_only_advances(open_window: Callable[[timedelta], HotWindow]) -> None:
     """A late event does not bring back what was forgotten."""
     window = open_window(timedelta(days=1))
     (view,) = (v for v in VIEWS if v.name == "user_intent")
-    window.advance("sessions", datetime(2024, 1, 10))
-    window.advance("sessions", datetime(2024, 1, 2))
-    window.advance("clickstream", datetime(2024, 1, 5))
-    window.advance("clickstream", None)
-    window.advance_watermarks()
-    assert window.watermark(view) == datetime(2024, 1, 9)
+    window.watermarks.see("sessions", datetime(2024, 1, 10))
+    window.watermarks.see("sessions", datetime(2024, 1, 2))
+    window.watermarks.see("clickstream", datetime(2024, 1, 5))
+    window.watermarks.see("clickstream", None)
+    window.watermarks.advance()
+    assert window.watermarks.of(view) == datetime(2024, 1, 9)

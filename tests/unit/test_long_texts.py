@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import MemoryFullError
-from pipelines.lake import files
-from pipelines.lake.files import write_parquet
+from pipelines.lake import publishing
+from pipelines.lake.publishing import write_parquet
 from pipelines.lake.workspace import workspace
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
@@ -59,12 +59,12 @@ def test_rows_of_long_texts_are_written_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them, in their order, lists too."""
-    monkeypatch.setattr(files, "BYTES_AT_ONCE", 300)
+    monkeypatch.setattr(publishing, "BYTES_AT_ONCE", 300)
     schema = pa.schema([("name", pa.string()), ("many", pa.list_(pa.string()))])
     rows = [{"name": f"{n}" * 100, "many": [str(n)] * (n % 3)} for n in range(10)]
     long = pa.schema([("name", pa.large_string()), ("many", pa.large_list(pa.large_string()))])
     batch = pa.RecordBatch.from_pylist(rows, schema=long)
-    table = files.Table(tmp_path / "a.parquet", "log", "a", schema, None, [batch])
+    table = publishing.Table(tmp_path / "a.parquet", "log", "a", schema, None, [batch])
     staged = write_parquet(table)
     assert staged is not None
     assert staged.file.rows == 10

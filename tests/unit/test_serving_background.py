@@ -39,14 +39,14 @@ def test_what_is_repeated_survives_a_failure(caplog: pytest.LogCaptureFixture) -
     def work() -> None:
         rounds[0] += 1
         if rounds[0] == 1:
-            raise KeyError("outlook")
+            raise KeyError("network")
         twice.set()
 
-    tasks.repeat("outlook", work, 0.0)
+    tasks.repeat("network", work, 0.0)
     assert twice.wait(GUARD_SECONDS)
     tasks.stop()
     assert tasks.have_ended
-    assert caplog.text.count("keeping the outlook up to date failed") == 1
+    assert caplog.text.count("keeping the network up to date failed") == 1
 
 
 def test_tasks_end_while_they_wait() -> None:

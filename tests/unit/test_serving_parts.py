@@ -18,9 +18,9 @@ from pipelines.models.delay.features import aggregate_stock, keys_of
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.config import ServingConfig
 from pipelines.serving.fair_lock import FairLock
+from pipelines.serving.network_snapshot import NetworkSnapshots, Snapshot
 from pipelines.serving.online import OnlineFeatures, OnlineRows, ViewRows
 from pipelines.serving.orders import Order, OrderError, order_from
-from pipelines.serving.outlook import NetworkOutlook, Snapshot
 from pipelines.serving.recording import pack, unpack
 from pipelines.serving.reference import Reference
 
@@ -64,7 +64,7 @@ def test_what_was_typed_is_refused_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_warehouses", 0), ("keep_decisions", 0), ("outlook_age", 0.0)]
+    ("name", "value"), [("max_warehouses", 0), ("keep_decisions", 0), ("network_max_age", 0.0)]
 )
 def test_options_that_make_no_sense_are_refused(name: str, value: float) -> None:
     """By name and value."""
@@ -103,7 +103,7 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDatabase
 
 @pytest.fixture
 def snapshot(databases: LiveDatabases) -> Snapshot:
-    return NetworkOutlook(Fixed(), Reference(databases), FairLock()).renew()
+    return NetworkSnapshots(Fixed(), Reference(databases), FairLock()).renew()
 
 
 def column(snapshot: Snapshot, name: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def test_a_decision_puts_what_it_has_read_over_the_snapshot(snapshot: Snapshot) 
 def test_stock_is_judged_as_in_training(databases: LiveDatabases) -> None:
     """The same probes, asked for beside the same routes, with the same means."""
     reference, features = Reference(databases), Fixed()
-    snapshot = NetworkOutlook(features, reference, FairLock()).renew()
+    snapshot = NetworkSnapshots(features, reference, FairLock()).renew()
     chosen = {"W1": ["P1"], "W2": ["P1", "P2"], "W3": ["P1"]}
     assert reference.probes() == chosen
     keys = keys_of(snapshot.network.constants, chosen)
@@ -159,13 +159,13 @@ def test_a_snapshot_is_due_by_age_and_when_the_network_is_another(
 ) -> None:
     """Or when there is none yet."""
     reference = Reference(databases)
-    outlook = NetworkOutlook(Fixed(), reference, FairLock())
-    assert outlook.is_due(2.0, now=0.0)
-    taken = outlook.renew().taken
-    assert not outlook.is_due(2.0, now=taken + 1.9)
-    assert outlook.is_due(2.0, now=taken + 2.1)
+    snapshots = NetworkSnapshots(Fixed(), reference, FairLock())
+    assert snapshots.is_due(2.0, now=0.0)
+    taken = snapshots.renew().taken
+    assert not snapshots.is_due(2.0, now=taken + 1.9)
+    assert snapshots.is_due(2.0, now=taken + 2.1)
     reference._network = reference._read_network()
-    assert outlook.is_due(2.0, now=taken)
+    assert snapshots.is_due(2.0, now=taken)
 
 
 def test_a_fair_lock_is_given_in_the_order_of_asking() -> None:

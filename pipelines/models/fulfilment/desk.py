@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipelines.models.fulfilment.game import FulfilmentGame
 from pipelines.models.fulfilment.network import OptionScorer
-from pipelines.models.fulfilment.observation import Layout, Observer, masks
+from pipelines.models.fulfilment.training_observation import Layout, Observer, masks
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.models.fulfilment.features import LONGEST_DELAY, fixed_parts, stock_parts
 from pipelines.models.fulfilment.game import FulfilmentGame
-from pipelines.models.fulfilment.observation import masks
+from pipelines.models.fulfilment.training_observation import masks
 from pipelines.models.fulfilment.world import NONE
 from pipelines.training.task import Predictor
 

@@ -21,7 +21,7 @@ from pipelines.feast_plugins.online_check import OnlineCheck, check_server
 from pipelines.feast_plugins.repository import TTLS
 from pipelines.lake.state import PipelineState
 from pipelines.redis_server import RedisEndpoint, connect, find_server
-from pipelines.redis_server.facts import server_facts
+from pipelines.redis_server.server_info import server_facts
 from pipelines.settings import DataConfig
 
 logger = logging.getLogger(__name__)

@@ -64,7 +64,7 @@ class Snapshot:
         return columns
 
 
-class NetworkOutlook:
+class NetworkSnapshots:
     """Keeps the snapshot; `renew` reads a new one, a decision takes the last one.
 
     Args:
