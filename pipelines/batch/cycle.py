@@ -1,7 +1,7 @@
 """The data of one cycle, stage by stage: read, validate, transform, stage, commit.
 
 Each stage is a function that returns a value for the next one. They stand in `change_log.extract`,
-`validation.check`, `batch.transform` and `lake.files` (stage, publish); here is their order.
+`validation.check`, `batch.transform` and `lake.publishing` (stage, publish); here is their order.
 """
 
 from __future__ import annotations
@@ -210,7 +210,8 @@ class DataProcessor:
                 "%d rows of %s left the quarantine: what they waited for is there", count, log
             )
         for log, count in report.quarantined.items():
-            logger.warning("%d rows of %s were rejected: see data/quarantine", count, log)
+            where = self._config.quarantine_path
+            logger.warning("%d rows of %s were rejected: see %s", count, log, where)
 
 
 def retrying(config: BatchConfig, error: type[Exception]) -> Iterable[Any]:

@@ -71,7 +71,7 @@ def _repaired(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 class ChangeLogReader:
-    """Reads one live database's change log; it never writes.
+    """Reads one live database's change log; only `upgrade` writes.
 
     Args:
         name: the live database's name, such as "orders".

@@ -27,7 +27,7 @@ LAYERS = (
     {"registry"},
     {"training"},
     {"models"},
-    {"serving", "monitoring", "operations"},
+    {"serving", "monitoring"},
     {"data_layer"},
     {"benchmarks"},
     {"cli"},

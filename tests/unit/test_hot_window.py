@@ -126,7 +126,7 @@ def test_warming_yields_what_absorbing_yields(
     assert ours == theirs
     assert any(ours.values())
     for view in VIEWS:
-        assert window.watermarks.of(view) == other.watermark(view)
+        assert window.watermarks.of(view) == other.watermarks.of(view)
         hashes = {row[0] for log in [s.log for s in view.sources] for row in ours[view.name, log]}
         assert affected.get(view.name, set()) == hashes
 

@@ -59,7 +59,7 @@ def play(game: FulfilmentGame, policy: Policy) -> Outcome:
 
 
 def weighed(weights: Floats) -> Policy:
-    """The greedy rule with these weights, see `fulfilment_options.WEIGHED`.
+    """The greedy rule with these weights, see `features.WEIGHED`.
 
     Args:
         weights: (6,), or (B, 6) for a rule of its own in each episode.

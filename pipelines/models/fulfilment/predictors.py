@@ -80,7 +80,7 @@ class Greedy:
 
     Args:
         config: the prices.
-        weights: (6,), see `fulfilment_options.WEIGHED`.
+        weights: (6,), see `features.WEIGHED`.
     """
 
     def __init__(self, config: FulfilmentConfig, weights: Sequence[float]) -> None:

@@ -23,7 +23,7 @@ def score_options(
     greedy: Floats,
     order: NDArray[Any],
 ) -> Floats:
-    """What `ppo_agent.OptionScorer` gives, for N options of several orders.
+    """What `network.OptionScorer` gives, for N options of several orders.
 
     Args:
         network: the scorer's weights by their names.

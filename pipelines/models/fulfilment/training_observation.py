@@ -42,7 +42,7 @@ class Observer:
 
     Args:
         game: one or many episodes.
-        weights: (6,) of the greedy rule, see `fulfilment_options.WEIGHED`.
+        weights: (6,) of the greedy rule, see `features.WEIGHED`.
         regions: names of the warehouse regions that the policy distinguishes.
     """
 
