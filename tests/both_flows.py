@@ -64,7 +64,7 @@ class BothFlows:
         self.window = HotWindow(self.lateness)
         with self.window.cursor() as cursor:
             warm(self.window, cursor, known, {})
-        self._late = known.late_cycle
+        self._resolved = known.resolved_cycle
         self.streams = {
             name: Stream(name, self.data, self.window, at, at)
             for name in DATABASE_NAMES
@@ -98,9 +98,9 @@ class BothFlows:
 
     def stream(self) -> None:
         """Take in everything, and what the batch flow has decided of it."""
-        self._late, late = self.processor.state.late_changes(self._late)
-        for log, seqs in late.items():
-            self.streams[BY_NAME[log].database].late.setdefault(log, []).extend(seqs)
+        self._resolved, resolved = self.processor.state.resolved_changes(self._resolved)
+        for log, seqs in resolved.items():
+            self.streams[BY_NAME[log].database].resolved.setdefault(log, []).extend(seqs)
         known = published(self.processor.state)
         for name in ("users", "inventory", "orders", "supply_chain"):
             while self.streams[name].next_batch(final=True).changes:

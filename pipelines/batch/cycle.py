@@ -190,7 +190,7 @@ class DataProcessor:
                     for view in staged.views
                     if view.min_time and view.max_time
                 },
-                late={log: [seq for _, seq in c.resolved] for log, c in checked.items()},
+                resolved={log: [seq for _, seq in c.resolved] for log, c in checked.items()},
             )
             for path in staged.superseded:
                 if path.is_relative_to(self._config.quarantine_path):

@@ -130,9 +130,9 @@ def _counted(rows: Iterator[pa.RecordBatch], progress: Progress) -> Iterator[pa.
 
 
 def _log_file_name(log: Log, span: Span, found: Checked, cycle: int) -> str:
-    late = [seq for _, seq in found.resolved]
-    if late:  # they lie before the span, which may be empty and come again
-        return f"{log.name}_{min(late):012d}-{span.upto:012d}_{cycle:08d}.parquet"
+    resolved = [seq for _, seq in found.resolved]
+    if resolved:  # they lie before the span, which may be empty and come again
+        return f"{log.name}_{min(resolved):012d}-{span.upto:012d}_{cycle:08d}.parquet"
     return f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
 
 

@@ -21,7 +21,7 @@ class Published:
     """By log."""
     rejected: Mapping[str, Sequence[PublishedFile]]
     """By log of facts, the rows that were rejected."""
-    late_cycle: int
+    resolved_cycle: int
     """The last cycle that accepted rows which were rejected before."""
 
     @property
@@ -33,8 +33,8 @@ class Published:
 def published(state: PipelineState) -> Published:
     """Offsets and files that belong together, though a cycle may publish meanwhile."""
     while True:
-        offsets, late = state.bound_offsets(BATCH_READER), state.last_late_cycle()
+        offsets, resolved = state.bound_offsets(BATCH_READER), state.last_resolved_cycle()
         files = {log.name: state.files("log", log.name) for log in LOGS}
         rejected = {log.name: state.files(KIND, log.name) for log in LOGS if log.append_only}
-        if (offsets, late) == (state.bound_offsets(BATCH_READER), state.last_late_cycle()):
-            return Published(offsets, files, rejected, late)
+        if (offsets, resolved) == (state.bound_offsets(BATCH_READER), state.last_resolved_cycle()):
+            return Published(offsets, files, rejected, resolved)

@@ -199,7 +199,7 @@ def publish(
     reader: str | None = None,
     offsets: Mapping[str, Offset] | None = None,
     to_materialize: Mapping[str, tuple[datetime, datetime]] | None = None,
-    late: Mapping[str, Sequence[int]] | None = None,
+    resolved: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Rename the staged files into place and commit them together with their offsets.
 
@@ -214,7 +214,7 @@ def publish(
         reader: whose offsets move; None if none do.
         offsets: the reader's new offset by database.
         to_materialize: per view, the oldest and newest event time of its new rows.
-        late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
+        resolved: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
     """
     try:
         state.add_pending(cycle, [one.file for one in staged.files], now)
@@ -227,7 +227,7 @@ def publish(
             to_materialize=to_materialize,
             superseded=staged.superseded,
             identities=identities_of(staged.files),
-            late=late,
+            resolved=resolved,
         )
     except BaseException:
         discard(staged.files)

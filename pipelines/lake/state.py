@@ -117,7 +117,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         to_materialize: Mapping[str, tuple[datetime, datetime]] | None = None,
         superseded: Sequence[Path] = (),
         identities: Mapping[Path, str] | None = None,
-        late: Mapping[str, Sequence[int]] | None = None,
+        resolved: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         """Make a cycle's files live, move the offsets and supersede old files: all or nothing.
 
@@ -127,7 +127,8 @@ class PipelineState(ReaderOffsets, PublishedFiles):
             superseded, identities: replaced files; identities of the verified ones.
             to_materialize: per view, the oldest and newest event time of new rows; merged with
                 what is already pending.
-            late: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
+            resolved: per log, the `seq` of rows that an earlier cycle rejected and this one
+                accepts.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -152,15 +153,15 @@ class PipelineState(ReaderOffsets, PublishedFiles):
             )
             connection.executemany(
                 "INSERT INTO late_changes VALUES (?, ?, ?)",
-                [(cycle, log, seq) for log, seqs in (late or {}).items() for seq in seqs],
+                [(cycle, log, seq) for log, seqs in (resolved or {}).items() for seq in seqs],
             )
 
-    def last_late_cycle(self) -> int:
+    def last_resolved_cycle(self) -> int:
         """The last cycle that accepted rows which were rejected before; 0 if there is none."""
         rows = self._query("SELECT coalesce(max(cycle), 0) AS cycle FROM late_changes")
         return int(rows[0]["cycle"])
 
-    def late_changes(self, after: int) -> tuple[int, dict[str, list[int]]]:
+    def resolved_changes(self, after: int) -> tuple[int, dict[str, list[int]]]:
         """Rows accepted later than their offset was passed, by the cycles after one.
 
         Returns:

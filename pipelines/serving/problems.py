@@ -38,6 +38,11 @@ class BodyError(UsageError):
     Attributes:
         status: of the answer.
         problems: what is wrong with which field, the first ones.
+
+    Args:
+        status: of the answer, 4xx.
+        detail: the message.
+        problems: by field, if fields are to blame.
     """
 
     def __init__(

@@ -104,7 +104,7 @@ class StreamingFlow:
         self._begun = bool(done)
         with self.window.cursor() as cursor:
             self._missed = warm(self.window, cursor, known, done)
-        self._late = known.late_cycle
+        self._resolved = known.resolved_cycle
         self.views = {
             view.name: ViewRefresh(
                 self.window,
@@ -154,7 +154,7 @@ class StreamingFlow:
     def apply_batch(self, name: str) -> int:
         """Take in those changes deferred to the batch flow that it has accepted since."""
         stream = self.streams[name]
-        if not stream.deferred and not stream.late:
+        if not stream.deferred and not stream.resolved:
             return 0
         taken = stream.apply_batch(self._published())
         self._mark_affected(taken.affected)
@@ -185,9 +185,9 @@ class StreamingFlow:
         if self._state.generation != self._generation:
             self.outdated = True
             return
-        self._late, late = self._state.late_changes(self._late)
-        for log, seqs in late.items():
-            self.streams[BY_NAME[log].database].late.setdefault(log, []).extend(seqs)
+        self._resolved, resolved = self._state.resolved_changes(self._resolved)
+        for log, seqs in resolved.items():
+            self.streams[BY_NAME[log].database].resolved.setdefault(log, []).extend(seqs)
         for name in self.streams:
             self.apply_batch(name)
         online = self._online_offsets()

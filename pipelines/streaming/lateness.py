@@ -86,6 +86,12 @@ def late_changes(log: Log, rows: pa.Table, watermarks: Mapping[str, datetime]) -
 
 
 def before(log: Log, rows: pa.Table, time: datetime) -> pa.ChunkedArray:
-    """(N,) flags: whether a change's event time lies before a time."""
+    """(N,) flags: whether a change's event time lies before a time.
+
+    Args:
+        log: the log.
+        rows: (N,) its changes.
+        time: UTC, naive.
+    """
     early = pc.less(rows[TIMES[log.name]], pa.scalar(time, pa.timestamp("us")))
     return pc.fill_null(early, False)

@@ -89,7 +89,7 @@ class Stream:
         self.counters = StreamCounters(offset=written, absorbed=offset)
         self.deferred: dict[str, list[int]] = {}
         """By log, the changes that the batch flow has to decide."""
-        self.late: dict[str, list[int]] = {}
+        self.resolved: dict[str, list[int]] = {}
         """By log, changes that it has let in since, after it had rejected them."""
         self.lags_at: datetime | None = None
         """When the last change taken in was committed, while there are more; None when not."""
@@ -175,14 +175,16 @@ class Stream:
             decided = known.offsets.get(self.name, 0)
             watermarks = {view.name: self._window.watermarks.of(view) for view in VIEWS}
             taken, affected = 0, dict[str, set[int]]()
-            for log in {**self.deferred, **self.late}:
-                late = self.late.pop(log, [])
-                let_in = set(late)
+            for log in {**self.deferred, **self.resolved}:
+                resolved = self.resolved.pop(log, [])
+                let_in = set(resolved)
                 seqs = [seq for seq in self.deferred.get(log, []) if seq not in let_in]
                 ready = [seq for seq in seqs if seq <= decided]
-                if not ready and not late:
+                if not ready and not resolved:
                     continue
-                found = self._intake.accept(BY_NAME[log], known.files.get(log, ()), [*ready, *late])
+                found = self._intake.accept(
+                    BY_NAME[log], known.files.get(log, ()), [*ready, *resolved]
+                )
                 views, _ = self._absorb({log: found}, watermarks)
                 for view, hashes in views.items():
                     affected.setdefault(view, set()).update(hashes)

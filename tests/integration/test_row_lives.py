@@ -181,7 +181,7 @@ def test_a_late_parent_lets_its_rows_in(shop: BatchProcessor, data: DataConfig) 
     assert rejected(shop, "orders") == {other: "user_id = 78 is not in users"}
     assert waiting(shop, "orders") == [other]
     assert report.feature_rows["user_orders"] == 1
-    assert shop.state.late_changes(0) == (report.cycle, {"orders": [waits]})
+    assert shop.state.resolved_changes(0) == (report.cycle, {"orders": [waits]})
     change(data, "users", USER | {"user_id": 78})
     assert shop.run_cycle(update=False).resolved == {"orders": 1}
     assert not list((shop.config.quarantine_path / "orders").iterdir())

@@ -82,7 +82,13 @@ class Usual:
 
 
 class GradientBoosting:
-    """One boosted ensemble of trees per output, with or without the neighbours' means."""
+    """One boosted ensemble of trees per output, with or without the neighbours' means.
+
+    Args:
+        trees: a fitted ensemble per output.
+        usual: by mode, for what the trees do not answer.
+        neighbours: whether they see the neighbours' means.
+    """
 
     def __init__(self, trees: Mapping[str, Any], usual: Usual, *, neighbours: bool) -> None:
         self.trees = dict(trees)

@@ -117,7 +117,14 @@ class GlobalLag:
 
 
 class RouteMean:
-    """Each route as in training, drawn to its mode's mean: all that a world without signal has."""
+    """Each route as in training, drawn to its mode's mean: all that a world without signal has.
+
+    Args:
+        data: rows with labels.
+        train: (N,) which of them to learn from.
+        weights: (N,) how much each counts.
+        habits: what is usual of the modes.
+    """
 
     # Shipments, of which each counts in up to a dozen overlapping rows. Large: in a world without
     # signal the routes of a mode do not differ, and what seems a difference is noise.

@@ -39,6 +39,11 @@ class FulfilmentGame:
         cost: (B, T, O) $ that an option truly costs, hidden delay included; `ship_cost` ($),
             `late_hours` and `carbon_kg` are what it is made of.
         loss: (B, T) $ lost when an order is not served.
+
+    Args:
+        shop: places, goods and routes.
+        config: prices of the reward.
+        episodes: the orders and the stock to begin with.
     """
 
     def __init__(self, shop: Shop, config: FulfilmentConfig, episodes: Episodes) -> None:
