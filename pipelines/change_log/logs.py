@@ -55,6 +55,8 @@ class Column:
     rule: str = ""
     nullable: bool = False
     path: str = ""
+    allowed: tuple[str, ...] = ()
+    """The texts that it may hold; empty where any may be."""
 
     @property
     def source(self) -> tuple[str, str | None]:
@@ -115,7 +117,8 @@ def _share(name: str, nullable: bool = False, path: str = "") -> Column:
 
 def _one_of(name: str, allowed: Sequence[str]) -> Column:
     listed = ", ".join(f"'{value}'" for value in allowed)
-    return Column(name, TEXT, f"{name} IN ({listed})", "must be one of " + ", ".join(allowed))
+    rule = "must be one of " + ", ".join(allowed)
+    return Column(name, TEXT, f"{name} IN ({listed})", rule, allowed=tuple(allowed))
 
 
 LOGS: Final = (

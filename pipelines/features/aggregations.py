@@ -1,0 +1,246 @@
+"""Aggregations of declarations: what a feature says of a log's rows up to its own time.
+
+A window of width w is (t − w, t] in event time, exact to the microsecond; without one, all rows up
+to t count. Names are those of Feast's `Aggregation` and of Chronon's operations where they mean
+the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipelines.features.expressions import (
+    Expression,
+    Typed,
+    deferred,
+    in_units_of,
+    literal,
+    ratio,
+    walk,
+)
+from pipelines.features.rows import CHANGES, Column, Rows, SincePrevious
+from pipelines.features.value_types import (
+    FLAG,
+    FLOATS,
+    INSTANT,
+    SPAN,
+    STRINGS,
+    WHOLE,
+    DeclarationError,
+    Type,
+)
+
+MICROSECOND: Final = 1
+SECOND: Final = 1_000_000
+HOUR: Final = 3600 * SECOND
+DAY: Final = 24 * HOUR
+AT_ONCE: Final = MICROSECOND
+"""The window that holds the rows of the very time of the feature row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregation(Typed):
+    """An operation over the rows of a log, per entity key and time.
+
+    Attributes:
+        operation: count, sum, min, max, count_distinct, most_frequent, last, last_k or
+            time_since_previous.
+        rows: what is aggregated.
+        of: the value per row; None for `count` and `time_since_previous`.
+        where: which rows count.
+        within: the window's width in microseconds; None for all rows so far.
+        size: how many values `last_k` keeps.
+    """
+
+    operation: str
+    rows: Rows
+    type: Type
+    of: Typed | None = None
+    where: Typed | None = None
+    within: int | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class AsOf(Typed):
+    """A column of another log's record, as it was at the time of the feature row.
+
+    Of the record whose key is among the entity keys: its newest state at or before the time; before
+    its first one, that one; null where it was deleted.
+    """
+
+    column: Column
+
+    @property
+    def type(self) -> Type:  # type: ignore[override]  # it follows from the column
+        """The column's type."""
+        return self.column.type
+
+
+@dataclass(frozen=True, eq=False)
+class RowTime(Typed):
+    """The event time of the feature row."""
+
+    type: Type = INSTANT
+
+
+def seconds(count: float) -> int:
+    """A width in microseconds."""
+    return _width(count * SECOND)
+
+
+def hours(count: float) -> int:
+    """A width in microseconds."""
+    return _width(count * HOUR)
+
+
+def days(count: float) -> int:
+    """A width in microseconds."""
+    return _width(count * DAY)
+
+
+@deferred
+def count(rows: Rows, *, where: Typed | None = None, within: int | None = None) -> Expression:
+    """How many rows."""
+    return _aggregation("count", rows, WHOLE, None, where, within)
+
+
+@deferred
+def total(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
+    """The sum of whole numbers, exact in any order; 0 without rows.
+
+    Raises:
+        DeclarationError: it is no whole number (sums of floats depend on their order).
+    """
+    if of.type.kind not in ("whole", "span"):
+        raise DeclarationError(
+            f"a sum of {of.type}s is not exact: whole numbers, money and spans of time are summed"
+        )
+    return _aggregation("sum", _rows_of(of), of.type, of, where, within)
+
+
+@deferred
+def mean(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
+    """The mean of whole numbers or spans as a float; null without rows."""
+    rows = _rows_of(of)
+    return ratio(total(of, where=where, within=within), count(rows, where=where, within=within))
+
+
+@deferred
+def share(condition: Typed, *, within: int | None = None) -> Expression:
+    """The share of rows for which a condition holds; null without rows."""
+    rows = _rows_of(condition)
+    return ratio(count(rows, where=condition, within=within), count(rows, within=within))
+
+
+@deferred
+def smallest(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
+    """The smallest value; null without rows."""
+    return _aggregation("min", _rows_of(of), of.type, of, where, within)
+
+
+@deferred
+def largest(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
+    """The largest value; null without rows."""
+    return _aggregation("max", _rows_of(of), of.type, of, where, within)
+
+
+@deferred
+def count_distinct(of: Column, *, within: int | None = None) -> Expression:
+    """How many distinct values; a record that is deleted does not count until it is there again."""
+    return _aggregation("count_distinct", of.rows, WHOLE, of, None, within)
+
+
+@deferred
+def most_frequent(of: Column, *, within: int | None = None) -> Expression:
+    """The most frequent text; of equally frequent ones the one that came last."""
+    return _aggregation("most_frequent", of.rows, of.type, of, None, within)
+
+
+@deferred
+def last(of: Typed, *, within: int | None = None) -> Expression:
+    """The value of the newest row; of changes, of the newest record that is still there."""
+    return _aggregation("last", _rows_of(of), of.type, of, None, within)
+
+
+@deferred
+def last_k(of: Typed, k: int) -> Expression:
+    """The values of the newest k rows, oldest first.
+
+    Raises:
+        DeclarationError: k is below 1, or there are no lists of such values.
+    """
+    if k < 1:
+        raise DeclarationError(f"last_k keeps at least 1 value, not {k}")
+    kinds = {"text": STRINGS, "number": FLOATS}
+    if of.type.kind not in kinds:
+        raise DeclarationError(f"last_k keeps texts or numbers, not {of.type}s")
+    found = _aggregation("last_k", _rows_of(of), kinds[of.type.kind], of, None, None)
+    return Aggregation(found.operation, found.rows, found.type, of, size=k)
+
+
+@deferred
+def time_since_previous(rows: Rows) -> Expression:
+    """The time since the newest earlier row; null for the first."""
+    return _aggregation("time_since_previous", rows, SPAN, None, None, None)
+
+
+@deferred
+def as_of(column: Column) -> Expression:
+    """A column of another record, as it was at the time of the feature row."""
+    if column.rows.kind != CHANGES:
+        raise DeclarationError(f"as_of looks into changes, not into {column.rows.kind}")
+    return AsOf(column)
+
+
+def in_hours(span: Expression) -> Expression:
+    """A span, or a mean of spans, in hours."""
+    return in_units_of(span, HOUR)
+
+
+def in_days(span: Expression) -> Expression:
+    """A span, or a mean of spans, in days."""
+    return in_units_of(span, DAY)
+
+
+def in_seconds(span: Expression) -> Expression:
+    """A span, or a mean of spans, in seconds."""
+    return in_units_of(span, SECOND)
+
+
+def _width(microseconds: float) -> int:
+    whole = round(microseconds)
+    if whole < 1:
+        raise DeclarationError(f"a window of {whole} microseconds is none: its width is above 0")
+    return whole
+
+
+def _rows_of(expression: Expression) -> Rows:
+    """The rows whose columns an expression is made of."""
+    found = {part.rows for part in walk(expression) if isinstance(part, (Column, SincePrevious))}
+    if len(found) != 1:
+        logs = ", ".join(sorted(rows.log.name for rows in found)) or "no log"
+        raise DeclarationError(f"a row's value is made of the columns of one log, not of {logs}")
+    return found.pop()
+
+
+def _aggregation(
+    operation: str,
+    rows: Rows,
+    made: Type,
+    of: Expression | None,
+    where: Expression | None,
+    within: int | None,
+) -> Aggregation:
+    for part in walk(literal(0) if of is None else of):
+        if isinstance(part, (Aggregation, AsOf, RowTime)):
+            raise DeclarationError(f"{operation} takes a value of one row, not another feature")
+    if where is not None:
+        if where.type != FLAG:
+            raise DeclarationError(f"where is a condition, not a {where.type}")
+        if _rows_of(where) is not rows:
+            raise DeclarationError(f"where looks at rows of {rows.log.name}, as {operation} does")
+    if within is not None and within < 1:
+        raise DeclarationError(f"a window of {within} microseconds is none: its width is above 0")
+    return Aggregation(operation, rows, made, of, where, within)

@@ -1,0 +1,138 @@
+"""A log's rows as a group's plan takes them: entity keys, time, order, and the values needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Final
+
+import ibis
+import ibis.expr.types as ir
+
+from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, MOVED, NUMBER, TEXT, TEXTS, TIME
+from pipelines.features.aggregations import Aggregation
+from pipelines.features.expressions import Typed
+from pipelines.features.operations import as_ibis, column_value
+from pipelines.features.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious
+from pipelines.features.tree import signature
+
+AT: Final = "event_timestamp"
+ORDER: Final = "row_order"
+"""The column that orders rows of the same key and time."""
+DELETED: Final = "deleted"
+MEMBER: Final = "member"
+
+_IBIS_TYPES: Final = {
+    INTEGER: "int64",
+    NUMBER: "float64",
+    MONEY: "decimal(10, 2)",
+    TEXT: "string",
+    TIME: "timestamp(6)",
+    TEXTS: "array<string>",
+}
+
+
+def log_table(name: str) -> ir.Table:
+    """An unbound Ibis table with the columns of one processed log."""
+    types = {column: _IBIS_TYPES[kind] for column, kind in BY_NAME[name].types.items()}
+    return ibis.table(types, name=name)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows of a log for one group.
+
+    Attributes:
+        rows: what they are.
+        table: entity keys, `event_timestamp`, `row_order`, `deleted` of changes, `member` (a
+            struct) where the records are not the entities, and a column per value.
+        columns: the column of each value, by its signature.
+    """
+
+    rows: Rows
+    table: ir.Table
+    columns: dict[object, str]
+
+    @property
+    def there(self) -> ir.Table:
+        """The rows without deletions."""
+        return self.table.filter(~self.table[DELETED]) if DELETED in self.table.columns else self.table
+
+    @property
+    def has_members(self) -> bool:
+        """Whether several records belong to one entity key."""
+        return MEMBER in self.table.columns
+
+    def column(self, expression: Typed | None) -> str:
+        """The name of a value's column."""
+        return self.columns[signature(expression)]
+
+    def value(self, expression: Typed | None, table: ir.Table | None = None) -> ir.Value:
+        """A value's column, of `there` unless a table is given."""
+        return (self.there if table is None else table)[self.column(expression)]
+
+
+def prepare(
+    rows: Rows, keys: Sequence[str], aggregations: Iterable[Aggregation], *, due: bool
+) -> Prepared:
+    """The rows of one log for a group.
+
+    Args:
+        rows: what they are.
+        keys: the entity keys.
+        aggregations: of these rows.
+        due: whether a feature row is due at each of their times.
+    """
+    table = log_table(rows.log.name)
+    if rows.kind == FACTS:
+        table = table.filter(table["op"] == "I")
+    elif rows.kind == REPORTS:
+        table = _last_reports(table, rows)
+    wanted = list(aggregations)
+    conditions = [a.where for a in wanted if a.where is not None]
+    if not due and wanted and len(conditions) == len(wanted):
+        needed = [_row_value(table, rows, keys, condition) for condition in conditions]
+        table = table.filter(reduce(lambda a, b: a | b, needed))
+    taken = {key: table[rows.column_of(key)] for key in keys}
+    taken |= {AT: table[rows.at], ORDER: table[rows.order]}
+    if rows.kind == CHANGES:
+        taken[DELETED] = table["op"] == "D"
+        if {rows.column_of(key) for key in keys} != set(rows.member):
+            taken[MEMBER] = ibis.struct({name: table[name] for name in rows.member})
+    columns: dict[object, str] = {}
+    for part in [p for a in wanted for p in (a.of, a.where) if p is not None]:
+        mark = signature(part)
+        if mark not in columns:
+            columns[mark] = f"v{len(columns)}"
+            taken[columns[mark]] = _row_value(table, rows, keys, part)
+    return Prepared(rows, table.select(**taken), columns)
+
+
+def _row_value(table: ir.Table, rows: Rows, keys: Sequence[str], expression: Typed) -> ir.Value:
+    def leaf(part: Typed) -> ir.Value:
+        if isinstance(part, Column):
+            return column_value(table, part)
+        assert isinstance(part, SincePrevious)
+        columns = [table[rows.column_of(key)] for key in keys]
+        in_order = ibis.window(group_by=columns, order_by=[table[rows.at], table[rows.order]])
+        at = table[rows.at]
+        return at.delta(at.lag().over(in_order), unit="microsecond")
+
+    return as_ibis(expression, leaf)
+
+
+def _last_reports(table: ir.Table, rows: Rows) -> ir.Table:
+    """The last report on each record that has the time, before its key was free for another one.
+
+    After a change of the key, the reports under the new key count.
+    """
+    ends = table["op"].isin(["D", MOVED])
+    reported = table.filter(table[rows.at].notnull() | ends)
+    of_record = ibis.window(group_by=list(rows.member), order_by=reported.seq)
+    next_op = reported["op"].lead().over(of_record)
+    return (
+        reported.mutate(next_op=next_op)
+        .filter(~reported["op"].isin(["D", MOVED]), next_op.isnull() | (next_op == "D"))
+        .drop("next_op")
+    )

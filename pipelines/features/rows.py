@@ -1,0 +1,159 @@
+"""The rows of a log that features are made of: facts, changes of records, and last reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipelines.change_log.logs import BY_NAME, Log
+from pipelines.features.expressions import Expression, Typed, Unresolved
+from pipelines.features.value_types import OF_COLUMN, SPAN, DeclarationError, Type
+
+FACTS: Final = "facts"
+CHANGES: Final = "changes"
+REPORTS: Final = "reports"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one log, in the order of their time and then of `order`.
+
+    Attributes:
+        log: the log.
+        at: the column that holds a row's event time.
+        kind: facts (what was inserted; deleting a record does not undo it), changes (every state of
+            a record, its deletion included), or reports (the last state of each record that has
+            the time, whatever became of the record since).
+        of: entity key → the column that holds it, where the names differ.
+    """
+
+    log: Log
+    at: str
+    kind: str
+    of: Mapping[str, str] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Expression:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self[name]
+
+    def __getitem__(self, name: str) -> Expression:
+        """A column, by a name that may also be one of ours."""
+        return Unresolved(_column, (self, name))
+
+    @property
+    def order(self) -> str:
+        """The column that orders rows of the same time: facts by their key, others as logged."""
+        return self.log.key[0] if self.kind == FACTS else "seq"
+
+    @property
+    def member(self) -> tuple[str, ...]:
+        """The columns that tell the records apart."""
+        return self.log.key
+
+    def column_of(self, key: str) -> str:
+        """The column that holds an entity key.
+
+        Raises:
+            DeclarationError: there is none.
+        """
+        column = self.of.get(key, key)
+        if column not in self.log.types:
+            raise DeclarationError(
+                f"{self.log.name} has no column {column} for the key {key}: name it with by()"
+            )
+        return column
+
+    def by(self, **columns: str) -> Rows:
+        """The same rows, found by other columns: `orders.by(user_id="customer_id")`."""
+        return Rows(self.log, self.at, self.kind, {**self.of, **columns})
+
+
+@dataclass(frozen=True, eq=False)
+class Column(Typed):
+    """A column of a log's row."""
+
+    rows: Rows
+    name: str
+
+    @property
+    def type(self) -> Type:  # type: ignore[override]  # it follows from the log
+        """The column's type."""
+        return OF_COLUMN[self.rows.log.types[self.name]]
+
+
+@dataclass(frozen=True, eq=False)
+class SincePrevious(Typed):
+    """Time since the row before it of the same entity key; null for the first."""
+
+    rows: Rows
+    type: Type = SPAN
+
+
+def facts(log: str, at: str) -> Rows:
+    """What was inserted into a log of facts.
+
+    Raises:
+        DeclarationError: there is no such log or column, or its rows are not facts.
+    """
+    found = _log(log)
+    if not found.append_only:
+        raise DeclarationError(
+            f"{log} is no log of facts: use changes() or reports()"
+        )
+    return _rows(found, at, FACTS)
+
+
+def changes(log: str, at: str | None = None) -> Rows:
+    """Every state of a log's records, deletions included.
+
+    Args:
+        log: its name.
+        at: the column with the event time; the log's own (`changed_at`) when left out.
+
+    Raises:
+        DeclarationError: there is no such log or column, or deletions have no time there.
+    """
+    found = _log(log)
+    at = at or found.changed_at or "committed_at"
+    return _rows(found, at, CHANGES)
+
+
+def reports(log: str, at: str) -> Rows:
+    """The last state of each record that has the time `at`, for example when it was delivered.
+
+    Raises:
+        DeclarationError: there is no such log or column.
+    """
+    found = _log(log)
+    if not found.marks_moves:
+        raise DeclarationError(
+            f"{log} does not say which record has another key now"
+        )
+    return _rows(found, at, REPORTS)
+
+
+def since_previous(rows: Rows) -> SincePrevious:
+    """Time since the row before it of the same entity key, for lists of last rows."""
+    return SincePrevious(rows)
+
+
+def _log(name: str) -> Log:
+    if name not in BY_NAME:
+        raise DeclarationError(f"there is no log {name}: there are {', '.join(BY_NAME)}")
+    return BY_NAME[name]
+
+
+def _rows(log: Log, at: str, kind: str) -> Rows:
+    found = Rows(log, at, kind)
+    if _column(found, at).type.kind != "time":
+        raise DeclarationError(f"{log.name}.{at} is no time stamp, which a row's time must be")
+    return found
+
+
+def _column(rows: Rows, name: str) -> Column:
+    if name not in rows.log.types:
+        allowed = ", ".join(column.name for column in rows.log.columns)
+        raise DeclarationError(f"{rows.log.name} has no column {name}: it has {allowed}")
+    return Column(rows, name)
