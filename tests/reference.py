@@ -284,10 +284,9 @@ def _inventory_levels(logs: Logs) -> list[Row]:
     """A row for each warehouse, product and time of a change of the stock."""
     changes = logs.get("inventory", [])
     orders = _inserts(logs, "orders")
-    regions = {
-        w["warehouse_id"]: None if w["op"] == "D" else w["region"]
-        for w in logs.get("warehouses", [])
-    }
+    regions: dict[str, list[Row]] = {}
+    for row in sorted(logs.get("warehouses", []), key=lambda w: (w["committed_at"], w["seq"])):
+        regions.setdefault(row["warehouse_id"], []).append(row)
     rows = []
     for warehouse, product, t in _distinct(
         (i["warehouse_id"], i["product_id"], i["updated_at"]) for i in changes
@@ -316,12 +315,18 @@ def _inventory_levels(logs: Logs) -> list[Row]:
                 "stock_ratio": _ratio(stock_level, last["reorder_point"]),
                 "carbon_intensity": _ratio(last["carbon_footprint"], last["current_stock"]),
                 "is_low_stock": stock_level < 50,
-                "warehouse_region": regions.get(warehouse),
+                "warehouse_region": _region_at(regions.get(warehouse, []), t),
                 "demand_24h": demand,
                 "days_of_cover": _ratio(stock_level, demand),
             }
         )
     return rows
+
+
+def _region_at(rows: Sequence[Row], t: datetime) -> str | None:
+    """Of a warehouse's rows, the newest at or before t; before its first one, that one."""
+    known = [row for row in rows if row["committed_at"] <= t] or list(rows[:1])
+    return known[-1]["region"] if known and known[-1]["op"] != "D" else None
 
 
 def _route_conditions(logs: Logs) -> list[Row]:

@@ -19,9 +19,9 @@ import ibis.expr.types as ir
 from pipelines.features.aggregations import AT_ONCE, MICROSECOND, Aggregation
 from pipelines.features.group import FeatureGroup
 from pipelines.features.lists import COUNT, lists_at
-from pipelines.features.operations import column_value
+from pipelines.features.lookups import looked_up
 from pipelines.features.plan import SINCE, Plan, amount, attached, finished, sums, vocabulary
-from pipelines.features.prepared import AT, DELETED, MEMBER, ORDER, Prepared, log_table
+from pipelines.features.prepared import AT, DELETED, MEMBER, ORDER, Prepared
 from pipelines.features.tombstones import unless
 from pipelines.features.tree import signature
 from pipelines.features.windows import Sliding, last_per_instant, totals_at
@@ -67,7 +67,7 @@ def every_row(group: FeatureGroup) -> ir.Table:
         found = _with_state(plan, found, state, is_there=state is base)
     found = _extremes(plan, found)
     for lookup in {signature(a): a for a in group.lookups}.values():
-        found = _looked_up(plan, found, lookup)
+        found = looked_up(found, lookup, plan.name(lookup))
     return finished(plan, found)
 
 
@@ -92,15 +92,10 @@ def _at_once(plan: Plan) -> list[tuple[ir.Table, int | None]]:
 
 def _last_states(plan: Plan) -> list[States]:
     """The newest records, and whether the entity's own is deleted."""
-    wanted = {signature(p.rows): (p, some) for p, some in plan.by_rows("last")}
-    entity = signature(plan.group.entity)
-    if plan.entity_is_due:
-        wanted.setdefault(entity, (plan.entity, []))
-    found = []
-    for mark, (prepared, some) in wanted.items():
-        of_entity = plan.entity_is_due and mark == entity
-        number = None if plan.is_only_trigger(prepared) else f"number_{len(found)}"
-        for within, last in _by(some, lambda a: a.within) if some else [(None, [])]:
+    found: list[States] = []
+    for prepared, some, of_entity in plan.lasts():
+        for within, last in plan.by_width(some, prepared):
+            number = None if plan.is_only_trigger(prepared) else f"number_{len(found)}"
             table = _current(plan, prepared, last, within)
             if not of_entity:
                 table = table.drop(DELETED)
@@ -163,13 +158,8 @@ def _list_states(plan: Plan) -> list[States]:
         for size, same in _by(some, lambda a: a.size):
             lists = {plan.name(a): prepared.column(a.of) for a in same}
             table = lists_at(prepared.there, plan.keys, lists, size)
-            counts = {
-                plan.name(a): table[COUNT]
-                for other, more in plan.by_rows("count")
-                for a in more
-                if other is prepared and plan.is_place(a) and not found
-            }
-            table = table.mutate(**counts).drop(COUNT)
+            places = [] if found else plan.places(prepared)
+            table = table.mutate(**{n: table[COUNT] for n in places}).drop(COUNT)
             direct = plan.is_only_trigger(prepared)
             found.append(States(table, None if direct else f"lists_{len(found)}"))
     return found
@@ -299,17 +289,6 @@ def _counted_value(prepared: Prepared, a: Aggregation) -> ir.Value:
     if a.where is None:
         return value
     return unless(~ibis.coalesce(prepared.value(a.where), False), value)
-
-
-def _looked_up(plan: Plan, found: ir.Table, lookup) -> ir.Table:
-    column = lookup.column
-    table = log_table(column.rows.log.name)
-    value = unless(table["op"] == "D", column_value(table, column))
-    last = ibis.struct({"value": value}).argmax(table.seq)
-    key = column.rows.log.key
-    newest = table.group_by(list(key)).agg(last=last)
-    newest = newest.select(*key, **{plan.name(lookup): newest["last"].value})
-    return attached(found, newest, list(key))
 
 
 def _by(some, of):

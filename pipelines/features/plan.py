@@ -88,6 +88,31 @@ class Plan:
         """Whether feature rows are due at just the times of these rows."""
         return [signature(r) for r in self.group.triggers] == [signature(prepared.rows)]
 
+    def places(self, prepared: Prepared) -> list[str]:
+        """The columns of counts of all these rows so far, which lists of the last rows know."""
+        counts = [a for other, some in self.by_rows("count") for a in some if other is prepared]
+        return [self.name(a) for a in counts if self.is_place(a)]
+
+    def lasts(self) -> list[tuple[Prepared, list[Aggregation], bool]]:
+        """Rows whose newest record is asked for, and whether it is the entity's own.
+
+        If a row is due at each change of the entity's record, its state is asked for anyway.
+        """
+        wanted = {signature(p.rows): (p, some) for p, some in self.by_rows("last")}
+        entity = signature(self.group.entity)
+        if self.entity_is_due:
+            wanted.setdefault(entity, (self.entity, []))
+        return [(*found, self.entity_is_due and mark == entity) for mark, found in wanted.items()]
+
+    def by_width(
+        self, some: Sequence[Aggregation], prepared: Prepared
+    ) -> list[tuple[int | None, list[Aggregation]]]:
+        """Aggregations by the width of their windows; once at least."""
+        if not some:
+            return [(None, [])]
+        widths = sorted({a.within for a in some}, key=lambda width: (width is not None, width or 0))
+        return [(width, [a for a in some if a.within == width]) for width in widths]
+
     def is_place(self, a: Aggregation) -> bool:
         """Whether a count is that of all rows so far, which lists of the last rows know anyway."""
         if a.operation != "count" or a.where is not None or a.within is not None:
@@ -95,8 +120,13 @@ class Plan:
         return signature(a.rows) in {signature(p.rows) for p, _ in self.by_rows("last_k")}
 
 
-def sums(plan: Plan) -> list[Sliding | SlidingDistinct]:
-    """The counts and sums in windows."""
+def sums(plan: Plan, *, vocabularies: bool = True) -> list[Sliding | SlidingDistinct]:
+    """The counts and sums in windows.
+
+    Args:
+        plan: of the group.
+        vocabularies: also how often each text occurs that may be the most frequent one.
+    """
     parts: list[Sliding | SlidingDistinct] = []
     for prepared, some in plan.by_rows("count", "sum"):
         by_width: dict[int | None, dict[str, ir.Value]] = {}
@@ -105,7 +135,7 @@ def sums(plan: Plan) -> list[Sliding | SlidingDistinct]:
                 amounts = by_width.setdefault(a.within, {})
                 amounts[plan.name(a)] = amount(prepared, a)
         parts += [Sliding(prepared.there, AT, w, amounts) for w, amounts in by_width.items()]
-    for prepared, some in plan.by_rows("most_frequent"):
+    for prepared, some in plan.by_rows("most_frequent") if vocabularies else ():
         for a in some:
             amounts = {
                 f"{plan.name(a)}_{number}": (prepared.value(a.of) == word).cast("int64")
