@@ -1,11 +1,33 @@
 """Trial: the five groups of the dictionary, declared."""
 
 from pipelines.features.aggregations import (
-    AT_ONCE, as_of, count, count_distinct, days, hours, in_days, in_hours, in_seconds, last,
-    last_k, mean, most_frequent, share, time_since_previous, total, RowTime,
+    AT_ONCE,
+    RowTime,
+    as_of,
+    count,
+    count_distinct,
+    days,
+    hours,
+    in_days,
+    in_hours,
+    in_seconds,
+    last,
+    last_k,
+    mean,
+    most_frequent,
+    share,
+    time_since_previous,
+    total,
 )
 from pipelines.features.expressions import (
-    cases, coalesce, day_of_week, distinct, greatest, hour_of_day, is_in, ratio,
+    cases,
+    coalesce,
+    day_of_week,
+    distinct,
+    greatest,
+    hour_of_day,
+    is_in,
+    ratio,
 )
 from pipelines.features.group import Feature, WhileKnown, group
 from pipelines.features.rows import changes, facts, reports, since_previous
@@ -33,14 +55,18 @@ user_intent = group(
     rows=sessions,
     entity=users,
     features=[
-        Feature("intent_score", current(sessions.time_on_page / 300 * sessions.scroll_depth * 10.0), ""),
+        Feature(
+            "intent_score", current(sessions.time_on_page / 300 * sessions.scroll_depth * 10.0), ""
+        ),
         Feature("urgency_score", current(sessions.click_rate * 20.0), ""),
         Feature("action_diversity", current(distinct(sessions.actions_performed)), ""),
         Feature("products_viewed", current(distinct(sessions.products_viewed)), ""),
         Feature("session_duration", current(sessions.session_duration), ""),
         Feature("sessions_1d", count_distinct(sessions.session_id, within=days(1)), ""),
         Feature("sessions_7d", sessions_7d, ""),
-        Feature("carts_7d", count(clicks, where=clicks.action == "add_to_cart", within=days(7)), ""),
+        Feature(
+            "carts_7d", count(clicks, where=clicks.action == "add_to_cart", within=days(7)), ""
+        ),
         Feature("purchases_7d", purchases_7d, ""),
         Feature("conversion_rate_7d", ratio(purchases_7d, sessions_7d), ""),
     ],
@@ -71,8 +97,14 @@ user_orders = group(
         Feature("orders_30d", count(orders, within=days(30)), ""),
         Feature("spend_30d", total(value, within=days(30)), ""),
         Feature("avg_order_value_30d", mean(value, within=days(30)), ""),
-        Feature("express_share_30d", share(is_in(orders.shipping_method, ("express", "overnight")), within=days(30)), ""),
-        Feature("preferred_shipping_method", most_frequent(orders.shipping_method, within=days(30)), ""),
+        Feature(
+            "express_share_30d",
+            share(is_in(orders.shipping_method, ("express", "overnight")), within=days(30)),
+            "",
+        ),
+        Feature(
+            "preferred_shipping_method", most_frequent(orders.shipping_method, within=days(30)), ""
+        ),
         Feature("hour_of_day", hour_of_day(time), ""),
         Feature("day_of_week", day_of_week(time), ""),
         Feature("is_weekend", day_of_week(time) >= 5, ""),
@@ -89,7 +121,11 @@ inventory_levels = group(
     features=[
         Feature("stock_level", stock, ""),
         Feature("stock_ratio", ratio(stock, last(inventory.reorder_point)), ""),
-        Feature("carbon_intensity", ratio(last(inventory.carbon_footprint), last(inventory.current_stock)), ""),
+        Feature(
+            "carbon_intensity",
+            ratio(last(inventory.carbon_footprint), last(inventory.current_stock)),
+            "",
+        ),
         Feature("is_low_stock", stock < 50, ""),
         Feature("warehouse_region", as_of(warehouses.region), ""),
         Feature("demand_24h", demand_24h, ""),
@@ -113,9 +149,15 @@ route_conditions = group(
         Feature("late_rate_24h", share(delay > 0, within=hours(24)), ""),
         Feature("mean_delay_hours_24h", in_hours(mean(delay, within=hours(24))), ""),
         Feature("mean_delay_hours_7d", mean_delay_7d, ""),
-        Feature("risk_category", cases((risk < 0.2, "low"), (risk < 0.5, "medium"), otherwise="high"), ""),
+        Feature(
+            "risk_category",
+            cases((risk < 0.2, "low"), (risk < 0.5, "medium"), otherwise="high"),
+            "",
+        ),
         Feature("efficiency_score", ratio(base, base + coalesce(mean_delay_7d, 0.0)), ""),
-        Feature("carbon_per_tonne_km", ratio(last(routes.carbon_cost), last(routes.distance_km)), ""),
+        Feature(
+            "carbon_per_tonne_km", ratio(last(routes.carbon_cost), last(routes.distance_km)), ""
+        ),
     ],
 )
 GROUPS = (user_intent, session_events, user_orders, inventory_levels, route_conditions)

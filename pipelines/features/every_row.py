@@ -51,9 +51,7 @@ def every_row(group: FeatureGroup) -> ir.Table:
     """Keys, event time and features at every instant at which a row is due."""
     plan = Plan.of(group)
     states = [*_last_states(plan), *_list_states(plan), *_previous_states(plan)]
-    counts = [
-        Sliding(s.table, AT, None, {s.number: ibis.literal(1)}) for s in states if s.number
-    ]
+    counts = [Sliding(s.table, AT, None, {s.number: ibis.literal(1)}) for s in states if s.number]
     parts = [*sums(plan), *counts]
     # States with a row at each instant are where to start from, if there are some.
     base = next((state for state in states if state.number is None), None)
@@ -94,7 +92,7 @@ def _last_states(plan: Plan) -> list[States]:
     """The newest records, and whether the entity's own is deleted."""
     found: list[States] = []
     for prepared, some, of_entity in plan.lasts():
-        for within, last in plan.by_width(some, prepared):
+        for within, last in plan.by_width(some):
             number = None if plan.is_only_trigger(prepared) else f"number_{len(found)}"
             table = _current(plan, prepared, last, within)
             if not of_entity:
@@ -143,9 +141,7 @@ def _left_after_deletions(
         record=ibis.struct({SINCE: near[AT]} | {name: near[c] for name, c in values.items()}),
     )
     pairs = gone.inner_join(states.filter(~states[DELETED]).drop(DELETED), keys)
-    known = pairs.filter(
-        pairs.since <= pairs[AT], pairs.until.isnull() | (pairs.until > pairs[AT])
-    )
+    known = pairs.filter(pairs.since <= pairs[AT], pairs.until.isnull() | (pairs.until > pairs[AT]))
     if within is not None:
         known = known.filter(known.since > known[AT] - ibis.interval(microseconds=within))
     return known.group_by([*keys, AT]).agg(left=known.record.argmax(known.order))
@@ -159,7 +155,7 @@ def _list_states(plan: Plan) -> list[States]:
             lists = {plan.name(a): prepared.column(a.of) for a in same}
             table = lists_at(prepared.there, plan.keys, lists, size)
             places = [] if found else plan.places(prepared)
-            table = table.mutate(**{n: table[COUNT] for n in places}).drop(COUNT)
+            table = table.mutate(**dict.fromkeys(places, table[COUNT])).drop(COUNT)
             direct = plan.is_only_trigger(prepared)
             found.append(States(table, None if direct else f"lists_{len(found)}"))
     return found
@@ -246,9 +242,7 @@ def _of_vocabulary(plan: Plan, prepared: Prepared, a: Aggregation, found: ir.Tab
 
 def _of_any_text(plan: Plan, prepared: Prepared, a: Aggregation, found: ir.Table) -> ir.Table:
     table, keys = prepared.there, plan.keys
-    rows = table.select(
-        *keys, at=table[AT], order=table[ORDER], word=prepared.value(a.of, table)
-    )
+    rows = table.select(*keys, at=table[AT], order=table[ORDER], word=prepared.value(a.of, table))
     pairs = found.select(*keys, AT).inner_join(rows, keys)
     inside = pairs.filter(pairs["at"] <= pairs[AT])
     if a.within is not None:

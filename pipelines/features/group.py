@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.features.aggregations import Aggregation, AsOf
-from pipelines.features.expressions import Expression, Typed, literal, resolve, walk
+from pipelines.features.expressions import Expression, literal, resolve, walk
 from pipelines.features.rows import CHANGES, Rows
 from pipelines.features.value_types import DeclarationError
 

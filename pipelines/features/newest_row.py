@@ -9,11 +9,11 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.aggregations import AT_ONCE, Aggregation
+from pipelines.features.aggregations import Aggregation
 from pipelines.features.group import FeatureGroup
 from pipelines.features.lists import COUNT, newest_lists
 from pipelines.features.lookups import looked_up
-from pipelines.features.plan import SINCE, Plan, amount, attached, finished, sums
+from pipelines.features.plan import SINCE, Plan, attached, distinct_counts, finished
 from pipelines.features.prepared import AT, DELETED, MEMBER, ORDER, Prepared
 from pipelines.features.tombstones import unless
 from pipelines.features.tree import signature
@@ -25,18 +25,35 @@ _ROW_AT: Final = "row_at"
 def newest_row(group: FeatureGroup) -> ir.Table:
     """Keys, event time and features at the newest instant at which a row of each key is due."""
     plan = Plan.of(group)
-    found = totals_at(_instants(plan), plan.keys, AT, sums(plan, vocabularies=False), newest=True)
-    for table, fill in (*_at_once(plan, found), *_lists(plan, found), *_previous(plan, found)):
-        found = attached(found, table, plan.keys, fill=fill)
-    for table in (*_most_frequent(plan, found), *_extremes(plan, found)):
-        found = attached(found, table, plan.keys)
-    found = _last(plan, found)
+    found = _start(plan)
+    for prepared, some in plan.by_rows("count", "sum", "min", "max", "time_since_previous"):
+        wanted = [a for a in some if plan.name(a) not in found.columns]
+        if wanted:
+            found = _aggregated(plan, found, prepared, wanted)
+    found = totals_at(found, plan.keys, AT, distinct_counts(plan), newest=True)
+    for prepared, some in plan.by_rows("most_frequent"):
+        for a in some:
+            found = attached(found, _most_frequent(plan, found, prepared, a), plan.keys)
+    for prepared, some in plan.by_rows("last_k"):
+        if plan.name(some[0]) not in found.columns:
+            rows = _known(plan, found, prepared.there)
+            found = attached(found, _lists(plan, prepared, some, rows).drop(AT), plan.keys)
+    for prepared, some, of_entity in plan.lasts():
+        found = _with_last(plan, found, prepared, some, of_entity=of_entity)
     for lookup in {signature(a): a for a in group.lookups}.values():
         found = looked_up(found, lookup, plan.name(lookup), newest=True)
     return finished(plan, found, newest=True)
 
 
-def _instants(plan: Plan) -> ir.Table:
+def _start(plan: Plan) -> ir.Table:
+    """The instants, with what is known of them without a further look at the rows."""
+    for prepared, some, _ in plan.lasts():
+        if plan.is_only_trigger(prepared):
+            width, same = plan.by_width(some)[0]
+            return _newest_record(plan, prepared, prepared.table, same, width)
+    for prepared, some in plan.by_rows("last_k"):
+        if plan.is_only_trigger(prepared):
+            return _lists(plan, prepared, some, prepared.there)
     every = reduce(lambda a, b: a.union(b), [p.table.select(*plan.keys, AT) for p in plan.triggers])
     return every.group_by(plan.keys).agg(**{AT: every[AT].max()})
 
@@ -48,129 +65,121 @@ def _known(plan: Plan, found: ir.Table, rows: ir.Table) -> ir.Table:
     return known.filter(known[AT] <= known[_ROW_AT])
 
 
-def _within(known: ir.Table, width: int | None) -> ir.Value:
-    if width is None:
-        return ibis.literal(True)
+def _within(known: ir.Table, width: int) -> ir.Value:
     return known[AT] > known[_ROW_AT] - ibis.interval(microseconds=width)
 
 
-def _at_once(plan: Plan, found: ir.Table) -> list[tuple[ir.Table, int | None]]:
-    made: list[tuple[ir.Table, int | None]] = []
-    for prepared, some in plan.by_rows("count", "sum"):
-        now = {plan.name(a): amount(prepared, a) for a in some if a.within == AT_ONCE}
-        if now:
-            known = _known(plan, found, prepared.there.select(*plan.keys, AT, **now))
-            same = known.filter(known[AT] == known[_ROW_AT]).group_by(plan.keys)
-            made.append((same.agg(**{n: ibis._[n].sum().cast("int64") for n in now}), 0))
-    return made
-
-
-def _lists(plan: Plan, found: ir.Table) -> list[tuple[ir.Table, int | None]]:
-    made: list[tuple[ir.Table, int | None]] = []
-    for prepared, some in plan.by_rows("last_k"):
-        rows = prepared.there
-        if not plan.is_only_trigger(prepared):
-            rows = _known(plan, found, rows)
-        for size in sorted({a.size for a in some}):
-            lists = {plan.name(a): prepared.column(a.of) for a in some if a.size == size}
-            table = newest_lists(rows, plan.keys, lists, size)
-            if not made:
-                table = table.mutate(**{n: table[COUNT] for n in plan.places(prepared)})
-            made.append((table.drop(COUNT, AT), None))
-    return made
-
-
-def _previous(plan: Plan, found: ir.Table) -> list[tuple[ir.Table, int | None]]:
-    made: list[tuple[ir.Table, int | None]] = []
-    for prepared, (a, *_) in plan.by_rows("time_since_previous"):
-        known = _known(plan, found, prepared.there.select(*plan.keys, AT))
-        earlier = known.filter(known[AT] < known[_ROW_AT])
-        last = earlier.group_by(plan.keys).agg(at=earlier[AT].max(), now=earlier[_ROW_AT].max())
-        since = last.now.delta(last["at"], unit="microsecond")
-        made.append((last.select(*plan.keys, **{plan.name(a): since}), None))
-    return made
-
-
-def _most_frequent(plan: Plan, found: ir.Table) -> list[ir.Table]:
-    made = []
-    for prepared, some in plan.by_rows("most_frequent"):
-        for a in some:
-            rows = prepared.there
-            known = _known(
-                plan, found, rows.select(*plan.keys, AT, ORDER, word=prepared.value(a.of, rows))
-            )
-            inside = known.filter(_within(known, a.within), known.word.notnull())
-            place = ibis.struct({"at": inside[AT], "order": inside[ORDER]})
-            counted = inside.group_by([*plan.keys, "word"]).agg(
-                count=inside.count(), place=place.max()
-            )
-            score = ibis.struct({"count": counted["count"], "place": counted.place})
-            made.append(counted.group_by(plan.keys).agg(**{plan.name(a): counted.word.argmax(score)}))
-    return made
-
-
-def _extremes(plan: Plan, found: ir.Table) -> list[ir.Table]:
-    made = []
-    for prepared, some in plan.by_rows("min", "max"):
-        known = _known(plan, found, prepared.there)
-        values = {}
-        for a in some:
-            counts = _within(known, a.within)
-            if a.where is not None:
-                counts &= prepared.value(a.where, known)
+def _aggregated(
+    plan: Plan, found: ir.Table, prepared: Prepared, some: Sequence[Aggregation]
+) -> ir.Table:
+    """Counts, sums, extremes and the newest earlier time, in one pass over the rows."""
+    known = _known(plan, found, prepared.there)
+    widths = [a.within for a in some]
+    if None not in widths:
+        known = known.filter(_within(known, max(width or 0 for width in widths)))
+    values: dict[str, ir.Value] = {}
+    for a in some:
+        counts: ir.Value = ibis.literal(True) if a.within is None else _within(known, a.within)
+        if a.where is not None:
+            counts = counts & ibis.coalesce(prepared.value(a.where, known), False)
+        if a.operation == "time_since_previous":
+            values[plan.name(a)] = known[AT].max(where=known[AT] < known[_ROW_AT])
+        elif a.operation == "count":
+            values[plan.name(a)] = counts.cast("int64").sum()
+        else:
             column = prepared.value(a.of, known)
-            extreme = column.min if a.operation == "min" else column.max
-            values[plan.name(a)] = extreme(where=counts)
-        made.append(known.group_by(plan.keys).agg(**values))
+            made = {"sum": column.sum, "min": column.min, "max": column.max}[a.operation]
+            values[plan.name(a)] = made(where=counts)
+    found = attached(found, known.group_by(plan.keys).agg(**values), plan.keys)
+    final: dict[str, ir.Value] = {}
+    for a in some:
+        value = found[plan.name(a)]
+        if a.operation in ("count", "sum"):
+            final[plan.name(a)] = value.fill_null(0).cast("int64")
+        elif a.operation == "time_since_previous":
+            final[plan.name(a)] = found[AT].delta(value, unit="microsecond")
+    return found.mutate(**final) if final else found
+
+
+def _most_frequent(plan: Plan, found: ir.Table, prepared: Prepared, a: Aggregation) -> ir.Table:
+    rows = prepared.there
+    words = rows.select(*plan.keys, AT, ORDER, word=prepared.value(a.of, rows))
+    known = _known(plan, found, words)
+    if a.within is not None:
+        known = known.filter(_within(known, a.within))
+    place = ibis.struct({"at": known[AT], "order": known[ORDER]})
+    counted = known.group_by([*plan.keys, "word"]).agg(count=known.count(), place=place.max())
+    score = ibis.struct({"count": counted["count"], "place": counted.place})
+    return counted.group_by(plan.keys).agg(**{plan.name(a): counted.word.argmax(score)})
+
+
+def _lists(plan: Plan, prepared: Prepared, some: Sequence[Aggregation], rows: ir.Table) -> ir.Table:
+    """Lists of the last rows, and the count of all."""
+    made: ir.Table | None = None
+    for size in sorted({a.size for a in some}):
+        lists = {plan.name(a): prepared.column(a.of) for a in some if a.size == size}
+        table = newest_lists(rows, plan.keys, lists, size)
+        if made is None:
+            made = table.mutate(**dict.fromkeys(plan.places(prepared), table[COUNT])).drop(COUNT)
+        else:
+            made = attached(made, table.drop(AT, COUNT), plan.keys)
+    assert made is not None
     return made
 
 
-def _last(plan: Plan, found: ir.Table) -> ir.Table:
+def _with_last(
+    plan: Plan,
+    found: ir.Table,
+    prepared: Prepared,
+    some: Sequence[Aggregation],
+    *,
+    of_entity: bool,
+) -> ir.Table:
     """The newest records' values, and whether the entity's own is deleted."""
-    for prepared, some, of_entity in plan.lasts():
-        known = _known(plan, found, prepared.table)
-        for within, same in plan.by_width(some, prepared):
-            states = _newest_record(plan, prepared, known, same, within)
-            found = attached(found, states if of_entity else states.drop(DELETED), plan.keys)
-            if of_entity and plan.group.needs_entity:
-                found = found.filter(found[SINCE].notnull())
-                at = ibis.ifelse(found[DELETED], found[SINCE], found[AT])
-                found = found.mutate(**{AT: at})
-            found = found.drop(SINCE)
+    for width, same in plan.by_width(some):
+        if not (SINCE in found.columns and plan.is_only_trigger(prepared)):
+            known = _known(plan, found, prepared.table)
+            records = _newest_record(plan, prepared, known, same, width).drop(AT)
+            found = attached(found, records, plan.keys)
+        if of_entity and plan.group.needs_entity:
+            found = found.filter(found[SINCE].notnull())
+            at = ibis.ifelse(found[DELETED], found[SINCE], found[AT])
+            found = found.mutate(**{AT: at})
+        found = found.drop(SINCE) if of_entity else found.drop(SINCE, DELETED)
     return found
 
 
 def _newest_record(
     plan: Plan,
     prepared: Prepared,
-    known: ir.Table,
+    rows: ir.Table,
     some: Sequence[Aggregation],
-    within: int | None,
+    width: int | None,
 ) -> ir.Table:
-    """Per key: the values of the newest record there, since when, and if it is deleted."""
+    """Per key: the newest time, and the newest record's values, since when, whether deleted."""
     values = {plan.name(a): prepared.column(a.of) for a in some}
-    gone = known[DELETED] if DELETED in known.columns else ibis.literal(False)
-    order = ibis.struct({"at": known[AT], "order": known[ORDER]})
+    gone = rows[DELETED] if DELETED in rows.columns else ibis.literal(False)
+    order = ibis.struct({"at": rows[AT], "order": rows[ORDER]})
     state = ibis.struct(
-        {SINCE: known[AT], _ROW_AT: known[_ROW_AT], DELETED: gone, "order": order}
-        | {name: known[c] for name, c in values.items()}
+        {SINCE: rows[AT], DELETED: gone, "order": order}
+        | {name: rows[column] for name, column in values.items()}
     )
+    now = rows[_ROW_AT] if _ROW_AT in rows.columns else rows[AT]
     members = [*plan.keys, MEMBER] if prepared.has_members else plan.keys
-    records = known.group_by(members).agg(state=state.argmax(order))
+    records = rows.group_by(members).agg(state=state.argmax(order), now=now.max())
     if prepared.has_members:
-        there = ~records.state[DELETED]
         records = records.group_by(plan.keys).agg(
-            state=records.state.argmax(records.state["order"], where=there)
+            now=records.now.max(),
+            state=records.state.argmax(records.state["order"], where=~records.state[DELETED]),
         )
     state = records.state
-    lost = state[DELETED]
-    if within is not None:
-        recent = state[SINCE] > state[_ROW_AT] - ibis.interval(microseconds=within)
-        lost = lost | ~recent
-    lost = ibis.coalesce(lost, True)
+    lost = ibis.coalesce(state[DELETED], True)
+    if width is not None:
+        recent = state[SINCE] > records.now - ibis.interval(microseconds=width)
+        lost = lost | ~ibis.coalesce(recent, False)
     return records.select(
         *plan.keys,
-        **{SINCE: state[SINCE], DELETED: ibis.coalesce(state[DELETED], False)},
+        **{AT: records.now, SINCE: state[SINCE]},
+        **{DELETED: ibis.coalesce(state[DELETED], False)},
         **{name: unless(lost, state[name]) for name in values},
     )
-

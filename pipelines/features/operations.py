@@ -21,7 +21,9 @@ _OPERATIONS: Final[Mapping[str, Build]] = {
     "divide": lambda v, _: v[0] / v[1],
     "ratio": lambda v, _: v[0] / v[1].nullif(0.0),
     "span": lambda v, _: v[0].delta(v[1], unit="microsecond"),
-    "to_number": lambda v, scale: v[0].cast("float64") / 10.0**scale if scale else v[0].cast("float64"),
+    "to_number": lambda v, scale: (
+        v[0].cast("float64") / 10.0**scale if scale else v[0].cast("float64")
+    ),
     "equal": lambda v, _: v[0] == v[1],
     "not_equal": lambda v, _: v[0] != v[1],
     "less": lambda v, _: v[0] < v[1],

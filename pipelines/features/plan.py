@@ -104,9 +104,7 @@ class Plan:
             wanted.setdefault(entity, (self.entity, []))
         return [(*found, self.entity_is_due and mark == entity) for mark, found in wanted.items()]
 
-    def by_width(
-        self, some: Sequence[Aggregation], prepared: Prepared
-    ) -> list[tuple[int | None, list[Aggregation]]]:
+    def by_width(self, some: Sequence[Aggregation]) -> list[tuple[int | None, list[Aggregation]]]:
         """Aggregations by the width of their windows; once at least."""
         if not some:
             return [(None, [])]
@@ -120,13 +118,8 @@ class Plan:
         return signature(a.rows) in {signature(p.rows) for p, _ in self.by_rows("last_k")}
 
 
-def sums(plan: Plan, *, vocabularies: bool = True) -> list[Sliding | SlidingDistinct]:
-    """The counts and sums in windows.
-
-    Args:
-        plan: of the group.
-        vocabularies: also how often each text occurs that may be the most frequent one.
-    """
+def sums(plan: Plan) -> list[Sliding | SlidingDistinct]:
+    """The counts and sums in windows."""
     parts: list[Sliding | SlidingDistinct] = []
     for prepared, some in plan.by_rows("count", "sum"):
         by_width: dict[int | None, dict[str, ir.Value]] = {}
@@ -135,7 +128,7 @@ def sums(plan: Plan, *, vocabularies: bool = True) -> list[Sliding | SlidingDist
                 amounts = by_width.setdefault(a.within, {})
                 amounts[plan.name(a)] = amount(prepared, a)
         parts += [Sliding(prepared.there, AT, w, amounts) for w, amounts in by_width.items()]
-    for prepared, some in plan.by_rows("most_frequent") if vocabularies else ():
+    for prepared, some in plan.by_rows("most_frequent"):
         for a in some:
             amounts = {
                 f"{plan.name(a)}_{number}": (prepared.value(a.of) == word).cast("int64")
@@ -143,6 +136,12 @@ def sums(plan: Plan, *, vocabularies: bool = True) -> list[Sliding | SlidingDist
             }
             if amounts:
                 parts.append(Sliding(prepared.there, AT, a.within, amounts))
+    return parts + distinct_counts(plan)
+
+
+def distinct_counts(plan: Plan) -> list[SlidingDistinct]:
+    """The counts of distinct values in windows."""
+    parts: list[SlidingDistinct] = []
     for prepared, some in plan.by_rows("count_distinct"):
         table = prepared.table
         deleted = table[DELETED] if DELETED in table.columns else ibis.literal(False)
@@ -170,9 +169,7 @@ def vocabulary(a: Aggregation) -> Sequence[str]:
     return next(c.allowed for c in a.rows.log.columns if c.name == a.of.name)
 
 
-def attached(
-    found: ir.Table, other: ir.Table, on: Sequence[str], *, fill: Any = None
-) -> ir.Table:
+def attached(found: ir.Table, other: ir.Table, on: Sequence[str], *, fill: Any = None) -> ir.Table:
     """A table with the further columns of another one.
 
     Args:

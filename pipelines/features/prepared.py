@@ -57,7 +57,9 @@ class Prepared:
     @property
     def there(self) -> ir.Table:
         """The rows without deletions."""
-        return self.table.filter(~self.table[DELETED]) if DELETED in self.table.columns else self.table
+        return (
+            self.table.filter(~self.table[DELETED]) if DELETED in self.table.columns else self.table
+        )
 
     @property
     def has_members(self) -> bool:

@@ -99,9 +99,7 @@ def facts(log: str, at: str) -> Rows:
     """
     found = _log(log)
     if not found.append_only:
-        raise DeclarationError(
-            f"{log} is no log of facts: use changes() or reports()"
-        )
+        raise DeclarationError(f"{log} is no log of facts: use changes() or reports()")
     return _rows(found, at, FACTS)
 
 
@@ -128,9 +126,7 @@ def reports(log: str, at: str) -> Rows:
     """
     found = _log(log)
     if not found.marks_moves:
-        raise DeclarationError(
-            f"{log} does not say which record has another key now"
-        )
+        raise DeclarationError(f"{log} does not say which record has another key now")
     return _rows(found, at, REPORTS)
 
 

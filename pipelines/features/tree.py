@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from pipelines.features.aggregations import Aggregation, AsOf, RowTime
-from pipelines.features.expressions import Call, Literal, Typed
+from pipelines.features.expressions import Call, Literal
 from pipelines.features.rows import Column, Rows, SincePrevious
 
 
@@ -25,7 +25,15 @@ def signature(part: Any) -> Hashable:
         return ("since_previous", signature(part.rows))
     if isinstance(part, Aggregation):
         of, where = (None if p is None else signature(p) for p in (part.of, part.where))
-        return ("aggregation", part.operation, signature(part.rows), of, where, part.within, part.size)
+        return (
+            "aggregation",
+            part.operation,
+            signature(part.rows),
+            of,
+            where,
+            part.within,
+            part.size,
+        )
     if isinstance(part, AsOf):
         return ("as_of", signature(part.column))
     assert isinstance(part, RowTime)
