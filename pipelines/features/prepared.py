@@ -94,7 +94,7 @@ def prepare(
     wanted = list(aggregations)
     conditions = [a.where for a in wanted if a.where is not None]
     if not due and wanted and len(conditions) == len(wanted):
-        needed = [_row_value(table, rows, keys, condition) for condition in conditions]
+        needed = [row_value(table, rows, keys, condition) for condition in conditions]
         table = table.filter(reduce(lambda a, b: a | b, needed))
     taken = {key: table[rows.column_of(key)] for key in keys}
     taken |= {AT: table[rows.at], ORDER: table[rows.order]}
@@ -107,11 +107,11 @@ def prepare(
         mark = signature(part)
         if mark not in columns:
             columns[mark] = f"v{len(columns)}"
-            taken[columns[mark]] = _row_value(table, rows, keys, part)
+            taken[columns[mark]] = row_value(table, rows, keys, part)
     return Prepared(rows, table.select(**taken), columns)
 
 
-def _row_value(table: ir.Table, rows: Rows, keys: Sequence[str], expression: Typed) -> ir.Value:
+def row_value(table: ir.Table, rows: Rows, keys: Sequence[str], expression: Typed) -> ir.Value:
     def leaf(part: Typed) -> ir.Value:
         if isinstance(part, Column):
             return column_value(table, part)

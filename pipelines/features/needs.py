@@ -1,0 +1,162 @@
+"""What a group needs of each log: how far back, which rows, and by what they are found again.
+
+Both flows, retention and the audit read this; it follows from the declaration alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Final
+
+import ibis
+import sqlglot
+from sqlglot import expressions as sql
+
+from pipelines.change_log.logs import BY_NAME
+from pipelines.features.aggregations import AT_ONCE, Aggregation
+from pipelines.features.expressions import Call, Typed
+from pipelines.features.group import FeatureGroup
+from pipelines.features.plan import Plan
+from pipelines.features.prepared import log_table, row_value
+from pipelines.features.rows import CHANGES, FACTS, REPORTS, Rows
+from pipelines.features.tree import signature
+from pipelines.features.value_types import FLAG
+
+_ALWAYS: Final = "TRUE"
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one log feeds a view.
+
+    Attributes:
+        log: its name.
+        keys: its columns that hold the view's entity keys, in the view's order.
+        time: the column with the event time of a row.
+        lookback: how many microseconds before a row its windows reach; None for the key's whole
+            history.
+        newest_before: the newest row of the key before the windows is needed too.
+        only: SQL; rows for which it does not hold are not needed.
+        identity: the column that identifies what a row reports on, where several rows may report
+            on the same thing.
+        begun_by: the log whose insertion of the key comes before all of the key's rows.
+        member: the column of which only distinct values are counted: of a key's rows with the same
+            member, only the newest matters for the newest result.
+        unnoticed: SQL; rows for which it holds change no feature themselves, only the meaning of
+            later rows of the same identity.
+    """
+
+    log: str
+    keys: tuple[str, ...]
+    time: str
+    lookback: int | None = 0
+    newest_before: bool = False
+    only: str = _ALWAYS
+    identity: str | None = None
+    begun_by: str | None = None
+    member: str | None = None
+    unnoticed: str = "FALSE"
+
+    @property
+    def at(self) -> str:
+        """The event time, quoted for SQL: a column may be called `timestamp`."""
+        return f'"{self.time}"'
+
+
+def sources_of(group: FeatureGroup) -> tuple[Source, ...]:
+    """What a group needs of the logs whose rows are found by its keys; triggers come first."""
+    plan = Plan.of(group)
+    every = {mark: prepared.rows for mark, prepared in plan.prepared.items()}
+    return tuple(_source(group, plan, rows) for rows in every.values())
+
+
+def looked_up(group: FeatureGroup) -> tuple[str, ...]:
+    """The logs of which the group looks a column up; they are read whole."""
+    names = (lookup.column.rows.log.name for lookup in group.lookups)
+    return tuple(dict.fromkeys(names))
+
+
+def _source(group: FeatureGroup, plan: Plan, rows: Rows) -> Source:
+    mark = signature(rows)
+    some = [a for a in group.aggregations if signature(a.rows) == mark]
+    is_due = mark in {signature(r) for r in group.triggers}
+    keys = tuple(rows.column_of(key) for key in group.keys)
+    lookback, newest_before = _reach(plan, rows, some)
+    return Source(
+        log=rows.log.name,
+        keys=keys,
+        time=rows.at,
+        lookback=lookback,
+        newest_before=newest_before,
+        only=_only(rows, some, keys, is_due=is_due),
+        identity=rows.member[0] if rows.kind == REPORTS else None,
+        begun_by=_beginning(group, rows, keys) if lookback is None else None,
+        member=_member(plan, rows, some),
+        unnoticed="op = 'D'" if rows.kind == REPORTS else "FALSE",
+    )
+
+
+def _reach(plan: Plan, rows: Rows, some: Sequence[Aggregation]) -> tuple[int | None, bool]:
+    """How far back rows are needed, and whether the newest before that is."""
+    direct = plan.is_only_trigger(plan.prepared[signature(rows)])
+    has_members = plan.prepared[signature(rows)].has_members
+    widths: list[int | None] = [0]
+    newest_before = False
+    for a in some:
+        if a.operation == "time_since_previous":
+            newest_before = True
+        elif a.operation == "last" and not has_members:
+            newest_before |= not direct
+        elif a.within is None:
+            widths.append(None)
+        else:
+            widths.append(0 if a.within == AT_ONCE else a.within)
+    if plan.group.needs_entity and signature(rows) == signature(plan.group.entity):
+        newest_before = True
+    return (None if None in widths else max(w or 0 for w in widths)), newest_before
+
+
+def _only(
+    rows: Rows, some: Sequence[Aggregation], keys: Sequence[str], *, is_due: bool
+) -> str:
+    """SQL for the rows that matter."""
+    if rows.kind == REPORTS:
+        return f"({rows.at} IS NOT NULL OR op IN ('D', 'M'))"
+    if rows.kind == CHANGES:  # of an entity, only its deletion, if nothing else is asked
+        return _ALWAYS if some or is_due else "op = 'D'"
+    conditions = [a.where for a in some if a.where is not None]
+    if is_due or len(conditions) < len(some) or not conditions:
+        return "op = 'I'"
+    either = reduce(lambda a, b: Call("or", (a, b), FLAG), {signature(c): c for c in conditions}.values())
+    return f"op = 'I' AND ({_in_sql(rows, either, keys)})"
+
+
+def _in_sql(rows: Rows, condition: Typed, keys: Sequence[str]) -> str:
+    """A row's condition as SQL over the log's columns."""
+    table = log_table(rows.log.name)
+    query = str(ibis.to_sql(table.select(found=row_value(table, rows, keys, condition)), dialect="duckdb"))
+    found = sqlglot.parse_one(query, dialect="duckdb").expressions[0].unalias()
+    for column in found.find_all(sql.Column):
+        column.set("table", None)
+    return str(found.sql(dialect="duckdb"))
+
+
+def _beginning(group: FeatureGroup, rows: Rows, keys: Sequence[str]) -> str | None:
+    """The log whose rows are the entity's, where every row refers to one of them."""
+    if len(keys) != 1 or keys[0] not in rows.log.references:
+        return None
+    parent = BY_NAME[rows.log.references[keys[0]]]
+    return parent.name if parent.name == group.entity.log.name else None
+
+
+def _member(plan: Plan, rows: Rows, some: Sequence[Aggregation]) -> str | None:
+    """The column by which only the newest rows matter."""
+    if rows.kind != CHANGES or not plan.prepared[signature(rows)].has_members:
+        return None
+    (member,) = rows.member if len(rows.member) == 1 else (None,)
+    counted = {getattr(a.of, "name", None) for a in some if a.operation == "count_distinct"}
+    if all(a.operation in ("last", "count_distinct") for a in some) and counted <= {member}:
+        return member if some else None
+    return None
