@@ -7,7 +7,7 @@ the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipelines.features.expressions import (
@@ -101,83 +101,127 @@ def days(count: float) -> int:
 
 
 @deferred
-def count(rows: Rows, *, where: Typed | None = None, within: int | None = None) -> Expression:
-    """How many rows."""
+def count(rows: Rows, *, where: Expression | None = None, within: int | None = None) -> Expression:
+    """How many rows.
+
+    Args:
+        rows: what is counted.
+        where: which of them count.
+        within: the width of the window, `days(7)`; None for all rows so far.
+    """
     return _aggregation("count", rows, WHOLE, None, where, within)
 
 
 @deferred
-def total(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
+def total(
+    of: Expression, *, where: Expression | None = None, within: int | None = None
+) -> Expression:
     """The sum of whole numbers, exact in any order; 0 without rows.
 
+    Args:
+        of: the value per row: a whole number, money or a span of time.
+        where: which rows count.
+        within: the width of the window; None for all rows so far.
+
     Raises:
-        DeclarationError: it is no whole number (sums of floats depend on their order).
+        DeclarationError: sums of such values depend on their order, or there are none.
     """
-    if of.type.kind not in ("whole", "span"):
+    value = literal(of)
+    if value.type.kind not in ("whole", "span"):
         raise DeclarationError(
-            f"a sum of {of.type}s is not exact: whole numbers, money and spans of time are summed"
+            f"a sum of {value.type}s is not exact: sum whole numbers, money or spans of time"
         )
-    return _aggregation("sum", _rows_of(of), of.type, of, where, within)
+    return _aggregation("sum", _rows_of(value), value.type, value, where, within)
 
 
 @deferred
-def mean(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
-    """The mean of whole numbers or spans as a float; null without rows."""
-    rows = _rows_of(of)
+def mean(
+    of: Expression, *, where: Expression | None = None, within: int | None = None
+) -> Expression:
+    """The mean of whole numbers or spans as a float; null without rows.
+
+    Args:
+        of: the value per row, as for `total`.
+        where: which rows count.
+        within: the width of the window; None for all rows so far.
+    """
+    rows = _rows_of(literal(of))
     return ratio(total(of, where=where, within=within), count(rows, where=where, within=within))
 
 
 @deferred
-def share(condition: Typed, *, within: int | None = None) -> Expression:
+def share(condition: Expression, *, within: int | None = None) -> Expression:
     """The share of rows for which a condition holds; null without rows."""
-    rows = _rows_of(condition)
+    rows = _rows_of(literal(condition))
     return ratio(count(rows, where=condition, within=within), count(rows, within=within))
 
 
 @deferred
-def smallest(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
-    """The smallest value; null without rows."""
-    return _aggregation("min", _rows_of(of), of.type, of, where, within)
+def smallest(
+    of: Expression, *, where: Expression | None = None, within: int | None = None
+) -> Expression:
+    """The smallest value; null without rows.
+
+    Args:
+        of: the value per row.
+        where: which rows count.
+        within: the width of the window; None for all rows so far.
+    """
+    value = literal(of)
+    return _aggregation("min", _rows_of(value), value.type, value, where, within)
 
 
 @deferred
-def largest(of: Typed, *, where: Typed | None = None, within: int | None = None) -> Expression:
-    """The largest value; null without rows."""
-    return _aggregation("max", _rows_of(of), of.type, of, where, within)
+def largest(
+    of: Expression, *, where: Expression | None = None, within: int | None = None
+) -> Expression:
+    """The largest value; null without rows.
+
+    Args:
+        of: the value per row.
+        where: which rows count.
+        within: the width of the window; None for all rows so far.
+    """
+    value = literal(of)
+    return _aggregation("max", _rows_of(value), value.type, value, where, within)
 
 
 @deferred
-def count_distinct(of: Column, *, within: int | None = None) -> Expression:
+def count_distinct(of: Expression, *, within: int | None = None) -> Expression:
     """How many distinct values; a record that is deleted does not count until it is there again."""
-    return _aggregation("count_distinct", of.rows, WHOLE, of, None, within)
+    column = _column("count_distinct", of)
+    return _aggregation("count_distinct", column.rows, WHOLE, column, None, within)
 
 
 @deferred
-def most_frequent(of: Column, *, within: int | None = None) -> Expression:
+def most_frequent(of: Expression, *, within: int | None = None) -> Expression:
     """The most frequent text; of equally frequent ones the one that came last."""
-    return _aggregation("most_frequent", of.rows, of.type, of, None, within)
+    column = _column("most_frequent", of)
+    return _aggregation("most_frequent", column.rows, column.type, column, None, within)
 
 
 @deferred
-def last(of: Typed, *, within: int | None = None) -> Expression:
+def last(of: Expression, *, within: int | None = None) -> Expression:
     """The value of the newest row; of changes, of the newest record that is still there."""
-    return _aggregation("last", _rows_of(of), of.type, of, None, within)
+    value = literal(of)
+    return _aggregation("last", _rows_of(value), value.type, value, None, within)
 
 
 @deferred
-def last_k(of: Typed, k: int) -> Expression:
+def last_k(of: Expression, k: int) -> Expression:
     """The values of the newest k rows, oldest first.
 
     Raises:
         DeclarationError: k is below 1, or there are no lists of such values.
     """
+    value = literal(of)
     if k < 1:
         raise DeclarationError(f"last_k keeps at least 1 value, not {k}")
     kinds = {"text": STRINGS, "number": FLOATS}
-    if of.type.kind not in kinds:
-        raise DeclarationError(f"last_k keeps texts or numbers, not {of.type}s")
-    found = _aggregation("last_k", _rows_of(of), kinds[of.type.kind], of, None, None)
-    return Aggregation(found.operation, found.rows, found.type, of, size=k)
+    if value.type.kind not in kinds:
+        raise DeclarationError(f"last_k keeps texts or numbers, not {value.type}s")
+    found = _aggregation("last_k", _rows_of(value), kinds[value.type.kind], value, None, None)
+    return replace(found, size=k)
 
 
 @deferred
@@ -187,11 +231,12 @@ def time_since_previous(rows: Rows) -> Expression:
 
 
 @deferred
-def as_of(column: Column) -> Expression:
+def as_of(column: Expression) -> Expression:
     """A column of another record, as it was at the time of the feature row."""
-    if column.rows.kind != CHANGES:
-        raise DeclarationError(f"as_of looks into changes, not into {column.rows.kind}")
-    return AsOf(column)
+    found = _column("as_of", column)
+    if found.rows.kind != CHANGES:
+        raise DeclarationError(f"as_of looks into changes, not into {found.rows.kind}")
+    return AsOf(found)
 
 
 def in_hours(span: Expression) -> Expression:
@@ -216,7 +261,13 @@ def _width(microseconds: float) -> int:
     return whole
 
 
-def _rows_of(expression: Expression) -> Rows:
+def _column(operation: str, value: Expression) -> Column:
+    if not isinstance(value, Column):
+        raise DeclarationError(f"{operation} takes a column of a log, not a computed value")
+    return value
+
+
+def _rows_of(expression: Typed) -> Rows:
     """The rows whose columns an expression is made of."""
     found = {part.rows for part in walk(expression) if isinstance(part, (Column, SincePrevious))}
     if len(found) != 1:
@@ -229,18 +280,19 @@ def _aggregation(
     operation: str,
     rows: Rows,
     made: Type,
-    of: Expression | None,
+    of: Typed | None,
     where: Expression | None,
     within: int | None,
 ) -> Aggregation:
-    for part in walk(literal(0) if of is None else of):
+    for part in walk(of) if of is not None else ():
         if isinstance(part, (Aggregation, AsOf, RowTime)):
             raise DeclarationError(f"{operation} takes a value of one row, not another feature")
-    if where is not None:
-        if where.type != FLAG:
-            raise DeclarationError(f"where is a condition, not a {where.type}")
-        if _rows_of(where) is not rows:
+    condition = None if where is None else literal(where)
+    if condition is not None:
+        if condition.type != FLAG:
+            raise DeclarationError(f"where is a condition, not a {condition.type}")
+        if _rows_of(condition) is not rows:
             raise DeclarationError(f"where looks at rows of {rows.log.name}, as {operation} does")
     if within is not None and within < 1:
         raise DeclarationError(f"a window of {within} microseconds is none: its width is above 0")
-    return Aggregation(operation, rows, made, of, where, within)
+    return Aggregation(operation, rows, made, of, condition, within)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import groupby
 from typing import Final
 
 import ibis
@@ -32,7 +31,7 @@ _WEIGHT: Final = 2**40
 
 @dataclass(frozen=True)
 class States:
-    """What holds from some times on: a row per key and time, found by number where it is not direct.
+    """What holds from some times on: a row per key and time, found by number if not directly.
 
     Attributes:
         table: keys, event_timestamp and the values.
@@ -149,9 +148,10 @@ def _left_after_deletions(
 
 def _list_states(plan: Plan) -> list[States]:
     """Lists of the last rows, and the count of all so far."""
-    found = []
+    found: list[States] = []
     for prepared, some in plan.by_rows("last_k"):
-        for size, same in _by(some, lambda a: a.size):
+        for size in sorted({a.size for a in some}):
+            same = [a for a in some if a.size == size]
             lists = {plan.name(a): prepared.column(a.of) for a in same}
             table = lists_at(prepared.there, plan.keys, lists, size)
             places = [] if found else plan.places(prepared)
@@ -283,8 +283,3 @@ def _counted_value(prepared: Prepared, a: Aggregation) -> ir.Value:
     if a.where is None:
         return value
     return unless(~ibis.coalesce(prepared.value(a.where), False), value)
-
-
-def _by(some, of):
-    ordered = sorted(some, key=lambda a: (of(a) is not None, of(a) or 0))
-    return [(key, list(same)) for key, same in groupby(ordered, key=of)]

@@ -296,7 +296,7 @@ def _alike(values: Sequence[Any]) -> tuple[Typed, ...]:
     """Values brought to one type."""
     found = [literal(value) for value in values]
     if any(value.type == SPAN for value in found):  # a whole number beside it is microseconds
-        found = [Literal(v.value, SPAN) if _is_whole(v) else v for v in found]
+        found = [_as_span(v) for v in found]
     types = {value.type for value in found}
     if len(types) == 1:
         return tuple(found)
@@ -308,8 +308,10 @@ def _alike(values: Sequence[Any]) -> tuple[Typed, ...]:
     raise DeclarationError("these have no type in common: " + ", ".join(sorted(map(str, types))))
 
 
-def _is_whole(value: Typed) -> bool:
-    return isinstance(value, Literal) and value.type == WHOLE
+def _as_span(value: Typed) -> Typed:
+    if isinstance(value, Literal) and value.type == WHOLE:
+        return Literal(value.value, SPAN)
+    return value
 
 
 def _scaled(value: Typed, scale: int) -> Typed:

@@ -1,70 +1,37 @@
-"""inventory_levels: one row per warehouse, product and time at which the stock row changed."""
+"""inventory_levels: how much of a product a warehouse can still sell, and how long that lasts."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import ibis
-import ibis.expr.types as ir
+from pipelines.features.declare import Feature, as_of, group, hours, last, ratio, total
+from pipelines.features.shop_rows import INVENTORY, ORDERS, WAREHOUSES
 
-from pipelines.features.tombstones import unless
-from pipelines.features.windows import DAY, Sliding, last_per_instant, ratio, totals_at
-
-KEYS: Final = ("warehouse_id", "product_id")
 LOW_STOCK: Final = 50
+stock = last(INVENTORY.current_stock - INVENTORY.reserved_stock)
+demand_24h = total(ORDERS.quantity, within=hours(24))
 
-
-def inventory_levels(
-    inventory: ir.Table, orders: ir.Table, warehouses: ir.Table, *, newest: bool = False
-) -> ir.Table:
-    """Stock of a product in a warehouse, and how many days of demand it covers.
-
-    Args:
-        inventory, orders, warehouses: the change logs of the tables of those names.
-        newest: only the newest row of each warehouse and product.
-
-    Returns:
-        warehouse_id, product_id, event_timestamp and the view's features; units of the product.
-        All features are null where the stock row was deleted.
-    """
-    changes = inventory.rename(event_timestamp="updated_at")
-    current = last_per_instant(changes, KEYS, "event_timestamp", "seq", newest=newest)
-    placed = orders.filter(orders["op"] == "I")
-    counted = totals_at(
-        current,
-        KEYS,
-        "event_timestamp",
-        [Sliding(placed, "order_timestamp", DAY, {"demand_24h": placed.quantity})],
-        times=changes,
-        newest=newest,
-    )
-    regions = _latest_regions(warehouses)
-    placed_there = counted.left_join(regions, "warehouse_id")
-    stock = placed_there.current_stock - placed_there.reserved_stock
-    features = {
-        "stock_level": stock.cast("int64"),
-        "stock_ratio": ratio(stock, placed_there.reorder_point),
-        "carbon_intensity": ratio(placed_there.carbon_footprint, placed_there.current_stock),
-        "is_low_stock": stock < LOW_STOCK,
-        "warehouse_region": placed_there.warehouse_region,
-        "demand_24h": placed_there.demand_24h,
-        "days_of_cover": ratio(stock, placed_there.demand_24h),
-    }
-    deleted = placed_there["op"] == "D"
-    return placed_there.select(
-        "warehouse_id",
-        "product_id",
-        "event_timestamp",
-        **{name: unless(deleted, value) for name, value in features.items()},
-    )
-
-
-def _latest_regions(warehouses: ir.Table) -> ir.Table:
-    """The latest region of each warehouse; null where it was deleted."""
-    region = ibis.ifelse(warehouses["op"] == "D", ibis.null("string"), warehouses.region)
-    last = ibis.struct({"region": region}).argmax(warehouses.seq)
-    return (
-        warehouses.group_by("warehouse_id")
-        .agg(last=last)
-        .select("warehouse_id", warehouse_region=ibis._.last.region)
-    )
+INVENTORY_LEVELS: Final = group(
+    "inventory_levels",
+    keys=("warehouse_id", "product_id"),
+    rows=INVENTORY,
+    entity=INVENTORY,
+    features=(
+        Feature("stock_level", stock, "units not reserved"),
+        Feature(
+            "stock_ratio",
+            ratio(stock, last(INVENTORY.reorder_point)),
+            "stock_level / reorder_point, null at 0",
+        ),
+        Feature(
+            "carbon_intensity",
+            ratio(last(INVENTORY.carbon_footprint), last(INVENTORY.current_stock)),
+            "carbon_footprint / current_stock, null at 0",
+        ),
+        Feature("is_low_stock", stock < LOW_STOCK, "stock_level < 50"),
+        Feature("warehouse_region", as_of(WAREHOUSES.region), "where the warehouse stands"),
+        Feature("demand_24h", demand_24h, "units ordered in 24 hours"),
+        Feature("days_of_cover", ratio(stock, demand_24h), "stock_level / demand_24h, null at 0"),
+    ),
+)
+"""A row per change of a stock position."""

@@ -20,7 +20,7 @@ from pipelines.features.expressions import Call, Typed
 from pipelines.features.group import FeatureGroup
 from pipelines.features.plan import Plan
 from pipelines.features.prepared import log_table, row_value
-from pipelines.features.rows import CHANGES, FACTS, REPORTS, Rows
+from pipelines.features.rows import CHANGES, REPORTS, Rows
 from pipelines.features.tree import signature
 from pipelines.features.value_types import FLAG
 
@@ -118,9 +118,7 @@ def _reach(plan: Plan, rows: Rows, some: Sequence[Aggregation]) -> tuple[int | N
     return (None if None in widths else max(w or 0 for w in widths)), newest_before
 
 
-def _only(
-    rows: Rows, some: Sequence[Aggregation], keys: Sequence[str], *, is_due: bool
-) -> str:
+def _only(rows: Rows, some: Sequence[Aggregation], keys: Sequence[str], *, is_due: bool) -> str:
     """SQL for the rows that matter."""
     if rows.kind == REPORTS:
         return f"({rows.at} IS NOT NULL OR op IN ('D', 'M'))"
@@ -129,14 +127,18 @@ def _only(
     conditions = [a.where for a in some if a.where is not None]
     if is_due or len(conditions) < len(some) or not conditions:
         return "op = 'I'"
-    either = reduce(lambda a, b: Call("or", (a, b), FLAG), {signature(c): c for c in conditions}.values())
+    either = reduce(
+        lambda a, b: Call("or", (a, b), FLAG), {signature(c): c for c in conditions}.values()
+    )
     return f"op = 'I' AND ({_in_sql(rows, either, keys)})"
 
 
 def _in_sql(rows: Rows, condition: Typed, keys: Sequence[str]) -> str:
     """A row's condition as SQL over the log's columns."""
     table = log_table(rows.log.name)
-    query = str(ibis.to_sql(table.select(found=row_value(table, rows, keys, condition)), dialect="duckdb"))
+    query = str(
+        ibis.to_sql(table.select(found=row_value(table, rows, keys, condition)), dialect="duckdb")
+    )
     found = sqlglot.parse_one(query, dialect="duckdb").expressions[0].unalias()
     for column in found.find_all(sql.Column):
         column.set("table", None)

@@ -12,12 +12,13 @@ import ibis.expr.types as ir
 
 from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, MOVED, NUMBER, TEXT, TEXTS, TIME
 from pipelines.features.aggregations import Aggregation
+from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.expressions import Typed
 from pipelines.features.operations import as_ibis, column_value
 from pipelines.features.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious
 from pipelines.features.tree import signature
 
-AT: Final = "event_timestamp"
+AT: Final = EVENT_TIMESTAMP
 ORDER: Final = "row_order"
 """The column that orders rows of the same key and time."""
 DELETED: Final = "deleted"

@@ -194,8 +194,11 @@ class _Instant:
             return self._time
         mark = signature(part)
         if mark not in self._known:
-            known = self._looked_up if isinstance(part, AsOf) else self._aggregate
-            self._known[mark] = known(part)
+            if isinstance(part, AsOf):
+                self._known[mark] = self._looked_up(part)
+            else:
+                assert isinstance(part, Aggregation)
+                self._known[mark] = self._aggregate(part)
         return self._known[mark]
 
     def _looked_up(self, lookup: AsOf) -> Any:

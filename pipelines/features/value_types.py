@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import pyarrow as pa
+
 from pipelines.change_log.logs import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
 from pipelines.errors import SynchroChainError
 
@@ -73,3 +75,14 @@ IBIS: Final[Mapping[str, str]] = {
 def is_numeric(found: Type) -> bool:
     """Whether one can calculate with it."""
     return found.kind in ("whole", "number")
+
+
+ARROW: Final[Mapping[str, pa.DataType]] = {
+    "whole": pa.int64(),
+    "number": pa.float64(),
+    "text": pa.string(),
+    "flag": pa.bool_(),
+    "texts": pa.list_(pa.string()),
+    "numbers": pa.list_(pa.float64()),
+}
+"""The types in which features are published."""

@@ -72,7 +72,7 @@ class SlidingDistinct:
     member: str
     at: str
     order: str
-    widths: Mapping[str, int]
+    widths: Mapping[str, int | None]
 
     def moves(self, keys: Sequence[str]) -> list[ir.Table]:
         """An occurrence counts until the window leaves it behind or the same member occurs again
@@ -87,6 +87,10 @@ class SlidingDistinct:
         one = ibis.literal(1)
         found = [_moves(occurrences, keys, entered, dict.fromkeys(self.widths, one))]
         for name, width in self.widths.items():
+            if width is None:
+                ended = occurrences.filter(again.notnull())
+                found.append(_moves(ended, keys, ended[AT], {name: one}, leaves=ended.again))
+                continue
             expires = _later(entered, width)
             leaves = ibis.least(expires, again.fill_null(expires))
             found.append(_moves(occurrences, keys, entered, {name: one}, leaves=leaves))
@@ -102,12 +106,12 @@ class SlidingDistinct:
         )
         one = ibis.literal(1)
         there = last["op"] != "D"
-        counts = {
-            name: ibis.ifelse(there & (last[AT] > _later(last[_NEWEST], -width)), one, 0)
-            .sum()
-            .cast("int64")
-            for name, width in self.widths.items()
-        }
+        counts = {}
+        for name, width in self.widths.items():
+            counted = there
+            if width is not None:
+                counted = there & (last[AT] > _later(last[_NEWEST], -width))
+            counts[name] = ibis.ifelse(counted, one, 0).sum().cast("int64")
         return last.group_by(list(keys)).agg(**counts)
 
 
