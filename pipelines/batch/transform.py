@@ -2,9 +2,8 @@
 
 Of the feature rows only those that the changes affect are computed anew. A change at time t of a
 key, be it a deletion, affects that key's rows from t on. They are computed from the new rows and as
-much history of just those keys as the windows reach back. A change in a table without times affects
-the newest row of each key that it bears on: that one is served, and older rows keep what was known
-of the table when they were computed.
+much history of just those keys as the windows reach back. A change of what a view looks up affects
+the rows from its commit time on; it makes no rows of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
 from pipelines.change_log.extract import Span
 from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.change_log.types import ARROW_TYPES
-from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.columns import COMMITTED_AT, CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.views import VIEWS, VIEWS_BY_NAME, Source, View
 from pipelines.lake.publishing import Lines, Table
 from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
@@ -199,7 +198,7 @@ def _find_affected(connection: duckdb.DuckDBPyConnection, view: View) -> datetim
                 f"coalesce(max(seq) FILTER ({source.unnoticed}) OVER (PARTITION BY "
                 f"{source.identity}), 0)"
             )
-    parts += [_newest_beside(view, table) for table in view.tables]
+    parts += [_looked_up_later(view, table) for table in view.tables]
     keys = ", ".join(view.keys)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE affected AS SELECT {keys}, min(t) AS since "
@@ -209,15 +208,19 @@ def _find_affected(connection: duckdb.DuckDBPyConnection, view: View) -> datetim
     return found[0] if found else None
 
 
-def _newest_beside(view: View, table: str) -> str:
-    """A query for the keys that a table's changes bear on, each with the time of its newest row."""
+def _looked_up_later(view: View, table: str) -> str:
+    """A query for the keys that have rows at or after a change of what they look up.
+
+    Usually there are none: a change is committed before the rows that it bears on.
+    """
     rows = view.sources[0]  # at its times the view has rows
     keys = ", ".join(f"{column} AS {key}" for column, key in view.key_pairs(rows))
-    shared = ", ".join(BY_NAME[table].key)
+    shared = quoted(BY_NAME[table].key)
+    since = f"SELECT {shared}, min({COMMITTED_AT}) AS since FROM new_{table} GROUP BY {shared}"
     every = f"SELECT * FROM old_{rows.log} UNION ALL BY NAME SELECT * FROM new_{rows.log}"
     return (
-        f"SELECT {keys}, max({rows.at}) AS t FROM ({every}) WHERE ({rows.only}) "
-        f"AND ({shared}) IN (SELECT ({shared}) FROM new_{table}) GROUP BY {', '.join(rows.keys)}"
+        f"SELECT {keys}, min({rows.at}) AS t FROM (SELECT * FROM ({every}) WHERE {rows.only}) "
+        f"JOIN ({since}) USING ({shared}) WHERE {rows.at} >= since GROUP BY {quoted(rows.keys)}"
     )
 
 
