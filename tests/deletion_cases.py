@@ -97,7 +97,7 @@ INTENT: Final = ("user_intent", (1,))
 ORDERS: Final = ("user_orders", (1,))
 
 _REGION: Final = {"stock_level": 100, "warehouse_region": "north"}
-_MOVED: Final = {"stock_level": 100, "warehouse_region": None}
+_NOWHERE: Final = {"stock_level": 100, "warehouse_region": None}
 _FAST: Final = {"session_duration": 1, "sessions_7d": 1}
 _SLOW: Final = {"session_duration": 2, "sessions_7d": 2}
 _NO_SESSION: Final = {
@@ -174,10 +174,10 @@ CASES: Final = (
         "a warehouse is deleted, and there again",
         *STOCK,
         ("inventory", put(stock(T)), T, _REGION),
-        ("warehouses", gone(warehouse("w1"), T + HOUR), T, _MOVED),
-        ("inventory", put(stock(T + 2 * HOUR), op="U"), T + 2 * HOUR, _MOVED),
-        ("warehouses", put(warehouse("w1"), T + 3 * HOUR), T + 2 * HOUR, _REGION),
-        rewritten=True,
+        ("warehouses", gone(warehouse("w1"), T + HOUR), T, _REGION),
+        ("inventory", put(stock(T + 2 * HOUR), op="U"), T + 2 * HOUR, _NOWHERE),
+        ("warehouses", put(warehouse("w1"), T + 3 * HOUR), T + 2 * HOUR, _NOWHERE),
+        ("inventory", put(stock(T + 4 * HOUR), op="U"), T + 4 * HOUR, _REGION),
     ),
     _case(
         "a product is deleted",

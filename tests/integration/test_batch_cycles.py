@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -45,27 +45,35 @@ def test_cycles_add_up_to_the_reference(
             assert not differences(ours[key], row), (view, key)
 
 
-def test_a_warehouse_that_moves_is_known_to_be_elsewhere_from_then_on(
+def test_a_warehouse_that_moves_is_elsewhere_from_then_on(
     processor: BatchProcessor, data: DataConfig
 ) -> None:
-    """The newest row of each of its positions is computed anew; older rows keep the region that
-    was known when they were computed, and other warehouses' rows are left alone."""
+    """A move makes no rows; those at or after its commit say where the warehouse is now, be they
+    there already, and those before say where it was."""
     logs = complete_log(1)
     append_changes(data, logs)
     processor.run_cycle(update=False)
     before = offline_rows(processor, "inventory_levels")
+    times = sorted(row["event_timestamp"] for row in before if row["warehouse_id"] == "w1")
     (warehouse,) = (row for row in logs["warehouses"] if row["warehouse_id"] == "w1")
     last = max(row["seq"] for table in ("warehouses", "inventory") for row in logs[table])
-    append_changes(
-        data, {"warehouses": [{**warehouse, "seq": last + 1, "op": "U", "region": "west"}]}
-    )
-    report = processor.run_cycle(update=False)
-    expected = []
-    for position, rows in groupby(before, lambda row: (row["warehouse_id"], row["product_id"])):
-        *older, newest = rows
-        expected += older
-        expected.append(newest | ({"warehouse_region": "west"} if position[0] == "w1" else {}))
+
+    def move(number: int, region: str, at: datetime) -> int:
+        moved = {**warehouse, "seq": last + number, "op": "U", "region": region, "committed_at": at}
+        append_changes(data, {"warehouses": [moved]})
+        return processor.run_cycle(update=False).feature_rows.get("inventory_levels", 0)
+
+    assert move(1, "west", times[-1] + timedelta(microseconds=1)) == 0
+    assert offline_rows(processor, "inventory_levels") == before
+    middle = times[len(times) // 2]
+    assert move(2, "south", middle) == sum(time >= middle for time in times)
+    expected = [
+        row
+        | (
+            {"warehouse_region": "south"}
+            if row["warehouse_id"] == "w1" and row["event_timestamp"] >= middle
+            else {}
+        )
+        for row in before
+    ]
     assert offline_rows(processor, "inventory_levels") == expected
-    positions = {row["product_id"] for row in before if row["warehouse_id"] == "w1"}
-    assert report.feature_rows == {"inventory_levels": len(positions)}
-    assert len(positions) > 1
