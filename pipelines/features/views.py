@@ -13,6 +13,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.types import ARROW_TYPES, DUCKDB_TYPES
 from pipelines.errors import UnknownNameError
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
