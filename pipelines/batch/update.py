@@ -27,6 +27,7 @@ from pipelines.feast_plugins.repository import (
     open_store,
     quiet,
 )
+from pipelines.features.views import VIEWS
 from pipelines.lake.state import STALE_ONLINE, PipelineState
 from pipelines.places import check_file
 from pipelines.settings import BatchConfig, DataConfig
@@ -287,6 +288,9 @@ def _fingerprint(config: BatchConfig) -> str:
     sources = sorted(config.feature_repo_path.glob("*.py"))
     for path in (*sources, config.feature_repo_path / "feature_store.yaml"):
         digest.update(path.name.encode() + path.read_bytes())
+    for view in VIEWS:  # schemas and descriptions come from the declarations
+        described = [feature.description for feature in view.group.features.values()]
+        digest.update(repr((view.name, str(view.schema), described)).encode())
     return digest.hexdigest()
 
 
