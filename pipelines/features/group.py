@@ -39,6 +39,7 @@ class FeatureGroup:
         entity: changes of the record that stands for the entity: when it is deleted, a row is due
             then in which all features are null.
         features: by name, in the order of the dictionary.
+        about: when a row is due, in words.
     """
 
     name: str
@@ -46,6 +47,7 @@ class FeatureGroup:
     rows: tuple[Rows | WhileKnown, ...]
     entity: Rows
     features: Mapping[str, Feature]
+    about: str = ""
 
     @property
     def triggers(self) -> tuple[Rows, ...]:
@@ -87,6 +89,7 @@ def group(
     rows: Sequence[Rows | WhileKnown] | Rows,
     entity: Rows,
     features: Sequence[Feature],
+    about: str = "",
 ) -> FeatureGroup:
     """Declare a group.
 
@@ -96,6 +99,7 @@ def group(
         rows: a feature row is due at each time of these.
         entity: changes of the record that stands for the entity.
         features: in the order of the dictionary.
+        about: when a row is due, in words.
 
     Raises:
         DeclarationError: it cannot be meant; the group and the feature are named.
@@ -113,7 +117,7 @@ def group(
             raise DeclarationError(f"{name}.{feature.name}: {error}") from None
         made[feature.name] = replace(feature, value=found)
     triggers = (rows,) if isinstance(rows, (Rows, WhileKnown)) else tuple(rows)
-    whole = FeatureGroup(name, tuple(keys), triggers, entity, made)
+    whole = FeatureGroup(name, tuple(keys), triggers, entity, made, about)
     try:
         _check(whole)
     except DeclarationError as error:

@@ -16,6 +16,7 @@ INVENTORY_LEVELS: Final = group(
     keys=("warehouse_id", "product_id"),
     rows=INVENTORY,
     entity=INVENTORY,
+    about="a row per change of a row of `inventory`, at its `updated_at`",
     features=(
         Feature("stock_level", stock, "units not reserved"),
         Feature(
@@ -34,4 +35,3 @@ INVENTORY_LEVELS: Final = group(
         Feature("days_of_cover", ratio(stock, demand_24h), "stock_level / demand_24h, null at 0"),
     ),
 )
-"""A row per change of a stock position."""

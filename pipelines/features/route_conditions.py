@@ -35,6 +35,10 @@ ROUTE_CONDITIONS: Final = group(
     keys=("route_id",),
     rows=(ROUTES, WhileKnown(DELIVERIES)),
     entity=ROUTES,
+    about=(
+        "a row per change of a row of `routes`, at its `updated_at`, and per delivery on "
+        "it, at its `delivered_at`, while the route is there"
+    ),
     features=(
         Feature("delay_risk", risk, "0–1, as published by the carrier"),
         Feature("congestion", last(ROUTES.congestion), "0–1, as measured"),
@@ -68,4 +72,3 @@ ROUTE_CONDITIONS: Final = group(
         ),
     ),
 )
-"""A row per change of a route, and per delivery on it while it is there."""

@@ -22,6 +22,7 @@ SESSION_EVENTS: Final = group(
     keys=("session_id",),
     rows=CLICKS,
     entity=SESSIONS,
+    about="a row per event of `clickstream`, at its `event_timestamp`",
     features=(
         Feature("actions", last_k(CLICKS.action, LENGTH), "last 32 actions, oldest first"),
         Feature(
@@ -39,4 +40,3 @@ SESSION_EVENTS: Final = group(
         Feature("event_count", count(CLICKS), "all events of the session so far"),
     ),
 )
-"""A row per event."""

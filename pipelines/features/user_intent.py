@@ -27,6 +27,10 @@ USER_INTENT: Final = group(
     keys=("user_id",),
     rows=SESSIONS,
     entity=USERS,
+    about=(
+        'a row per change of a row of `user_sessions`, at its `timestamp`; "the latest '
+        'session" is the newest one that is still there and changed within 7 days'
+    ),
     features=(
         Feature(
             "intent_score",
@@ -62,5 +66,3 @@ USER_INTENT: Final = group(
         ),
     ),
 )
-"""A row per change of a session, at its last activity. "The latest session" is the newest one that
-is still there and changed within 7 days."""

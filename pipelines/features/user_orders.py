@@ -33,6 +33,9 @@ USER_ORDERS: Final = group(
     keys=("user_id",),
     rows=ORDERS,
     entity=USERS,
+    about=(
+        "a row per time of new orders, at their `order_timestamp`; an order counts as it was placed"
+    ),
     features=(
         Feature("order_value", total(value, within=AT_ONCE), "quantity × price of this basket"),
         Feature("orders_7d", count(ORDERS, within=days(7)), "order lines in 7 days"),
@@ -59,4 +62,3 @@ USER_ORDERS: Final = group(
         ),
     ),
 )
-"""A row per new order; an order counts as it was placed."""

@@ -12,6 +12,7 @@ import typer
 from documented import python_blocks
 
 from pipelines.cli.app import app
+from pipelines.features.dictionary import with_dictionary
 from pipelines.settings import ENV_PREFIX, PROJECT_ROOT, BatchConfig, DataConfig
 
 DOCS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
@@ -104,3 +105,9 @@ def test_python_blocks_are_python_and_import_what_there_is(path: Path) -> None:
 def test_the_readme_is_read_in_five_minutes() -> None:
     """120 to 150 lines; the rest is in docs/."""
     assert 120 <= len(DOCS[0].read_text("utf-8").splitlines()) <= 150
+
+
+def test_the_dictionary_is_that_of_the_declarations() -> None:
+    """`python -m pipelines.features.dictionary` writes it."""
+    page = (PROJECT_ROOT / "docs" / "features.md").read_text("utf-8")
+    assert with_dictionary(page) == page
