@@ -1,0 +1,174 @@
+"""Whether all plans of a drawn group give the rows of the reference, value by value.
+
+Run it with more histories than the tests have: `.venv/bin/python tests/declarations.py --histories
+50000`; with `--seed N`, others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import duckdb
+import ibis
+import pyarrow as pa
+from drawn_groups import DrawnGroup, groups
+from drawn_logs import Logs, drawn_logs
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
+from pipelines.features.every_row import every_row
+from pipelines.features.group import FeatureGroup
+from pipelines.features.newest_row import newest_row
+from pipelines.features.state import GroupState
+
+Row = Mapping[str, Any]
+Key = tuple[Any, ...]
+KEYS: Final = 80
+"""Histories per group: they share its statements."""
+_ARROW: Final = {
+    INTEGER: pa.int64(),
+    NUMBER: pa.float64(),
+    MONEY: pa.decimal128(10, 2),
+    TEXT: pa.string(),
+    TIME: pa.timestamp("us"),
+    TEXTS: pa.list_(pa.string()),
+}
+
+
+def check(drawn: DrawnGroup, logs: Logs) -> None:
+    """All plans and the reference agree.
+
+    Raises:
+        AssertionError: they do not; it has the group, the key's rows, and both answers.
+    """
+    expected = drawn.meaning.rows(logs)
+    connection = duckdb.connect()
+    load(connection, logs)
+    newest = {key: rows[-1:] for key, rows in expected.items()}
+    for plan, wanted in ((every_row, expected), (newest_row, newest)):
+        found = rows_by_key(drawn.declared, run(connection, plan(drawn.declared)))
+        compare(f"{plan.__name__} of {drawn}", logs, found, wanted)
+    check_state(drawn, logs)
+
+
+def check_state(drawn: DrawnGroup, logs: Logs) -> None:
+    """The rows that change by change were computed anew, half-way and at the end."""
+    state, shown = GroupState(drawn.declared), dict[Key, list[Row]]()
+    changes = sorted((row["seq"], name) for name, rows in logs.items() for row in rows)
+    by_place = {(row["seq"], name): row for name, rows in logs.items() for row in rows}
+    so_far: Logs = {name: [] for name in logs}
+    for number, (seq, name) in enumerate(changes, 1):
+        row = by_place[seq, name]
+        so_far[name].append(row)
+        for key in state.apply(name, row):
+            newest = state.newest(key)
+            shown[key] = [] if newest is None else [newest]
+        if number in (len(changes) // 2, len(changes)):
+            wanted = {key: rows[-1:] for key, rows in drawn.meaning.rows(so_far).items()}
+            found = {key: rows for key, rows in shown.items() if rows}
+            compare(f"state after {number} of {len(changes)} changes of {drawn}", logs, found, wanted)
+
+
+def compare(
+    what: str,
+    logs: Logs,
+    found: Mapping[Key, Sequence[Row]],
+    wanted: Mapping[Key, Sequence[Row]],
+) -> None:
+    """Raise if two answers differ, with the first key whose rows do."""
+    for key in dict.fromkeys([*wanted, *found]):
+        ours, theirs = list(found.get(key, ())), list(wanted.get(key, ()))
+        times = [row["event_timestamp"] for row in ours], [row["event_timestamp"] for row in theirs]
+        if times[0] != times[1]:
+            raise AssertionError(f"{what}\nrows of {key} at {times[0]}, not {times[1]}\n{_of(logs, key)}")
+        for mine, other in zip(ours, theirs, strict=True):
+            for name in other:
+                if not is_same(mine.get(name), other[name]):
+                    raise AssertionError(
+                        f"{what}\n{key} at {mine['event_timestamp']}: {name} is {mine.get(name)!r},"
+                        f" not {other[name]!r}\n{_of(logs, key)}"
+                    )
+
+
+def is_same(ours: Any, theirs: Any) -> bool:
+    """Equal to the last digit, and of one type."""
+    return type(ours) is type(theirs) and bool(ours == theirs)
+
+
+def run(connection: duckdb.DuckDBPyConnection, expression: Any) -> list[dict[str, Any]]:
+    """The rows of an Ibis expression."""
+    statement = str(ibis.to_sql(expression, dialect="duckdb"))
+    rows: list[dict[str, Any]] = connection.sql(statement).to_arrow_table().to_pylist()
+    return rows
+
+
+def rows_by_key(group: FeatureGroup, rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Each key's rows in order of time."""
+    found: dict[Key, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["event_timestamp"]):
+        found.setdefault(tuple(row[key] for key in group.keys), []).append(row)
+    return found
+
+
+def load(connection: duckdb.DuckDBPyConnection, logs: Logs) -> None:
+    """One table per log."""
+    for name, log in BY_NAME.items():
+        rows = logs.get(name, [])
+        columns = {
+            column: pa.array([row[column] for row in rows], _ARROW[type_])
+            for column, type_ in log.types.items()
+        }
+        table = pa.table(columns)
+        connection.register("loaded", table)
+        connection.execute(f'CREATE TABLE "{name}" AS FROM loaded')
+        connection.unregister("loaded")
+
+
+def _of(logs: Logs, key: Key) -> str:
+    """A key's rows, to look at."""
+    mine = []
+    for name, rows in logs.items():
+        mine += [
+            f"  {name} {({k: v for k, v in row.items() if k != 'seq'})}"
+            for row in rows
+            if set(key) <= set(v for v in row.values() if not isinstance(v, list))
+        ]
+    return "\n".join(mine)
+
+
+def checked(histories: int) -> Any:
+    """A property over so many key histories, derandomized."""
+
+    @settings(
+        max_examples=-(-histories // KEYS),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(drawn=groups(), log=st.integers(0, 10**9))
+    def every_plan_agrees(drawn: DrawnGroup, log: int) -> None:
+        check(drawn, drawn_logs(log, drawn.space, KEYS, drawn.widths))
+
+    return every_plan_agrees
+
+
+def main() -> None:
+    """As many histories as asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--histories", type=int, default=50_000, help="of keys (50000)")
+    parser.add_argument("--seed", type=int, help="other groups and logs than those of the tests")
+    given_ = parser.parse_args()
+    property_ = checked(given_.histories)
+    if given_.seed is not None:
+        property_ = seed(given_.seed)(settings(property_._hypothesis_internal_use_settings)(property_))
+    property_()
+    print(f"{given_.histories} key histories: all plans agree with the reference")
+
+
+if __name__ == "__main__":
+    main()

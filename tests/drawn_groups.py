@@ -1,0 +1,398 @@
+"""Random feature groups, each with what it means: see `reference_groups`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from drawn_values import Draw, Drawn, called, expression, in_seconds, makeable
+from hypothesis import strategies as st
+from reference_groups import (
+    Meaning,
+    Of,
+    Row,
+    Source,
+    averaged,
+    counted,
+    distinct_values,
+    extreme,
+    favourite,
+    looked_up,
+    newest_value,
+    newest_values,
+    published,
+    shared,
+    since_the_previous,
+    summed,
+)
+
+from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
+from pipelines.features import aggregations as agg
+from pipelines.features import expressions as exp
+from pipelines.features.expressions import resolve, walk
+from pipelines.features.group import Feature, FeatureGroup, WhileKnown, group
+from pipelines.features.rows import Column, changes, facts, reports, since_previous
+
+_KINDS: Final = {
+    INTEGER: "whole",
+    NUMBER: "number",
+    MONEY: "money",
+    TEXT: "text",
+    TIME: "time",
+    TEXTS: "texts",
+}
+_PUBLISHED: Final = ("whole", "money", "number", "text", "flag")
+_WIDTHS: Final = (agg.AT_ONCE, 2, agg.SECOND, 90 * agg.SECOND, agg.HOUR, agg.DAY, 7 * agg.DAY)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What groups of one entity may be made of.
+
+    Attributes:
+        keys: the entity keys.
+        entity: the log of its records.
+        facts: the logs of facts about it.
+        changes: of records that belong to it.
+        reports: about it.
+        lookups: logs whose key is among the keys.
+        called: other names of the columns that hold a key, by log.
+    """
+
+    keys: tuple[str, ...]
+    entity: str
+    facts: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    reports: tuple[str, ...] = ()
+    lookups: tuple[str, ...] = ()
+    called: Mapping[str, Mapping[str, str]] | None = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All rows that groups may be made of; the entity's first."""
+        found = [self._source(changes(self.entity), f"changes('{self.entity}')")]
+        for name in self.facts:
+            at = _FACT_AT[name]
+            found.append(self._source(facts(name, at=at), f"facts('{name}', at='{at}')"))
+        for name in self.changes:
+            found.append(self._source(changes(name), f"changes('{name}')"))
+        for name in self.reports:
+            text = f"reports('{name}', at='delivered_at')"
+            found.append(self._source(reports(name, at="delivered_at"), text))
+        return tuple(found)
+
+    def looked_up(self, name: str) -> Source:
+        """The rows of a log whose key is among the keys."""
+        rows = changes(name)
+        return Source(rows, f"changes('{name}')", name, rows.at, rows.kind, rows.log.key, rows.log.key)
+
+    def _source(self, rows: Any, text: str) -> Source:
+        called = (self.called or {}).get(rows.log.name, {})
+        if called:
+            rows = rows.by(**called)
+            text += ".by(" + ", ".join(f"{k}='{v}'" for k, v in called.items()) + ")"
+        columns = tuple(called.get(key, key) for key in self.keys)
+        return Source(rows, text, rows.log.name, rows.at, rows.kind, rows.log.key, columns)
+
+
+_FACT_AT: Final = {"clickstream": "event_timestamp", "orders": "order_timestamp"}
+SPACES: Final = (
+    Space(("user_id",), "users", ("clickstream", "orders"), ("sessions", "orders"), (), ("users",)),
+    Space(
+        ("customer_id",),
+        "users",
+        ("orders",),
+        ("sessions",),
+        called={name: {"customer_id": "user_id"} for name in ("users", "orders", "sessions")},
+    ),
+    Space(("session_id",), "sessions", ("clickstream",), lookups=("sessions",)),
+    Space(
+        ("product_id", "warehouse_id"),
+        "inventory",
+        ("orders",),
+        reports=("shipments",),
+        lookups=("warehouses", "products", "inventory"),
+    ),
+    Space(("route_id",), "routes", reports=("shipments",), lookups=("routes",)),
+    Space(
+        ("product_id",),
+        "products",
+        ("clickstream", "orders"),
+        ("inventory",),
+        ("shipments",),
+        ("products",),
+    ),
+    Space(
+        ("warehouse_id",), "warehouses", ("orders",), ("inventory",), ("shipments",), ("warehouses",)
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DrawnGroup:
+    """A declared group, what it means, and how it was written.
+
+    Attributes:
+        space: what it was made of.
+        declared: the group.
+        meaning: for the reference.
+        widths: of its windows, in microseconds.
+        text: the declaration.
+    """
+
+    space: Space
+    declared: FeatureGroup
+    meaning: Meaning
+    widths: tuple[int, ...]
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@st.composite
+def groups(draw: Draw) -> DrawnGroup:
+    """A group of up to six features over several logs."""
+    space: Space = draw(st.sampled_from(SPACES))
+    entity, *others = space.sources
+    triggers, while_known = _triggers(draw, entity, others)
+    widths = draw(st.lists(st.sampled_from(_WIDTHS), min_size=1, max_size=3, unique=True))
+    taken = draw(st.lists(st.sampled_from([entity, *others]), min_size=1, max_size=3, unique=True))
+    parts = [
+        _aggregation(draw, draw(st.sampled_from(taken)), entity, widths)
+        for _ in range(draw(st.integers(1, 6)))
+    ]
+    for name in space.lookups:
+        if draw(st.integers(0, 2)) == 0:
+            parts.append(_looked_up(draw, space.looked_up(name)))
+    parts = [part if part.kind != "span" else in_seconds(part) for part in parts]
+    leaves = [*parts, Drawn(agg.RowTime(), lambda instant: instant.at, "time", "time")]
+    features = [part for part in parts if part.kind != "time"]
+    for _ in range(draw(st.integers(0 if features else 1, 2))):
+        kinds = [kind for kind in makeable(leaves) if kind in _PUBLISHED]
+        features.append(expression(draw, leaves, draw(st.sampled_from(kinds))))
+    named = {f"f{number}": part for number, part in enumerate(features)}
+    due = [s.rows for s in triggers] + [WhileKnown(s.rows) for s in while_known]
+    declared = group(
+        "drawn",
+        keys=space.keys,
+        rows=due,
+        entity=entity.rows,
+        features=[Feature(name, part.written, "") for name, part in named.items()],
+    )
+    of = {name: _published(part.of) for name, part in named.items()}
+    meaning = Meaning(space.keys, triggers, while_known, entity, of)
+    return DrawnGroup(space, declared, meaning, tuple(widths), _text(space, meaning, named))
+
+
+def _triggers(
+    draw: Draw, entity: Source, others: Sequence[Source]
+) -> tuple[list[Source], list[Source]]:
+    """When rows are due, and which of these only while the entity's record is there."""
+    way = draw(st.sampled_from(["one", "entity", "some", "while known"]))
+    if way == "entity":
+        return [entity], []
+    some = draw(st.lists(st.sampled_from(others), min_size=1, max_size=2, unique=True))
+    if way == "one":
+        return some[:1], []
+    if way == "while known":
+        return [entity], some
+    return ([entity] if draw(st.booleans()) else []) + some, []
+
+
+def _columns(source: Source) -> list[Drawn]:
+    """The columns of a log's rows."""
+    found = []
+    for name, type_ in BY_NAME[source.log].types.items():
+        if name in ("seq", "op"):
+            continue
+        of: Of = lambda row, name=name: row[name]  # noqa: E731  # one for each column
+        found.append(Drawn(source.rows[name], of, _KINDS[type_], f"{source.log}.{name}"))
+    return found
+
+
+def _row_value(draw: Draw, source: Source, kinds: Sequence[str]) -> Drawn:
+    """A value of a row that is made of at least one column."""
+    columns = _columns(source)
+    kind = draw(st.sampled_from([kind for kind in makeable(columns) if kind in kinds]))
+    found = expression(draw, columns, kind, draw(st.integers(0, 2)))
+    parts = () if found.is_constant else walk(resolve(found.written))
+    return found if any(isinstance(part, Column) for part in parts) else _plain(columns, kind)
+
+
+def _plain(columns: Sequence[Drawn], kind: str) -> Drawn:
+    """The simplest value of a kind, where one that was drawn is a constant."""
+    same = [column for column in columns if column.kind == kind]
+    if same:
+        return same[0]
+    time = next(column for column in columns if column.kind == "time")
+    if kind == "flag":
+        return called(kind, "is_null", exp.is_null(time.written), lambda t: t is None, time)
+    hour = called("whole", "hour_of_day", exp.hour_of_day(time.written), lambda t: t.hour, time)
+    if kind == "whole":
+        return hour
+    assert kind == "number", kind
+    return Drawn(hour.written / 2, lambda row: hour.of(row) / 2, kind, f"({hour} / 2)")
+
+
+def _where(draw: Draw, source: Source) -> Drawn | None:
+    if draw(st.booleans()):
+        return None
+    return _row_value(draw, source, ["flag"])
+
+
+def _within(draw: Draw, widths: Sequence[int]) -> int | None:
+    width: int | None = draw(st.sampled_from([None, *widths]))
+    return width
+
+
+def _aggregation(draw: Draw, source: Source, entity: Source, widths: Sequence[int]) -> Drawn:
+    ways: list[_Way] = [_counted, _amount, _shared, _extreme, _newest, _listed, _since]
+    ways += [_favourite]
+    if _distinct_column(source):
+        ways.append(_distinct)
+    found: Drawn = draw(st.sampled_from(ways))(draw, source, widths)
+    return found
+
+
+def _counted(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    where, within = _where(draw, source), _within(draw, widths)
+    written = agg.count(source.rows, where=_written(where), within=within)
+    of = counted(source, _of(where), within)
+    return Drawn(written, of, "whole", f"count({source.log}{_options(where, within)})")
+
+
+def _amount(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    """A sum or a mean."""
+    value = _row_value(draw, source, ["whole", "money", "span"])
+    where, within = _where(draw, source), _within(draw, widths)
+    name = draw(st.sampled_from(["total", "mean"]))
+    written = getattr(agg, name)(value.written, where=_written(where), within=within)
+    of = (summed if name == "total" else averaged)(source, value.of, _of(where), within)
+    kind = value.kind if name == "total" else "number"
+    return Drawn(written, of, kind, f"{name}({value}{_options(where, within)})")
+
+
+def _shared(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    condition, within = _row_value(draw, source, ["flag"]), _within(draw, widths)
+    written = agg.share(condition.written, within=within)
+    of = shared(source, condition.of, within)
+    return Drawn(written, of, "number", f"share({condition}{_options(None, within)})")
+
+
+def _extreme(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    kinds = ["whole", "money", "number", "text", "span", "time"]
+    value = draw(st.sampled_from(_columns(source)))
+    if value.kind not in kinds or draw(st.booleans()):
+        value = _row_value(draw, source, kinds)
+    where, within = _where(draw, source), _within(draw, widths)
+    name = draw(st.sampled_from(["smallest", "largest"]))
+    written = getattr(agg, name)(value.written, where=_written(where), within=within)
+    of = extreme(min if name == "smallest" else max, source, value.of, _of(where), within)
+    return Drawn(written, of, value.kind, f"{name}({value}{_options(where, within)})")
+
+
+def _newest(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    value = draw(st.sampled_from(_columns(source)))
+    if draw(st.booleans()):
+        value = _row_value(draw, source, ["whole", "money", "number", "text", "flag", "span"])
+    within = _within(draw, widths)
+    written = agg.last(value.written, within=within)
+    of = newest_value(source, value.of, within)
+    return Drawn(written, of, value.kind, f"last({value}{_options(None, within)})")
+
+
+def _listed(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    size = draw(st.sampled_from([1, 2, 3, 5]))
+    kind = draw(st.sampled_from(["text", "number", "gap"]))
+    if kind == "gap":
+        gaps = agg.in_seconds(since_previous(source.rows))
+        text, kind = f"in_seconds(since_previous({source.log}))", "number"
+
+        def of(row: Row, before: Row | None) -> Any:
+            if before is None:
+                return None
+            return (row[source.at] - before[source.at]).total_seconds()
+
+        written = agg.last_k(gaps, size)
+    else:
+        value = _row_value(draw, source, [kind])
+        written, text = agg.last_k(value.written, size), value.text
+
+        def of(row: Row, before: Row | None) -> Any:
+            return value.of(row)
+
+    found = newest_values(source, of, size)
+    return Drawn(written, found, f"{kind}s", f"last_k({text}, {size})")
+
+
+def _since(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    written = agg.time_since_previous(source.rows)
+    return Drawn(
+        written, since_the_previous(source), "span", f"time_since_previous({source.log})"
+    )
+
+
+def _favourite(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    column = draw(st.sampled_from([c for c in _columns(source) if c.kind == "text"]))
+    name, within = column.text.rpartition(".")[2], _within(draw, widths)
+    written = agg.most_frequent(column.written, within=within)
+    of = favourite(source, name, within)
+    return Drawn(written, of, "text", f"most_frequent({column}{_options(None, within)})")
+
+
+def _distinct_column(source: Source) -> str | None:
+    """Which column's distinct values are counted: of changes, what tells a key's records apart."""
+    left = [column for column in source.record if column not in source.columns]
+    if source.kind == "changes":
+        return left[0] if len(left) == 1 else source.record[0] if not left else None
+    return "product_id"
+
+
+def _distinct(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    name, within = _distinct_column(source), _within(draw, widths)
+    if source.kind != "changes":
+        columns = [c for c in _columns(source) if c.kind != "texts"]
+        name = draw(st.sampled_from(columns)).text.rpartition(".")[2]
+    assert name is not None
+    written = agg.count_distinct(source.rows[name], within=within)
+    of = distinct_values(source, name, within)
+    return Drawn(written, of, "whole", f"count_distinct({source.log}.{name}{_options(None, within)})")
+
+
+def _looked_up(draw: Draw, source: Source) -> Drawn:
+    column = draw(st.sampled_from(_columns(source)))
+    name = column.text.rpartition(".")[2]
+    of = looked_up(source, source.record, name)
+    return Drawn(agg.as_of(column.written), of, column.kind, f"as_of({column})")
+
+
+_Way = Callable[[Draw, Source, Sequence[int]], Drawn]
+
+
+def _written(where: Drawn | None) -> Any:
+    return None if where is None else where.written
+
+
+def _of(where: Drawn | None) -> Of | None:
+    return None if where is None else where.of
+
+
+def _options(where: Drawn | None, within: int | None) -> str:
+    found = "" if where is None else f", where={where}"
+    return found if within is None else f"{found}, within={within}"
+
+
+def _published(of: Of) -> Of:
+    return lambda instant: published(of(instant))
+
+
+def _text(space: Space, meaning: Meaning, named: Mapping[str, Drawn]) -> str:
+    due = [s.text for s in meaning.triggers]
+    due += [f"WhileKnown({s.text})" for s in meaning.while_known]
+    lines = [f"    {name} = {part.text}" for name, part in named.items()]
+    keys = ", ".join(space.keys)
+    return f"group of {keys} over {' + '.join(due)}, entity {meaning.entity.text}:\n" + "\n".join(
+        lines
+    )
