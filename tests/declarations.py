@@ -47,7 +47,7 @@ def check(drawn: DrawnGroup, logs: Logs) -> None:
     """
     expected = drawn.meaning.rows(logs)
     connection = duckdb.connect()
-    load(connection, logs)
+    load(connection, {name: logs[name] for name in drawn.declared.logs})
     newest = {key: rows[-1:] for key, rows in expected.items()}
     for plan, wanted in ((every_row, expected), (newest_row, newest)):
         found = rows_by_key(drawn.declared, run(connection, plan(drawn.declared)))
@@ -102,7 +102,8 @@ def is_same(ours: Any, theirs: Any) -> bool:
 def run(connection: duckdb.DuckDBPyConnection, expression: Any) -> list[dict[str, Any]]:
     """The rows of an Ibis expression."""
     statement = str(ibis.to_sql(expression, dialect="duckdb"))
-    rows: list[dict[str, Any]] = connection.sql(statement).to_arrow_table().to_pylist()
+    table = connection.sql(statement).to_arrow_table().cast(expression.schema().to_pyarrow())
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
@@ -116,11 +117,10 @@ def rows_by_key(group: FeatureGroup, rows: Iterable[Row]) -> dict[Key, list[Row]
 
 def load(connection: duckdb.DuckDBPyConnection, logs: Logs) -> None:
     """One table per log."""
-    for name, log in BY_NAME.items():
-        rows = logs.get(name, [])
+    for name, rows in logs.items():
         columns = {
             column: pa.array([row[column] for row in rows], _ARROW[type_])
-            for column, type_ in log.types.items()
+            for column, type_ in BY_NAME[name].types.items()
         }
         table = pa.table(columns)
         connection.register("loaded", table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from drawn_values import Draw, Drawn, called, expression, in_seconds, makeable
@@ -269,8 +270,11 @@ def _amount(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
     where, within = _where(draw, source), _within(draw, widths)
     name = draw(st.sampled_from(["total", "mean"]))
     written = getattr(agg, name)(value.written, where=_written(where), within=within)
-    of = (summed if name == "total" else averaged)(source, value.of, _of(where), within)
-    kind = value.kind if name == "total" else "number"
+    if name == "total":
+        zero = Decimal(0) if value.kind == "money" else 0
+        of, kind = summed(source, value.of, _of(where), within, zero), value.kind
+    else:
+        of, kind = averaged(source, value.of, _of(where), within), "number"
     return Drawn(written, of, kind, f"{name}({value}{_options(where, within)})")
 
 

@@ -143,9 +143,9 @@ def counted(source: Source, where: Of | None, within: int | None) -> Of:
     return lambda instant: len(_rows(instant, source, where, within))
 
 
-def summed(source: Source, of: Of, where: Of | None, within: int | None) -> Of:
+def summed(source: Source, of: Of, where: Of | None, within: int | None, zero: Any) -> Of:
     """The sum of what is known; 0 without rows."""
-    return lambda instant: sum(_values(instant, source, of, where, within))
+    return lambda instant: sum(_values(instant, source, of, where, within), zero)
 
 
 def averaged(source: Source, of: Of, where: Of | None, within: int | None) -> Of:

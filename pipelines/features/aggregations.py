@@ -15,11 +15,12 @@ from pipelines.features.expressions import (
     Typed,
     deferred,
     in_units_of,
+    is_null,
     literal,
     ratio,
     walk,
 )
-from pipelines.features.rows import CHANGES, Column, Rows, SincePrevious
+from pipelines.features.rows import CHANGES, Column, Rows, SincePrevious, may_be_null
 from pipelines.features.value_types import (
     FLAG,
     FLOATS,
@@ -138,15 +139,19 @@ def total(
 def mean(
     of: Expression, *, where: Expression | None = None, within: int | None = None
 ) -> Expression:
-    """The mean of whole numbers or spans as a float; null without rows.
+    """The mean of whole numbers or spans as a float; null if none is known.
 
     Args:
         of: the value per row, as for `total`.
         where: which rows count.
         within: the width of the window; None for all rows so far.
     """
-    rows = _rows_of(literal(of))
-    return ratio(total(of, where=where, within=within), count(rows, where=where, within=within))
+    value = literal(of)
+    known = where
+    if may_be_null(value):
+        known = ~is_null(value) if where is None else where & ~is_null(value)
+    sum_ = total(of, where=where, within=within)
+    return ratio(sum_, count(_rows_of(value), where=known, within=within))
 
 
 @deferred

@@ -17,7 +17,7 @@ import ibis.expr.types as ir
 
 from pipelines.features.aggregations import AT_ONCE, MICROSECOND, Aggregation
 from pipelines.features.group import FeatureGroup
-from pipelines.features.lists import COUNT, lists_at
+from pipelines.features.lists import COUNT, lists_at, without_null
 from pipelines.features.lookups import looked_up
 from pipelines.features.plan import SINCE, Plan, amount, attached, finished, sums, vocabulary
 from pipelines.features.prepared import AT, DELETED, MEMBER, ORDER, Prepared
@@ -38,31 +38,41 @@ class States:
         number: the column that counts them; None if there is one at each instant.
         last: the aggregations that look at the newest record, with their windows.
         of_entity: whether it says if the entity's record is deleted.
+        lists: the columns that are lists, empty before the first row.
+        counts: the columns that are counts, 0 before the first row.
     """
 
     table: ir.Table
     number: str | None
     last: Sequence[Aggregation] = ()
     of_entity: bool = False
+    lists: Sequence[str] = ()
+    counts: Sequence[str] = ()
 
 
 def every_row(group: FeatureGroup) -> ir.Table:
     """Keys, event time and features at every instant at which a row is due."""
     plan = Plan.of(group)
-    states = [*_last_states(plan), *_list_states(plan), *_previous_states(plan)]
+    states = [
+        *_last_states(plan),
+        *_list_states(plan),
+        *_previous_states(plan),
+        *_word_states(plan),
+    ]
     counts = [Sliding(s.table, AT, None, {s.number: ibis.literal(1)}) for s in states if s.number]
     parts = [*sums(plan), *counts]
     # States with a row at each instant are where to start from, if there are some.
-    base = next((state for state in states if state.number is None), None)
+    states.sort(key=lambda state: state.number is not None)
+    base = states[0] if states and states[0].number is None else None
     found = _instants(plan) if base is None else base.table
     if parts:
         times = None if base is None else plan.triggers[0].table
         found = totals_at(found, plan.keys, AT, parts, times)
-    for table, fill in (*_at_once(plan), *_most_frequent(plan, found)):
-        found = attached(found, table, [*plan.keys, AT], fill=fill)
+    for table in _at_once(plan):
+        found = attached(found, table, [*plan.keys, AT], fill=0)
     for state in states:
         found = _with_state(plan, found, state, is_there=state is base)
-    found = _extremes(plan, found)
+    found = _extremes(plan, _with_favourites(plan, found))
     for lookup in {signature(a): a for a in group.lookups}.values():
         found = looked_up(found, lookup, plan.name(lookup))
     return finished(plan, found)
@@ -73,17 +83,15 @@ def _instants(plan: Plan) -> ir.Table:
     return reduce(lambda one, other: one.union(other), every).distinct()
 
 
-def _at_once(plan: Plan) -> list[tuple[ir.Table, int | None]]:
+def _at_once(plan: Plan) -> list[ir.Table]:
     """Counts and sums over the rows of the very time."""
-    found: list[tuple[ir.Table, int | None]] = []
+    found = []
     for prepared, some in plan.by_rows("count", "sum"):
-        now = {
-            plan.name(a): amount(prepared, a).sum().cast("int64")
-            for a in some
-            if a.within == AT_ONCE
-        }
+        now = {plan.name(a): amount(prepared, a) for a in some if a.within == AT_ONCE}
         if now:
-            found.append((prepared.there.group_by([*plan.keys, AT]).agg(**now), 0))
+            rows = prepared.there.select(*plan.keys, AT, **now)
+            sums_ = {name: rows[name].sum().cast("int64") for name in now}
+            found.append(rows.group_by([*plan.keys, AT]).agg(**sums_))
     return found
 
 
@@ -91,12 +99,13 @@ def _last_states(plan: Plan) -> list[States]:
     """The newest records, and whether the entity's own is deleted."""
     found: list[States] = []
     for prepared, some, of_entity in plan.lasts():
-        for within, last in plan.by_width(some):
+        for place, (within, last) in enumerate(plan.by_width(some)):
             number = None if plan.is_only_trigger(prepared) else f"number_{len(found)}"
             table = _current(plan, prepared, last, within)
-            if not of_entity:
+            says_deleted = of_entity and place == 0
+            if not says_deleted:
                 table = table.drop(DELETED)
-            found.append(States(table, number, last, of_entity))
+            found.append(States(table, number, last, says_deleted))
     return found
 
 
@@ -150,14 +159,16 @@ def _list_states(plan: Plan) -> list[States]:
     """Lists of the last rows, and the count of all so far."""
     found: list[States] = []
     for prepared, some in plan.by_rows("last_k"):
+        places = plan.places(prepared)
         for size in sorted({a.size for a in some}):
             same = [a for a in some if a.size == size]
             lists = {plan.name(a): prepared.column(a.of) for a in same}
             table = lists_at(prepared.there, plan.keys, lists, size)
-            places = [] if found else plan.places(prepared)
             table = table.mutate(**dict.fromkeys(places, table[COUNT])).drop(COUNT)
-            direct = plan.is_only_trigger(prepared)
-            found.append(States(table, None if direct else f"lists_{len(found)}"))
+            direct = plan.has_all_instants(prepared)
+            number = None if direct else f"lists_{len(found)}"
+            found.append(States(table, number, lists=tuple(lists), counts=tuple(places)))
+            places = []
     return found
 
 
@@ -166,7 +177,7 @@ def _previous_states(plan: Plan) -> list[States]:
     found = []
     for prepared, (a, *_) in plan.by_rows("time_since_previous"):
         times = prepared.there.select(*plan.keys, AT).distinct()
-        if plan.is_only_trigger(prepared):
+        if plan.has_all_instants(prepared):
             in_order = ibis.window(group_by=plan.keys, order_by=times[AT])
             before = times[AT].lag().over(in_order)
             found.append(States(times.mutate(**{plan.name(a): before}), None))
@@ -195,10 +206,15 @@ def _with_state(plan: Plan, found: ir.Table, state: States, *, is_there: bool) -
             for a in state.last
             if a.within is not None
         }
-        found = found.mutate(**recent)
-    if state.of_entity and plan.group.needs_entity:
-        known = found[SINCE].notnull() & (~found[DELETED] | (found[SINCE] == found[AT]))
-        found = found.filter(known)
+        nothing = {name: without_null(found[name]) for name in state.lists}
+        nothing |= {name: found[name].fill_null(0) for name in state.counts}
+        found = found.mutate(**recent, **nothing)
+    if state.of_entity and not plan.is_only_trigger(plan.entity):
+        ends = found[DELETED] & (found[SINCE] == found[AT])
+        if plan.group.needs_entity:
+            found = found.filter(found[SINCE].notnull() & (~found[DELETED] | ends))
+        else:
+            found = found.mutate(**{DELETED: ends})
     names = {plan.name(a) for _, some in plan.by_rows("time_since_previous") for a in some}
     since = {
         name: found[AT].delta(found[name], unit="microsecond")
@@ -207,42 +223,57 @@ def _with_state(plan: Plan, found: ir.Table, state: States, *, is_there: bool) -
     return found.mutate(**since).drop(*[n for n in (SINCE,) if n in found.columns])
 
 
-def _most_frequent(plan: Plan, found: ir.Table) -> list[tuple[ir.Table, None]]:
+def _word_states(plan: Plan) -> list[States]:
+    """How late the last row of each word of a vocabulary stands among its key's."""
+    found = []
+    for prepared, some in plan.by_rows("most_frequent"):
+        for a in {signature(a.of): a for a in some if vocabulary(a)}.values():
+            rows, keys = prepared.there, plan.keys
+            in_order = ibis.window(group_by=keys, order_by=[rows[AT], rows[ORDER]])
+            placed = rows.mutate(place=ibis.row_number().over(in_order).cast("int64"))
+            word = prepared.value(a.of, placed)
+            places = {
+                name: placed.place.max(where=word == one).fill_null(-1)
+                for name, one in zip(_places(plan, a, some), vocabulary(a), strict=True)
+            }
+            last = placed.group_by([*keys, AT]).agg(**places)
+            so_far = ibis.range_window(preceding=None, following=0, group_by=keys, order_by=last[AT])
+            latest = {name: last[name].max().over(so_far) for name in places}
+            number = None if plan.has_all_instants(prepared) else f"words_{len(found)}"
+            found.append(States(last.select(*keys, AT, **latest), number))
+    return found
+
+
+def _places(plan: Plan, a: Aggregation, some: Sequence[Aggregation]) -> list[str]:
+    """The columns of `_word_states`; aggregations of one column share them."""
+    first = next(b for b in some if signature(b.of) == signature(a.of))
+    return [f"{plan.name(first)}_last_{number}" for number in range(len(vocabulary(a)))]
+
+
+def _with_favourites(plan: Plan, found: ir.Table) -> ir.Table:
     """The most frequent texts; `found` has their counts, where there is a vocabulary."""
-    made: list[tuple[ir.Table, None]] = []
+    chosen: dict[str, ir.Value] = {}
+    used: list[str] = []
     for prepared, some in plan.by_rows("most_frequent"):
         for a in some:
-            words = vocabulary(a)
-            of = _of_vocabulary if words else _of_any_text
-            made.append((of(plan, prepared, a, found), None))
-    return made
-
-
-def _of_vocabulary(plan: Plan, prepared: Prepared, a: Aggregation, found: ir.Table) -> ir.Table:
-    table, keys, name = prepared.there, plan.keys, plan.name(a)
-    in_order = ibis.window(group_by=keys, order_by=[table[AT], table[ORDER]])
-    placed = table.mutate(place=ibis.row_number().over(in_order).cast("int64"))
-    value, words = prepared.value(a.of, placed), vocabulary(a)
-    last = placed.group_by([*keys, AT]).agg(
-        **{
-            f"last_{n}": placed.place.max(where=value == word).fill_null(-1)
-            for n, word in enumerate(words)
-        }
-    )
-    so_far = ibis.range_window(preceding=None, following=0, group_by=keys, order_by=last[AT])
-    running = last.select(
-        *keys, AT, **{f"last_{n}": last[f"last_{n}"].max().over(so_far) for n in range(len(words))}
-    )
-    known = attached(found, running, [*keys, AT])
-    scores = [known[f"{name}_{n}"] * _WEIGHT + known[f"last_{n}"] for n in range(len(words))]
-    best = ibis.greatest(*scores)
-    chosen = ibis.cases(*((score == best, word) for score, word in zip(scores, words, strict=True)))
-    return known.select(*keys, AT, **{name: chosen})
+            name, words = plan.name(a), vocabulary(a)
+            if not words:
+                found = attached(found, _of_any_text(plan, prepared, a, found), [*plan.keys, AT])
+                continue
+            counts, places = [f"{name}_{n}" for n in range(len(words))], _places(plan, a, some)
+            pairs = zip(counts, places, strict=True)
+            scores = [ibis._[count] * _WEIGHT + ibis._[place] for count, place in pairs]
+            best = ibis.greatest(*scores)
+            is_best = [(score == best, word) for score, word in zip(scores, words, strict=True)]
+            chosen[name] = ibis.cases((best < _WEIGHT, ibis.null("string")), *is_best)
+            used += [*counts, *places]
+    return found.mutate(**chosen).drop(*dict.fromkeys(used)) if chosen else found
 
 
 def _of_any_text(plan: Plan, prepared: Prepared, a: Aggregation, found: ir.Table) -> ir.Table:
     table, keys = prepared.there, plan.keys
     rows = table.select(*keys, at=table[AT], order=table[ORDER], word=prepared.value(a.of, table))
+    rows = rows.filter(rows.word.notnull())
     pairs = found.select(*keys, AT).inner_join(rows, keys)
     inside = pairs.filter(pairs["at"] <= pairs[AT])
     if a.within is not None:

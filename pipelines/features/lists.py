@@ -58,6 +58,11 @@ def newest_lists(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], 
     )
 
 
+def without_null(values: ir.Value) -> ir.Value:
+    """A list; an empty one instead of null."""
+    return ibis.coalesce(values, ibis.literal([], values.type()))
+
+
 def _numbered(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
     """Each row with its `place` among those of its key, from 1; `is_last`: the last at its time."""
     in_order = ibis.window(group_by=list(keys), order_by=[rows[AT], rows[ORDER]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from operator import and_
 from typing import Final
 
 import ibis
@@ -11,7 +12,7 @@ import ibis.expr.types as ir
 
 from pipelines.features.aggregations import Aggregation
 from pipelines.features.group import FeatureGroup
-from pipelines.features.lists import COUNT, newest_lists
+from pipelines.features.lists import COUNT, newest_lists, without_null
 from pipelines.features.lookups import looked_up
 from pipelines.features.plan import SINCE, Plan, attached, distinct_counts, finished
 from pipelines.features.prepared import AT, DELETED, MEMBER, ORDER, Prepared
@@ -37,8 +38,13 @@ def newest_row(group: FeatureGroup) -> ir.Table:
     for prepared, some in plan.by_rows("last_k"):
         if plan.name(some[0]) not in found.columns:
             rows = _known(plan, found, prepared.there)
-            found = attached(found, _lists(plan, prepared, some, rows).drop(AT), plan.keys)
-    for prepared, some, of_entity in plan.lasts():
+            lists = _lists(plan, prepared, some, rows).drop(AT, *plan.places(prepared))
+            found = attached(found, lists, plan.keys)
+            names = [plan.name(a) for a in some]
+            found = found.mutate(**{name: without_null(found[name]) for name in names})
+    # What the instants started from comes first: it is there already.
+    lasts = sorted(plan.lasts(), key=lambda last: not plan.is_only_trigger(last[0]))
+    for prepared, some, of_entity in lasts:
         found = _with_last(plan, found, prepared, some, of_entity=of_entity)
     for lookup in {signature(a): a for a in group.lookups}.values():
         found = looked_up(found, lookup, plan.name(lookup), newest=True)
@@ -52,7 +58,7 @@ def _start(plan: Plan) -> ir.Table:
             width, same = plan.by_width(some)[0]
             return _newest_record(plan, prepared, prepared.table, same, width)
     for prepared, some in plan.by_rows("last_k"):
-        if plan.is_only_trigger(prepared):
+        if plan.has_all_instants(prepared):
             return _lists(plan, prepared, some, prepared.there)
     every = reduce(lambda a, b: a.union(b), [p.table.select(*plan.keys, AT) for p in plan.triggers])
     return every.group_by(plan.keys).agg(**{AT: every[AT].max()})
@@ -79,16 +85,16 @@ def _aggregated(
         known = known.filter(_within(known, max(width or 0 for width in widths)))
     values: dict[str, ir.Value] = {}
     for a in some:
-        counts: ir.Value = ibis.literal(True) if a.within is None else _within(known, a.within)
+        conditions = [] if a.within is None else [_within(known, a.within)]
         if a.where is not None:
-            counts = counts & ibis.coalesce(prepared.value(a.where, known), False)
+            conditions.append(ibis.coalesce(prepared.value(a.where, known), False))
+        counts = reduce(and_, conditions) if conditions else None
         if a.operation == "time_since_previous":
             values[plan.name(a)] = known[AT].max(where=known[AT] < known[_ROW_AT])
         elif a.operation == "count":
-            values[plan.name(a)] = counts.cast("int64").sum()
+            values[plan.name(a)] = known.count(where=counts)
         else:
-            column = prepared.value(a.of, known)
-            made = {"sum": column.sum, "min": column.min, "max": column.max}[a.operation]
+            made = getattr(prepared.value(a.of, known), a.operation)  # sum, min or max
             values[plan.name(a)] = made(where=counts)
     found = attached(found, known.group_by(plan.keys).agg(**values), plan.keys)
     final: dict[str, ir.Value] = {}
@@ -104,7 +110,7 @@ def _aggregated(
 def _most_frequent(plan: Plan, found: ir.Table, prepared: Prepared, a: Aggregation) -> ir.Table:
     rows = prepared.there
     words = rows.select(*plan.keys, AT, ORDER, word=prepared.value(a.of, rows))
-    known = _known(plan, found, words)
+    known = _known(plan, found, words.filter(words.word.notnull()))
     if a.within is not None:
         known = known.filter(_within(known, a.within))
     place = ibis.struct({"at": known[AT], "order": known[ORDER]})
@@ -136,17 +142,24 @@ def _with_last(
     of_entity: bool,
 ) -> ir.Table:
     """The newest records' values, and whether the entity's own is deleted."""
-    for width, same in plan.by_width(some):
+    for place, (width, same) in enumerate(plan.by_width(some)):
+        says_deleted = of_entity and place == 0
         if not (SINCE in found.columns and plan.is_only_trigger(prepared)):
             known = _known(plan, found, prepared.table)
             records = _newest_record(plan, prepared, known, same, width).drop(AT)
-            found = attached(found, records, plan.keys)
-        if of_entity and plan.group.needs_entity:
-            found = found.filter(found[SINCE].notnull())
-            at = ibis.ifelse(found[DELETED], found[SINCE], found[AT])
-            found = found.mutate(**{AT: at})
-        found = found.drop(SINCE) if of_entity else found.drop(SINCE, DELETED)
+            found = attached(found, records if says_deleted else records.drop(DELETED), plan.keys)
+        elif not says_deleted:
+            found = found.drop(DELETED)
+        found = (_with_end(plan, found) if says_deleted else found).drop(SINCE)
     return found
+
+
+def _with_end(plan: Plan, found: ir.Table) -> ir.Table:
+    """Whether a row is that of its entity's deletion."""
+    if not plan.group.needs_entity:
+        return found.mutate(**{DELETED: found[DELETED] & (found[SINCE] == found[AT])})
+    known = found.filter(found[SINCE].notnull())  # no row is due from the deletion on
+    return known.mutate(**{AT: ibis.ifelse(known[DELETED], known[SINCE], known[AT])})
 
 
 def _newest_record(

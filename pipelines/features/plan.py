@@ -14,7 +14,7 @@ from pipelines.features.expressions import Typed
 from pipelines.features.group import FeatureGroup
 from pipelines.features.operations import as_ibis
 from pipelines.features.prepared import AT, DELETED, ORDER, Prepared, prepare
-from pipelines.features.rows import Column
+from pipelines.features.rows import Column, may_be_null
 from pipelines.features.tombstones import unless, with_tombstones
 from pipelines.features.tree import signature
 from pipelines.features.windows import Sliding, SlidingDistinct
@@ -45,11 +45,12 @@ class Plan:
         names |= {signature(a): f"l{number}" for number, a in enumerate(group.lookups)}
         due = {signature(rows) for rows in group.triggers}
         prepared: dict[object, Prepared] = {}
+        due.add(signature(group.entity))  # whose deletions are rows
         for rows in (*group.triggers, group.entity, *(a.rows for a in aggregations.values())):
             mark = signature(rows)
             if mark not in prepared:
                 mine = [a for a in aggregations.values() if signature(a.rows) == mark]
-                prepared[mark] = prepare(rows, group.keys, mine, due=mark in due)
+                prepared[mark] = prepare(rows, group.keys, mine, all_rows=mark in due)
         return cls(group, prepared, names)
 
     @property
@@ -87,6 +88,10 @@ class Plan:
     def is_only_trigger(self, prepared: Prepared) -> bool:
         """Whether feature rows are due at just the times of these rows."""
         return [signature(r) for r in self.group.triggers] == [signature(prepared.rows)]
+
+    def has_all_instants(self, prepared: Prepared) -> bool:
+        """Whether feature rows are due at just the times of these rows without deletions."""
+        return self.is_only_trigger(prepared) and DELETED not in prepared.table.columns
 
     def places(self, prepared: Prepared) -> list[str]:
         """The columns of counts of all these rows so far, which lists of the last rows know."""
@@ -146,10 +151,11 @@ def distinct_counts(plan: Plan) -> list[SlidingDistinct]:
         table = prepared.table
         deleted = table[DELETED] if DELETED in table.columns else ibis.literal(False)
         table = table.mutate(op=ibis.ifelse(deleted, "D", "I"))
-        by_member: dict[str, dict[str, int | None]] = {}
-        for a in some:
-            by_member.setdefault(prepared.column(a.of), {})[plan.name(a)] = a.within
-        parts += [SlidingDistinct(table, m, AT, ORDER, widths) for m, widths in by_member.items()]
+        for of in {signature(a.of): a.of for a in some}.values():
+            member = prepared.column(of)
+            widths = {plan.name(a): a.within for a in some if prepared.column(a.of) == member}
+            known = table.filter(table[member].notnull()) if may_be_null(of) else table
+            parts.append(SlidingDistinct(known, member, AT, ORDER, widths))
     return parts
 
 

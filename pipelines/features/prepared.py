@@ -15,7 +15,7 @@ from pipelines.features.aggregations import Aggregation
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.expressions import Typed
 from pipelines.features.operations import as_ibis, column_value
-from pipelines.features.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious
+from pipelines.features.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious, may_be_null
 from pipelines.features.tree import signature
 
 AT: Final = EVENT_TIMESTAMP
@@ -77,7 +77,7 @@ class Prepared:
 
 
 def prepare(
-    rows: Rows, keys: Sequence[str], aggregations: Iterable[Aggregation], *, due: bool
+    rows: Rows, keys: Sequence[str], aggregations: Iterable[Aggregation], *, all_rows: bool
 ) -> Prepared:
     """The rows of one log for a group.
 
@@ -85,7 +85,7 @@ def prepare(
         rows: what they are.
         keys: the entity keys.
         aggregations: of these rows.
-        due: whether a feature row is due at each of their times.
+        all_rows: whether more is wanted than the rows that an aggregation counts.
     """
     table = log_table(rows.log.name)
     if rows.kind == FACTS:
@@ -94,7 +94,10 @@ def prepare(
         table = _last_reports(table, rows)
     wanted = list(aggregations)
     conditions = [a.where for a in wanted if a.where is not None]
-    if not due and wanted and len(conditions) == len(wanted):
+    for key in map(rows.column_of, keys):  # rows without a key are nobody's
+        if may_be_null(Column(rows, key)):
+            table = table.filter(table[key].notnull())
+    if not all_rows and wanted and len(conditions) == len(wanted):
         needed = [row_value(table, rows, keys, condition) for condition in conditions]
         table = table.filter(reduce(lambda a, b: a | b, needed))
     taken = {key: table[rows.column_of(key)] for key in keys}
@@ -117,8 +120,10 @@ def row_value(table: ir.Table, rows: Rows, keys: Sequence[str], expression: Type
         if isinstance(part, Column):
             return column_value(table, part)
         assert isinstance(part, SincePrevious)
-        columns = [table[rows.column_of(key)] for key in keys]
-        in_order = ibis.window(group_by=columns, order_by=[table[rows.at], table[rows.order]])
+        same = [table[rows.column_of(key)] for key in keys]
+        if rows.kind == CHANGES:  # deletions are no rows
+            same.append(table["op"] == "D")
+        in_order = ibis.window(group_by=same, order_by=[table[rows.at], table[rows.order]])
         at = table[rows.at]
         return at.delta(at.lag().over(in_order), unit="microsecond")
 

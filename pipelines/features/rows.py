@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipelines.change_log.logs import BY_NAME, Log
-from pipelines.features.expressions import Expression, Typed, Unresolved
+from pipelines.features.expressions import Call, Expression, Literal, Typed, Unresolved
 from pipelines.features.value_types import OF_COLUMN, SPAN, DeclarationError, Type
 
 FACTS: Final = "facts"
@@ -133,6 +133,24 @@ def reports(log: str, at: str) -> Rows:
 def since_previous(rows: Rows) -> SincePrevious:
     """Time since the row before it of the same entity key, for lists of last rows."""
     return SincePrevious(rows)
+
+
+def may_be_null(value: Expression | None) -> bool:
+    """Whether a value of a row can be null, as far as its columns tell."""
+    if isinstance(value, Literal):
+        return False
+    if isinstance(value, Column):
+        nullable = {column.name for column in value.rows.log.columns if column.nullable}
+        return value.name in nullable and value.name != value.rows.at
+    if not isinstance(value, Call):
+        return True
+    if value.operation == "is_null":
+        return False
+    if value.operation == "cases":
+        return any(map(may_be_null, (*value.arguments[1:-1:2], value.arguments[-1])))
+    if value.operation in ("coalesce", "greatest", "least"):  # nulls do not count
+        return all(map(may_be_null, value.arguments))
+    return value.operation == "ratio" or any(map(may_be_null, value.arguments))
 
 
 def _log(name: str) -> Log:

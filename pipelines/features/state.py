@@ -20,7 +20,7 @@ from pipelines.features.aggregations import Aggregation, AsOf, RowTime
 from pipelines.features.evaluation import evaluate, microseconds
 from pipelines.features.expressions import Typed
 from pipelines.features.group import FeatureGroup, WhileKnown
-from pipelines.features.rows import CHANGES, FACTS, Column, Rows, SincePrevious
+from pipelines.features.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious
 from pipelines.features.tree import signature
 
 Row = Mapping[str, Any]
@@ -59,16 +59,21 @@ class GroupState:
     group: FeatureGroup
     events: dict[object, dict[Key, list[Event]]] = field(default_factory=dict)
     _rows: dict[object, Rows] = field(default_factory=dict)
+    _looked_up: dict[object, Rows] = field(default_factory=dict)
+    _records: dict[object, dict[Key, list[Event]]] = field(default_factory=dict)
+    """The states of the records that are looked up, by their own keys."""
+    _looking: dict[tuple[object, Key], set[Key]] = field(default_factory=dict)
+    """Which keys look a record up."""
     _reported: dict[tuple[object, Key], tuple[Key, Event]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         group = self.group
-        every = [*group.triggers, group.entity, *(a.rows for a in group.aggregations)]
-        every += [lookup.column.rows for lookup in group.lookups]
-        for rows in every:
+        for rows in (*group.triggers, group.entity, *(a.rows for a in group.aggregations)):
             self._rows.setdefault(signature(rows), rows)
             self.events.setdefault(signature(rows), defaultdict(list))
-        self._looked_up = {signature(lookup.column.rows) for lookup in group.lookups}
+        for rows in (lookup.column.rows for lookup in group.lookups):
+            self._looked_up[signature(rows)] = rows
+            self._records[signature(rows)] = defaultdict(list)
 
     def apply(self, log: str, row: Row) -> set[Key]:
         """Take in an accepted change of a log.
@@ -78,14 +83,23 @@ class GroupState:
         """
         touched: set[Key] = set()
         for mark, rows in self._rows.items():
-            if rows.log.name != log:
-                continue
-            if mark in self._looked_up:
-                key = tuple(row[column] for column in rows.log.key)
-                self._insert(mark, rows, key, row)
-            else:
+            if rows.log.name == log:
                 touched |= self._take_in(mark, rows, row)
+        for mark, rows in self._looked_up.items():
+            if rows.log.name == log:
+                record = tuple(row[column] for column in rows.member)
+                insort(self._records[mark][record], _event(rows, row), key=_PLACE)
+                touched |= self._looking.get((mark, record), set())
         return touched
+
+    def records(self, lookup: AsOf, key: Key) -> list[Event]:
+        """The states of the record that a key looks up, in order."""
+        rows = lookup.column.rows
+        return self._records[signature(rows)].get(self._record_of(rows, key), [])
+
+    def _record_of(self, rows: Rows, key: Key) -> Key:
+        by_name = dict(zip(self.group.keys, key, strict=True))
+        return tuple(by_name[column] for column in rows.member)
 
     def newest(self, key: Key) -> dict[str, Any] | None:
         """The newest row of a key: keys, event time and features; None if none was due."""
@@ -129,14 +143,11 @@ class GroupState:
 
     def _take_in(self, mark: object, rows: Rows, row: Row) -> set[Key]:
         key = tuple(row[rows.column_of(name)] for name in self.group.keys)
-        if rows.kind == FACTS:
-            if row["op"] != "I":
-                return set()
-            self._insert(mark, rows, key, row)
-        elif rows.kind == CHANGES:
-            self._insert(mark, rows, key, row)
-        else:
+        if rows.kind == REPORTS:
             return self._report(mark, rows, key, row)
+        if None in key or (rows.kind == FACTS and row["op"] != "I"):  # nobody's, or no fact
+            return set()
+        self._insert(mark, rows, key, row)
         return {key}
 
     def _report(self, mark: object, rows: Rows, key: Key, row: Row) -> set[Key]:
@@ -145,23 +156,31 @@ class GroupState:
         if row["op"] == "D":  # the record's key may stand for another one from now on
             self._reported.pop((mark, record), None)
             return set()
+        touched: set[Key] = set()
         if before is not None and (row["op"] == MOVED or row[rows.at] is not None):
             self.events[mark][before[0]].remove(before[1])
             del self._reported[mark, record]
-        if row["op"] == MOVED or row[rows.at] is None:
-            return {before[0]} if before is not None and row["op"] == MOVED else set()
-        event = self._insert(mark, rows, key, row)
-        self._reported[mark, record] = key, event
-        return {key} | ({before[0]} if before is not None else set())
+            touched.add(before[0])
+        if row["op"] != MOVED and row[rows.at] is not None and None not in key:
+            self._reported[mark, record] = key, self._insert(mark, rows, key, row)
+            touched.add(key)
+        return touched
 
     def _insert(self, mark: object, rows: Rows, key: Key, row: Row) -> Event:
-        time = row[rows.at]
-        exact = {n: int(v * 100) if isinstance(v, Decimal) else v for n, v in row.items()}
-        record = tuple(row[column] for column in rows.member)
-        deleted = rows.kind == CHANGES and row["op"] == "D"
-        event = Event((microseconds(time), row[rows.order]), time, exact, deleted, record)
+        event = _event(rows, row)
         insort(self.events[mark][key], event, key=_PLACE)
+        for looked_up, others in self._looked_up.items():
+            record = self._record_of(others, key)
+            self._looking.setdefault((looked_up, record), set()).add(key)
         return event
+
+
+def _event(rows: Rows, row: Row) -> Event:
+    time = row[rows.at]
+    exact = {n: int(v * 100) if isinstance(v, Decimal) else v for n, v in row.items()}
+    record = tuple(row[column] for column in rows.member)
+    deleted = rows.kind == CHANGES and row["op"] == "D"
+    return Event((microseconds(time), row[rows.order]), time, exact, deleted, record)
 
 
 def _is_there(states: list[Event], event: Event) -> bool:
@@ -202,10 +221,7 @@ class _Instant:
         return self._known[mark]
 
     def _looked_up(self, lookup: AsOf) -> Any:
-        rows = lookup.column.rows
-        by_key = dict(zip(self._state.group.keys, self._key, strict=True))
-        key = tuple(by_key[column] for column in rows.log.key)
-        events = self._state.events[signature(rows)][key]
+        events = self._state.records(lookup, self._key)
         if not events:
             return None
         upto = bisect_right(events, self._at, key=lambda event: event.place[0])
