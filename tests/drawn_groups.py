@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, Final
 
 from drawn_values import Draw, Drawn, called, expression, in_seconds, makeable
@@ -76,8 +77,7 @@ class Space:
         for name in self.facts:
             at = _FACT_AT[name]
             found.append(self._source(facts(name, at=at), f"facts('{name}', at='{at}')"))
-        for name in self.changes:
-            found.append(self._source(changes(name), f"changes('{name}')"))
+        found += [self._source(changes(name), f"changes('{name}')") for name in self.changes]
         for name in self.reports:
             text = f"reports('{name}', at='delivered_at')"
             found.append(self._source(reports(name, at="delivered_at"), text))
@@ -86,7 +86,9 @@ class Space:
     def looked_up(self, name: str) -> Source:
         """The rows of a log whose key is among the keys."""
         rows = changes(name)
-        return Source(rows, f"changes('{name}')", name, rows.at, rows.kind, rows.log.key, rows.log.key)
+        return Source(
+            rows, f"changes('{name}')", name, rows.at, rows.kind, rows.log.key, rows.log.key
+        )
 
     def _source(self, rows: Any, text: str) -> Source:
         called = (self.called or {}).get(rows.log.name, {})
@@ -115,7 +117,7 @@ SPACES: Final = (
         reports=("shipments",),
         lookups=("warehouses", "products", "inventory"),
     ),
-    Space(("route_id",), "routes", reports=("shipments",), lookups=("routes",)),
+    Space(("route_id",), "routes", (), ("shipments",), ("shipments",), ("routes",)),
     Space(
         ("product_id",),
         "products",
@@ -125,7 +127,12 @@ SPACES: Final = (
         ("products",),
     ),
     Space(
-        ("warehouse_id",), "warehouses", ("orders",), ("inventory",), ("shipments",), ("warehouses",)
+        ("warehouse_id",),
+        "warehouses",
+        ("orders",),
+        ("inventory",),
+        ("shipments",),
+        ("warehouses",),
     ),
 )
 
@@ -161,12 +168,11 @@ def groups(draw: Draw) -> DrawnGroup:
     widths = draw(st.lists(st.sampled_from(_WIDTHS), min_size=1, max_size=3, unique=True))
     taken = draw(st.lists(st.sampled_from([entity, *others]), min_size=1, max_size=3, unique=True))
     parts = [
-        _aggregation(draw, draw(st.sampled_from(taken)), entity, widths)
+        _aggregation(draw, draw(st.sampled_from(taken)), widths)
         for _ in range(draw(st.integers(1, 6)))
     ]
-    for name in space.lookups:
-        if draw(st.integers(0, 2)) == 0:
-            parts.append(_looked_up(draw, space.looked_up(name)))
+    some = [name for name in space.lookups if draw(st.integers(0, 2)) == 0]
+    parts += [_looked_up(draw, space.looked_up(name)) for name in some]
     parts = [part if part.kind != "span" else in_seconds(part) for part in parts]
     leaves = [*parts, Drawn(agg.RowTime(), lambda instant: instant.at, "time", "time")]
     features = [part for part in parts if part.kind != "time"]
@@ -208,8 +214,9 @@ def _columns(source: Source) -> list[Drawn]:
     for name, type_ in BY_NAME[source.log].types.items():
         if name in ("seq", "op"):
             continue
-        of: Of = lambda row, name=name: row[name]  # noqa: E731  # one for each column
-        found.append(Drawn(source.rows[name], of, _KINDS[type_], f"{source.log}.{name}"))
+        found.append(
+            Drawn(source.rows[name], itemgetter(name), _KINDS[type_], f"{source.log}.{name}")
+        )
     return found
 
 
@@ -248,9 +255,8 @@ def _within(draw: Draw, widths: Sequence[int]) -> int | None:
     return width
 
 
-def _aggregation(draw: Draw, source: Source, entity: Source, widths: Sequence[int]) -> Drawn:
-    ways: list[_Way] = [_counted, _amount, _shared, _extreme, _newest, _listed, _since]
-    ways += [_favourite]
+def _aggregation(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+    ways: list[_Way] = [_counted, _amount, _shared, _extreme, _newest, _listed, _since, _favourite]
     if _distinct_column(source):
         ways.append(_distinct)
     found: Drawn = draw(st.sampled_from(ways))(draw, source, widths)
@@ -333,9 +339,7 @@ def _listed(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
 
 def _since(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
     written = agg.time_since_previous(source.rows)
-    return Drawn(
-        written, since_the_previous(source), "span", f"time_since_previous({source.log})"
-    )
+    return Drawn(written, since_the_previous(source), "span", f"time_since_previous({source.log})")
 
 
 def _favourite(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
@@ -362,7 +366,9 @@ def _distinct(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
     assert name is not None
     written = agg.count_distinct(source.rows[name], within=within)
     of = distinct_values(source, name, within)
-    return Drawn(written, of, "whole", f"count_distinct({source.log}.{name}{_options(None, within)})")
+    return Drawn(
+        written, of, "whole", f"count_distinct({source.log}.{name}{_options(None, within)})"
+    )
 
 
 def _looked_up(draw: Draw, source: Source) -> Drawn:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from drawn_groups import Space
 from drawn_values import WORDS
 from random_log import with_changed_keys
-from reference import CHANGED_AT, event_times
+from reference import event_times
 
 from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TIME, Column
 
@@ -52,15 +52,15 @@ def drawn_logs(seed: int, space: Space, count: int, widths: Sequence[int]) -> Lo
         keys = world.keys_of(number)
         for source in space.sources:
             mine = dict(zip(source.columns, keys, strict=True))
-            for _ in range(world.rng.choice(_ROWS)):
-                wanted.append((world.time(), source.log, mine))
+            size = world.rng.choice(_ROWS)
+            wanted += [(world.time(), source.log, mine) for _ in range(size)]
     for name in space.lookups:
         column = BY_NAME[name].key
         every = [dict(zip(space.keys, world.keys_of(n), strict=True)) for n in range(count)]
         if set(column) != set(space.keys):
             for value in dict.fromkeys(keys[column[0]] for keys in every):
-                for _ in range(world.rng.choice(_ROWS)):
-                    wanted.append((world.time(), name, {column[0]: value}))
+                size = world.rng.choice(_ROWS)
+                wanted += [(world.time(), name, {column[0]: value}) for _ in range(size)]
     logs: Logs = {name: [] for name in BY_NAME}
     for row in world.accepted(wanted):
         logs[row.pop("log")].append(row)
@@ -182,7 +182,3 @@ class _World:
 
 def _cents(rng: random.Random) -> Decimal:
     return Decimal(rng.randrange(50_000)) / 100
-
-
-if set(CHANGED_AT) - set(BY_NAME):
-    raise AssertionError("the reference knows other logs")

@@ -182,9 +182,7 @@ def distinct_values(source: Source, column: str, within: int | None) -> Of:
     def found(instant: Instant) -> int:
         if source.kind == "changes":
             rows = [
-                row
-                for row in instant.records(source)
-                if instant.is_recent(row[source.at], within)
+                row for row in instant.records(source) if instant.is_recent(row[source.at], within)
             ]
         else:
             rows = instant.window(source, within)

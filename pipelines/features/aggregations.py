@@ -26,6 +26,7 @@ from pipelines.features.value_types import (
     FLOATS,
     INSTANT,
     SPAN,
+    STRING,
     STRINGS,
     WHOLE,
     DeclarationError,
@@ -172,7 +173,7 @@ def smallest(
         where: which rows count.
         within: the width of the window; None for all rows so far.
     """
-    value = literal(of)
+    value = _ordered("smallest", of)
     return _aggregation("min", _rows_of(value), value.type, value, where, within)
 
 
@@ -187,14 +188,24 @@ def largest(
         where: which rows count.
         within: the width of the window; None for all rows so far.
     """
-    value = literal(of)
+    value = _ordered("largest", of)
     return _aggregation("max", _rows_of(value), value.type, value, where, within)
 
 
 @deferred
 def count_distinct(of: Expression, *, within: int | None = None) -> Expression:
-    """How many distinct values; a record that is deleted does not count until it is there again."""
+    """How many distinct values.
+
+    Of changes, how many records that changed in the window and are still there.
+    """
     column = _column("count_distinct", of)
+    if column.type.kind in ("texts", "numbers"):
+        raise DeclarationError(f"count_distinct counts values, not {column.type}s")
+    if column.rows.kind == CHANGES and column.name not in column.rows.log.key:
+        raise DeclarationError(
+            "of changes, count_distinct counts records: give it"
+            f" {' or '.join(column.rows.log.key)} of {column.rows.log.name}, not {column.name}"
+        )
     return _aggregation("count_distinct", column.rows, WHOLE, column, None, within)
 
 
@@ -202,6 +213,8 @@ def count_distinct(of: Expression, *, within: int | None = None) -> Expression:
 def most_frequent(of: Expression, *, within: int | None = None) -> Expression:
     """The most frequent text; of equally frequent ones the one that came last."""
     column = _column("most_frequent", of)
+    if column.type != STRING:
+        raise DeclarationError(f"most_frequent takes a column of texts, not of {column.type}s")
     return _aggregation("most_frequent", column.rows, column.type, column, None, within)
 
 
@@ -260,10 +273,16 @@ def in_seconds(span: Expression) -> Expression:
 
 
 def _width(microseconds: float) -> int:
-    whole = round(microseconds)
-    if whole < 1:
-        raise DeclarationError(f"a window of {whole} microseconds is none: its width is above 0")
-    return whole
+    return round(microseconds)
+
+
+def _ordered(operation: str, of: Expression) -> Typed:
+    value = literal(of)
+    if value.type.kind not in ("whole", "number", "text", "time", "span"):
+        raise DeclarationError(
+            f"{operation} compares numbers, texts, times or spans of time, not {value.type}s"
+        )
+    return value
 
 
 def _column(operation: str, value: Expression) -> Column:
@@ -276,7 +295,7 @@ def _rows_of(expression: Typed) -> Rows:
     """The rows whose columns an expression is made of."""
     found = {part.rows for part in walk(expression) if isinstance(part, (Column, SincePrevious))}
     if len(found) != 1:
-        logs = ", ".join(sorted(rows.log.name for rows in found)) or "no log"
+        logs = " and ".join(sorted(rows.log.name for rows in found)) or "none"
         raise DeclarationError(f"a row's value is made of the columns of one log, not of {logs}")
     return found.pop()
 
@@ -289,15 +308,21 @@ def _aggregation(
     where: Expression | None,
     within: int | None,
 ) -> Aggregation:
-    for part in walk(of) if of is not None else ():
-        if isinstance(part, (Aggregation, AsOf, RowTime)):
-            raise DeclarationError(f"{operation} takes a value of one row, not another feature")
+    if not isinstance(rows, Rows):
+        raise DeclarationError(f"{operation} takes rows of a log: facts(…), changes(…), reports(…)")
     condition = None if where is None else literal(where)
     if condition is not None:
         if condition.type != FLAG:
             raise DeclarationError(f"where is a condition, not a {condition.type}")
-        if _rows_of(condition) is not rows:
+        if _rows_of(condition) != rows:
             raise DeclarationError(f"where looks at rows of {rows.log.name}, as {operation} does")
-    if within is not None and within < 1:
-        raise DeclarationError(f"a window of {within} microseconds is none: its width is above 0")
+    for part in (p for tree in (of, condition) if tree is not None for p in walk(tree)):
+        if isinstance(part, (Aggregation, AsOf, RowTime)):
+            raise DeclarationError(f"{operation} takes a value of one row, not another feature")
+        if isinstance(part, SincePrevious) and operation != "last_k":
+            raise DeclarationError(f"since_previous is for last_k, not for {operation}")
+    if within is not None and (not isinstance(within, int) or within < 1):
+        raise DeclarationError(
+            f"a window of {within} microseconds is none: its width is above 0, as of days(7)"
+        )
     return Aggregation(operation, rows, made, of, condition, within)

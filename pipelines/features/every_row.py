@@ -225,7 +225,7 @@ def _with_state(plan: Plan, found: ir.Table, state: States, *, is_there: bool) -
 
 def _word_states(plan: Plan) -> list[States]:
     """How late the last row of each word of a vocabulary stands among its key's."""
-    found = []
+    found: list[States] = []
     for prepared, some in plan.by_rows("most_frequent"):
         for a in {signature(a.of): a for a in some if vocabulary(a)}.values():
             rows, keys = prepared.there, plan.keys
@@ -237,7 +237,9 @@ def _word_states(plan: Plan) -> list[States]:
                 for name, one in zip(_places(plan, a, some), vocabulary(a), strict=True)
             }
             last = placed.group_by([*keys, AT]).agg(**places)
-            so_far = ibis.range_window(preceding=None, following=0, group_by=keys, order_by=last[AT])
+            so_far = ibis.range_window(
+                preceding=None, following=0, group_by=keys, order_by=last[AT]
+            )
             latest = {name: last[name].max().over(so_far) for name in places}
             number = None if plan.has_all_instants(prepared) else f"words_{len(found)}"
             found.append(States(last.select(*keys, AT, **latest), number))

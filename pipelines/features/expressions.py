@@ -185,7 +185,9 @@ def literal(value: Any) -> Typed:
     for kind, found in ((bool, FLAG), (int, WHOLE), (float, FLOAT), (str, STRING)):
         if isinstance(value, kind):
             return Literal(value, found)
-    raise DeclarationError(f"{value!r} is no value: numbers, texts, True and False are")
+    raise DeclarationError(
+        f"a {type(value).__name__} is no value: columns, aggregations and constants are"
+    )
 
 
 def number(value: Value) -> Typed:
@@ -196,7 +198,9 @@ def number(value: Value) -> Typed:
     if isinstance(found, Literal) and found.type.kind == "whole":
         return Literal(float(found.value) / 10**found.type.scale, FLOAT)
     if not (is_numeric(found.type) or found.type == SPAN):
-        raise DeclarationError(f"a {found.type} is not a number")
+        raise DeclarationError(
+            f"a {found.type} is not a number: whole numbers, numbers and spans of time are"
+        )
     return Call("to_number", (found,), FLOAT, found.type.scale)
 
 
@@ -354,7 +358,9 @@ def _arithmetic(operation: str, left: Value, right: Value) -> Expression:
         if a.type == b.type == SPAN:
             return Call(operation, (a, b), SPAN)
     if not (is_numeric(a.type) and is_numeric(b.type)):
-        raise DeclarationError(f"{operation} takes numbers, not a {a.type} and a {b.type}")
+        raise DeclarationError(
+            f"one can {operation} numbers and spans of time, not a {a.type} and a {b.type}"
+        )
     if "number" in kinds:
         return Call(operation, (number(a), number(b)), FLOAT)
     if operation == "multiply":
@@ -370,7 +376,8 @@ def _comparison(operation: str, left: Any, right: Any) -> Expression:
         found = _alike((a, b))
     except DeclarationError:
         raise DeclarationError(
-            f"a {WORDS[a.type.kind]} is not compared with a {WORDS[b.type.kind]}"
+            f"a {WORDS[a.type.kind]} is not compared with a {WORDS[b.type.kind]}:"
+            " both sides have one type, or are numbers"
         ) from None
     return Call(operation, found, FLAG)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.features.aggregations import Aggregation, AsOf
-from pipelines.features.expressions import Expression, literal, resolve, walk
-from pipelines.features.rows import CHANGES, Rows
+from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
+from pipelines.features.expressions import Expression, Typed, literal, resolve, walk
+from pipelines.features.rows import CHANGES, Column, Rows, SincePrevious
 from pipelines.features.value_types import DeclarationError
 
 
@@ -104,38 +105,88 @@ def group(
     Raises:
         DeclarationError: it cannot be meant; the group and the feature are named.
     """
-    known: dict[int, Any] = {}
-    made: dict[str, Feature] = {}
-    for feature in features:
-        try:
-            if feature.name in made:
-                raise DeclarationError("there are two features of this name")
-            found = literal(resolve(feature.value, known))
-            if found.type.kind in ("span", "time"):
-                raise DeclarationError(f"a {found.type} needs a unit: in_hours(…), in_days(…)")
-        except DeclarationError as error:
-            raise DeclarationError(f"{name}.{feature.name}: {error}") from None
-        made[feature.name] = replace(feature, value=found)
     triggers = (rows,) if isinstance(rows, (Rows, WhileKnown)) else tuple(rows)
-    whole = FeatureGroup(name, tuple(keys), triggers, entity, made, about)
+    whole = FeatureGroup(name, tuple(keys), triggers, entity, {}, about)
     try:
         _check(whole)
     except DeclarationError as error:
         raise DeclarationError(f"{name}: {error}") from None
-    return whole
+    known: dict[int, Any] = {}
+    made: dict[str, Feature] = {}
+    for feature in features:
+        try:
+            if feature.name in (*made, *keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP):
+                raise DeclarationError("there are two columns of this name: it must be its own")
+            found = literal(resolve(feature.value, known))
+            _check_feature(whole, found)
+        except DeclarationError as error:
+            raise DeclarationError(f"{name}.{feature.name}: {error}") from None
+        made[feature.name] = replace(feature, value=found)
+    if not made:
+        raise DeclarationError(f"{name}: it has no features; it needs at least one")
+    return replace(whole, features=made)
 
 
 def _check(found: FeatureGroup) -> None:
-    if not found.keys:
-        raise DeclarationError("it has no keys")
+    if not found.keys or len(set(found.keys)) < len(found.keys):
+        raise DeclarationError("it needs at least one key, and each once")
+    if not found.triggers:
+        raise DeclarationError("it needs rows at whose times a feature row is due")
     if found.entity.kind != CHANGES:
-        raise DeclarationError(f"the entity is told by changes, not by {found.entity.kind}")
-    for rows in (*found.triggers, found.entity, *(a.rows for a in found.aggregations)):
-        for key in found.keys:
-            rows.column_of(key)
-    for lookup in found.lookups:
-        for column in lookup.column.rows.log.key:
-            if column not in found.keys:
-                raise DeclarationError(
-                    f"as_of({lookup.column.rows.log.name}) wants its key {column} among the keys"
-                )
+        raise DeclarationError(f"its entity is known by changes(…), not by {found.entity.kind}")
+    for rows in (*found.triggers, found.entity):
+        _check_keys(found, rows)
+    columns = {found.entity.column_of(key) for key in found.keys}
+    if columns != set(found.entity.member):
+        raise DeclarationError(
+            f"its entity is a record of {found.entity.log.name}, whose key is"
+            f" {', '.join(found.entity.member)}, not {', '.join(sorted(columns))}"
+        )
+    always = [rows for rows in found.rows if isinstance(rows, Rows)]
+    if found.needs_entity and always != [found.entity]:
+        raise DeclarationError(
+            f"beside WhileKnown(…), rows are due at changes of {found.entity.log.name} and at no"
+            " others: wrap these too"
+        )
+
+
+def _check_keys(found: FeatureGroup, rows: Rows) -> None:
+    for key in found.keys:
+        rows.column_of(key)
+
+
+def _check_feature(group: FeatureGroup, found: Typed) -> None:
+    if found.type.kind == "span":
+        raise DeclarationError("a span needs a unit: in_seconds(…), in_hours(…) or in_days(…)")
+    if found.type.kind == "time":
+        raise DeclarationError(
+            "a time stamp is no feature: take hour_of_day(…), or in_hours(event_time - …)"
+        )
+    for part in walk(found):
+        if isinstance(part, (Column, SincePrevious)):
+            raise DeclarationError(
+                f"a column of {part.rows.log.name} has many values: choose by last(…), total(…)"
+                " or another aggregation"
+            )
+        if isinstance(part, Aggregation):
+            _check_keys(group, part.rows)
+            _check_records(group, part)
+        if isinstance(part, AsOf):
+            for column in part.column.rows.member:
+                if column not in group.keys:
+                    raise DeclarationError(
+                        f"as_of finds a record of {part.column.rows.log.name} by {column}, which is"
+                        f" not among the keys {', '.join(group.keys)}"
+                    )
+
+
+def _check_records(group: FeatureGroup, part: Aggregation) -> None:
+    """A record that is counted is told apart by the column alone, among those of its key."""
+    rows = part.rows
+    if part.operation == "count_distinct" and rows.kind == CHANGES and isinstance(part.of, Column):
+        rest = set(rows.member) - {part.of.name} - {rows.column_of(key) for key in group.keys}
+        if rest:
+            raise DeclarationError(
+                f"count_distinct counts records of {rows.log.name}, which {part.of.name} alone does"
+                f" not tell apart: {', '.join(sorted(rest))} is not among the keys"
+            )

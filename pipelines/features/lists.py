@@ -47,13 +47,16 @@ def lists_at(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: i
 def newest_lists(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
     """As `lists_at`, only at each key's newest time, without numbering all rows."""
     event = ibis.struct({name: rows[name] for name in (AT, ORDER, *lists.values())})
-    grouped = rows.group_by(list(keys)).agg(events=event.collect(), **{COUNT: rows.count()})
+    grouped = rows.group_by(list(keys)).agg(
+        events=event.collect(), **{AT: rows[AT].max(), COUNT: rows.count()}
+    )
     # Structs sort by their first fields: time, then order.
     first = ibis.greatest(grouped[COUNT] - k, 0)
     in_order = grouped.mutate(events=grouped.events.sort()[first:])
     return in_order.select(
         *keys,
-        **{AT: in_order.events[-1][AT], COUNT: in_order[COUNT].cast("int64")},
+        AT,
+        **{COUNT: in_order[COUNT].cast("int64")},
         **{n: in_order.events.map(lambda e, c=c: e[c]) for n, c in lists.items()},
     )
 

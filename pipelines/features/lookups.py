@@ -9,7 +9,7 @@ import ibis.expr.types as ir
 
 from pipelines.features.aggregations import AsOf
 from pipelines.features.operations import column_value
-from pipelines.features.prepared import AT, log_table
+from pipelines.features.prepared import AT, is_deletion, log_table
 from pipelines.features.tombstones import unless
 from pipelines.features.windows import Sliding, totals_at
 
@@ -33,7 +33,7 @@ def looked_up(found: ir.Table, lookup: AsOf, name: str, *, newest: bool = False)
     states = table.select(
         *keys,
         **{AT: table[rows.at], "seq": table.seq},
-        **{name: unless(table["op"] == "D", column_value(table, lookup.column))},
+        **{name: unless(is_deletion(table, rows), column_value(table, lookup.column))},
     )
     in_order = ibis.window(group_by=keys, order_by=[states[AT], states.seq])
     number = (ibis.row_number().over(in_order) + 1).cast("int64")

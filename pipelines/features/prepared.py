@@ -15,7 +15,15 @@ from pipelines.features.aggregations import Aggregation
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.expressions import Typed
 from pipelines.features.operations import as_ibis, column_value
-from pipelines.features.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious, may_be_null
+from pipelines.features.rows import (
+    CHANGES,
+    FACTS,
+    REPORTS,
+    Column,
+    Rows,
+    SincePrevious,
+    may_be_null,
+)
 from pipelines.features.tree import signature
 
 AT: Final = EVENT_TIMESTAMP
@@ -103,7 +111,7 @@ def prepare(
     taken = {key: table[rows.column_of(key)] for key in keys}
     taken |= {AT: table[rows.at], ORDER: table[rows.order]}
     if rows.kind == CHANGES:
-        taken[DELETED] = table["op"] == "D"
+        taken[DELETED] = is_deletion(table, rows)
         if {rows.column_of(key) for key in keys} != set(rows.member):
             taken[MEMBER] = ibis.struct({name: table[name] for name in rows.member})
     columns: dict[object, str] = {}
@@ -115,14 +123,21 @@ def prepare(
     return Prepared(rows, table.select(**taken), columns)
 
 
+def is_deletion(table: ir.Table, rows: Rows) -> ir.Value:
+    """Whether a change of a record is its end."""
+    return reduce(lambda a, b: a | b, [table["op"] == op for op in rows.deletions])
+
+
 def row_value(table: ir.Table, rows: Rows, keys: Sequence[str], expression: Typed) -> ir.Value:
+    """A row expression over a log's table."""
+
     def leaf(part: Typed) -> ir.Value:
         if isinstance(part, Column):
             return column_value(table, part)
         assert isinstance(part, SincePrevious)
         same = [table[rows.column_of(key)] for key in keys]
         if rows.kind == CHANGES:  # deletions are no rows
-            same.append(table["op"] == "D")
+            same.append(is_deletion(table, rows))
         in_order = ibis.window(group_by=same, order_by=[table[rows.at], table[rows.order]])
         at = table[rows.at]
         return at.delta(at.lag().over(in_order), unit="microsecond")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipelines.change_log.logs import BY_NAME, Log
+from pipelines.change_log.logs import BY_NAME, MOVED, Log
+from pipelines.features.columns import COMMITTED_AT
 from pipelines.features.expressions import Call, Expression, Literal, Typed, Unresolved
 from pipelines.features.value_types import OF_COLUMN, SPAN, DeclarationError, Type
 
@@ -33,6 +34,16 @@ class Rows:
     kind: str
     of: Mapping[str, str] = field(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows) and self._mark == other._mark
+
+    def __hash__(self) -> int:
+        return hash(self._mark)
+
+    @property
+    def _mark(self) -> tuple[object, ...]:
+        return self.log.name, self.at, self.kind, *sorted(self.of.items())
+
     def __getattr__(self, name: str) -> Expression:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -48,6 +59,13 @@ class Rows:
         return self.log.key[0] if self.kind == FACTS else "seq"
 
     @property
+    def deletions(self) -> tuple[str, ...]:
+        """The `op` of a record's end; of a key's, where its row goes on under another key."""
+        if self.kind != CHANGES:
+            return ()
+        return ("D", MOVED) if self.log.marks_moves else ("D",)
+
+    @property
     def member(self) -> tuple[str, ...]:
         """The columns that tell the records apart."""
         return self.log.key
@@ -60,8 +78,10 @@ class Rows:
         """
         column = self.of.get(key, key)
         if column not in self.log.types:
+            allowed = ", ".join(c.name for c in self.log.columns)
             raise DeclarationError(
-                f"{self.log.name} has no column {column} for the key {key}: name it with by()"
+                f"{self.log.name} has no column {column} for the key {key}: name one of its columns"
+                f" with by({key}=…): {allowed}"
             )
         return column
 
@@ -99,7 +119,8 @@ def facts(log: str, at: str) -> Rows:
     """
     found = _log(log)
     if not found.append_only:
-        raise DeclarationError(f"{log} is no log of facts: use changes() or reports()")
+        allowed = ", ".join(name for name, other in BY_NAME.items() if other.append_only)
+        raise DeclarationError(f"{log} is no log of facts: use changes(); facts are in {allowed}")
     return _rows(found, at, FACTS)
 
 
@@ -108,13 +129,19 @@ def changes(log: str, at: str | None = None) -> Rows:
 
     Args:
         log: its name.
-        at: the column with the event time; the log's own (`changed_at`) when left out.
+        at: the column with the event time, which deletions must have too: `committed_at`, or the
+            log's own (`changed_at`), which is taken when this is left out.
 
     Raises:
         DeclarationError: there is no such log or column, or deletions have no time there.
     """
     found = _log(log)
-    at = at or found.changed_at or "committed_at"
+    timed = list(dict.fromkeys([found.changed_at or COMMITTED_AT, COMMITTED_AT]))
+    at = at or timed[0]
+    if at in found.types and at not in timed:
+        raise DeclarationError(
+            f"deletions from {log} have no time in {at}: changes() are at {' or '.join(timed)}"
+        )
     return _rows(found, at, CHANGES)
 
 
@@ -126,7 +153,11 @@ def reports(log: str, at: str) -> Rows:
     """
     found = _log(log)
     if not found.marks_moves:
-        raise DeclarationError(f"{log} does not say which record has another key now")
+        allowed = ", ".join(name for name, other in BY_NAME.items() if other.marks_moves)
+        raise DeclarationError(
+            f"{log} does not say which records have other keys now, as reports() must know;"
+            f" these do: {allowed}"
+        )
     return _rows(found, at, REPORTS)
 
 

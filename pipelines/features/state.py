@@ -179,8 +179,8 @@ def _event(rows: Rows, row: Row) -> Event:
     time = row[rows.at]
     exact = {n: int(v * 100) if isinstance(v, Decimal) else v for n, v in row.items()}
     record = tuple(row[column] for column in rows.member)
-    deleted = rows.kind == CHANGES and row["op"] == "D"
-    return Event((microseconds(time), row[rows.order]), time, exact, deleted, record)
+    place = microseconds(time), row[rows.order]
+    return Event(place, time, exact, row["op"] in rows.deletions, record)
 
 
 def _is_there(states: list[Event], event: Event) -> bool:
