@@ -26,7 +26,7 @@ from pipelines.features.state import GroupState
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]
-KEYS: Final = 80
+KEYS: Final = 50
 """Histories per group: they share its statements."""
 _ARROW: Final = {
     INTEGER: pa.int64(),

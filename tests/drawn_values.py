@@ -104,7 +104,7 @@ def makeable(leaves: Sequence[Drawn]) -> list[str]:
     return [kind for kind in KINDS if kind not in need or have & need[kind]]
 
 
-def expression(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int = 2) -> Drawn:
+def expression(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     """An expression of a kind; constants only where they have that very kind.
 
     Args:
@@ -190,7 +190,7 @@ def in_seconds(a: Drawn) -> Drawn:
 
 def _chosen(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     """The first, largest or smallest of some values."""
-    parts = [expression(draw, leaves, kind, depth) for _ in range(draw(st.integers(1, 3)))]
+    parts = [expression(draw, leaves, kind, depth) for _ in range(draw(st.integers(1, 2)))]
     if kind in _BESIDE and kind != "whole" and draw(st.booleans()):
         beside = constant(draw(_BESIDE[kind]))
         if kind != "money" or beside.kind == "whole":
