@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 from operator import itemgetter
+from random import Random
 from typing import Any, Final
 
-from drawn_values import Draw, Drawn, called, expression, in_seconds, makeable
-from hypothesis import strategies as st
+from drawn_values import Drawn, called, expression, in_seconds, makeable
 from reference_groups import (
     Meaning,
     Of,
@@ -34,7 +35,7 @@ from pipelines.features import aggregations as agg
 from pipelines.features import expressions as exp
 from pipelines.features.expressions import resolve, walk
 from pipelines.features.group import Feature, FeatureGroup, WhileKnown, group
-from pipelines.features.rows import Column, changes, facts, reports, since_previous
+from pipelines.features.rows import Column, Rows, changes, facts, reports, since_previous
 
 _KINDS: Final = {
     INTEGER: "whole",
@@ -70,10 +71,15 @@ class Space:
     lookups: tuple[str, ...] = ()
     called: Mapping[str, Mapping[str, str]] | None = None
 
-    @property
+    @cached_property
+    def entity_rows(self) -> Source:
+        """The changes of the entity's record."""
+        return self._source(changes(self.entity), f"changes('{self.entity}')")
+
+    @cached_property
     def sources(self) -> tuple[Source, ...]:
         """All rows that groups may be made of; the entity's first."""
-        found = [self._source(changes(self.entity), f"changes('{self.entity}')")]
+        found = [self.entity_rows]
         for name in self.facts:
             at = _FACT_AT[name]
             found.append(self._source(facts(name, at=at), f"facts('{name}', at='{at}')"))
@@ -139,73 +145,93 @@ SPACES: Final = (
 
 @dataclass(frozen=True)
 class DrawnGroup:
-    """A declared group, what it means, and how it was written.
+    """A group, as it is declared and as it is meant.
 
     Attributes:
         space: what it was made of.
-        declared: the group.
-        meaning: for the reference.
+        triggers: rows at whose times a feature row is due.
+        while_known: those that count only while the entity's record is there.
         widths: of its windows, in microseconds.
-        text: the declaration.
+        features: by name.
     """
 
     space: Space
-    declared: FeatureGroup
-    meaning: Meaning
-    widths: tuple[int, ...]
-    text: str
+    triggers: Sequence[Source]
+    while_known: Sequence[Source]
+    widths: Sequence[int]
+    features: Mapping[str, Drawn]
 
-    def __repr__(self) -> str:
-        return self.text
+    @cached_property
+    def declared(self) -> FeatureGroup:
+        """The group."""
+        due: list[Rows | WhileKnown] = [source.rows for source in self.triggers]
+        due += [WhileKnown(source.rows) for source in self.while_known]
+        return group(
+            "drawn",
+            keys=self.space.keys,
+            rows=due,
+            entity=self.space.entity_rows.rows,
+            features=[Feature(name, part.written, "") for name, part in self.features.items()],
+        )
+
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What it means."""
+        of = {name: _published(part.of) for name, part in self.features.items()}
+        entity = self.space.entity_rows
+        return Meaning(self.space.keys, self.triggers, self.while_known, entity, of)
+
+    def smaller(self) -> Iterator[DrawnGroup]:
+        """The same without one of its features."""
+        for name in self.features if len(self.features) > 1 else ():
+            rest = {other: part for other, part in self.features.items() if other != name}
+            yield replace(self, features=rest)
+
+    def __str__(self) -> str:
+        due = [source.text for source in self.triggers]
+        due += [f"WhileKnown({source.text})" for source in self.while_known]
+        head = f"group of {', '.join(self.space.keys)} over {' + '.join(due)}:"
+        return "\n".join([head, *(f"    {n} = {part.text}" for n, part in self.features.items())])
 
 
-@st.composite
-def groups(draw: Draw) -> DrawnGroup:
-    """A group of up to six features over several logs."""
-    space: Space = draw(st.sampled_from(SPACES))
+def drawn_group(rng: Random) -> DrawnGroup:
+    """A group of a few features over several logs."""
+    space = rng.choice(SPACES)
     entity, *others = space.sources
-    triggers, while_known = _triggers(draw, entity, others)
-    widths = draw(st.lists(st.sampled_from(_WIDTHS), min_size=1, max_size=3, unique=True))
-    taken = draw(st.lists(st.sampled_from([entity, *others]), min_size=1, max_size=3, unique=True))
-    parts = [
-        _aggregation(draw, draw(st.sampled_from(taken)), widths)
-        for _ in range(draw(st.sampled_from([1, 3, 5, 7])))
-    ]
-    some = [name for name in space.lookups if draw(st.integers(0, 2)) == 0]
-    parts += [_looked_up(draw, space.looked_up(name)) for name in some]
+    triggers, while_known = _triggers(rng, entity, others)
+    widths = rng.sample(_WIDTHS, rng.randint(1, 3))
+    taken = _some(rng, [entity, *others], 3)
+    taken += [source for source in (*triggers, *while_known) if source not in taken]
+    parts = [_aggregation(rng, rng.choice(taken), widths) for _ in range(rng.choice([1, 3, 5, 7]))]
+    looked_in = [name for name in space.lookups if rng.randint(0, 2) == 0]
+    parts += [_looked_up(rng, space.looked_up(name)) for name in looked_in]
     parts = [part if part.kind != "span" else in_seconds(part) for part in parts]
     leaves = [*parts, Drawn(agg.RowTime(), lambda instant: instant.at, "time", "time")]
     features = [part for part in parts if part.kind != "time"]
-    for _ in range(draw(st.integers(0 if features else 1, 2))):
+    for _ in range(rng.randint(0 if features else 1, 2)):
         kinds = [kind for kind in makeable(leaves) if kind in _PUBLISHED]
-        features.append(expression(draw, leaves, draw(st.sampled_from(kinds)), _depth(draw)))
+        features.append(expression(rng, leaves, rng.choice(kinds), _depth(rng)))
     named = {f"f{number}": part for number, part in enumerate(features)}
-    due = [s.rows for s in triggers] + [WhileKnown(s.rows) for s in while_known]
-    declared = group(
-        "drawn",
-        keys=space.keys,
-        rows=due,
-        entity=entity.rows,
-        features=[Feature(name, part.written, "") for name, part in named.items()],
-    )
-    of = {name: _published(part.of) for name, part in named.items()}
-    meaning = Meaning(space.keys, triggers, while_known, entity, of)
-    return DrawnGroup(space, declared, meaning, tuple(widths), _text(space, meaning, named))
+    return DrawnGroup(space, triggers, while_known, widths, named)
+
+
+def _some(rng: Random, values: Sequence[Source], most: int) -> list[Source]:
+    return rng.sample(values, min(len(values), rng.randint(1, most)))
 
 
 def _triggers(
-    draw: Draw, entity: Source, others: Sequence[Source]
+    rng: Random, entity: Source, others: Sequence[Source]
 ) -> tuple[list[Source], list[Source]]:
     """When rows are due, and which of these only while the entity's record is there."""
-    way = draw(st.sampled_from(["one", "entity", "some", "while known"]))
+    way = rng.choice(["one", "entity", "some", "while known"])
     if way == "entity":
         return [entity], []
-    some = draw(st.lists(st.sampled_from(others), min_size=1, max_size=2, unique=True))
+    some = _some(rng, others, 2)
     if way == "one":
         return some[:1], []
     if way == "while known":
         return [entity], some
-    return ([entity] if draw(st.booleans()) else []) + some, []
+    return ([entity] if rng.random() < 0.5 else []) + some, []
 
 
 def _columns(source: Source) -> list[Drawn]:
@@ -220,17 +246,17 @@ def _columns(source: Source) -> list[Drawn]:
     return found
 
 
-def _row_value(draw: Draw, source: Source, kinds: Sequence[str]) -> Drawn:
+def _row_value(rng: Random, source: Source, kinds: Sequence[str]) -> Drawn:
     """A value of a row that is made of at least one column."""
     columns = _columns(source)
-    kind = draw(st.sampled_from([kind for kind in makeable(columns) if kind in kinds]))
-    found = expression(draw, columns, kind, _depth(draw))
+    kind = rng.choice([kind for kind in makeable(columns) if kind in kinds])
+    found = expression(rng, columns, kind, _depth(rng))
     parts = () if found.is_constant else walk(resolve(found.written))
     return found if any(isinstance(part, Column) for part in parts) else _plain(columns, kind)
 
 
-def _depth(draw: Draw) -> int:
-    depth: int = draw(st.sampled_from([0, 0, 1, 1, 2]))
+def _depth(rng: Random) -> int:
+    depth: int = rng.choice([0, 0, 1, 1, 2])
     return depth
 
 
@@ -249,39 +275,39 @@ def _plain(columns: Sequence[Drawn], kind: str) -> Drawn:
     return Drawn(hour.written / 2, lambda row: hour.of(row) / 2, kind, f"({hour} / 2)")
 
 
-def _where(draw: Draw, source: Source) -> Drawn | None:
-    if draw(st.booleans()):
+def _where(rng: Random, source: Source) -> Drawn | None:
+    if rng.random() < 0.5:
         return None
-    return _row_value(draw, source, ["flag"])
+    return _row_value(rng, source, ["flag"])
 
 
-def _within(draw: Draw, widths: Sequence[int]) -> int | None:
-    width: int | None = draw(st.sampled_from([None, *widths]))
+def _within(rng: Random, widths: Sequence[int]) -> int | None:
+    width: int | None = rng.choice([None, *widths])
     return width
 
 
-def _aggregation(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+def _aggregation(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
     ways: list[_Way] = [_counted, _amount, _shared, _extreme, _newest, _listed, _since, _favourite]
     if source.kind == "changes":  # deletions make these hard
         ways += [_newest, _newest]
     if _distinct_column(source):
         ways.append(_distinct)
-    found: Drawn = draw(st.sampled_from(ways))(draw, source, widths)
+    found: Drawn = rng.choice(ways)(rng, source, widths)
     return found
 
 
-def _counted(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
-    where, within = _where(draw, source), _within(draw, widths)
+def _counted(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
+    where, within = _where(rng, source), _within(rng, widths)
     written = agg.count(source.rows, where=_written(where), within=within)
     of = counted(source, _of(where), within)
     return Drawn(written, of, "whole", f"count({source.log}{_options(where, within)})")
 
 
-def _amount(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+def _amount(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
     """A sum or a mean."""
-    value = _row_value(draw, source, ["whole", "money", "span"])
-    where, within = _where(draw, source), _within(draw, widths)
-    name = draw(st.sampled_from(["total", "mean"]))
+    value = _row_value(rng, source, ["whole", "money", "span"])
+    where, within = _where(rng, source), _within(rng, widths)
+    name = rng.choice(["total", "mean"])
     written = getattr(agg, name)(value.written, where=_written(where), within=within)
     if name == "total":
         zero = Decimal(0) if value.kind == "money" else 0
@@ -291,38 +317,38 @@ def _amount(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
     return Drawn(written, of, kind, f"{name}({value}{_options(where, within)})")
 
 
-def _shared(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
-    condition, within = _row_value(draw, source, ["flag"]), _within(draw, widths)
+def _shared(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
+    condition, within = _row_value(rng, source, ["flag"]), _within(rng, widths)
     written = agg.share(condition.written, within=within)
     of = shared(source, condition.of, within)
     return Drawn(written, of, "number", f"share({condition}{_options(None, within)})")
 
 
-def _extreme(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+def _extreme(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
     kinds = ["whole", "money", "number", "text", "span", "time"]
-    value = draw(st.sampled_from(_columns(source)))
-    if value.kind not in kinds or draw(st.booleans()):
-        value = _row_value(draw, source, kinds)
-    where, within = _where(draw, source), _within(draw, widths)
-    name = draw(st.sampled_from(["smallest", "largest"]))
+    value = rng.choice(_columns(source))
+    if value.kind not in kinds or rng.random() < 0.5:
+        value = _row_value(rng, source, kinds)
+    where, within = _where(rng, source), _within(rng, widths)
+    name = rng.choice(["smallest", "largest"])
     written = getattr(agg, name)(value.written, where=_written(where), within=within)
     of = extreme(min if name == "smallest" else max, source, value.of, _of(where), within)
     return Drawn(written, of, value.kind, f"{name}({value}{_options(where, within)})")
 
 
-def _newest(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
-    value = draw(st.sampled_from(_columns(source)))
-    if draw(st.booleans()):
-        value = _row_value(draw, source, ["whole", "money", "number", "text", "flag", "span"])
-    within = _within(draw, widths)
+def _newest(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
+    value = rng.choice(_columns(source))
+    if rng.random() < 0.5:
+        value = _row_value(rng, source, ["whole", "money", "number", "text", "flag", "span"])
+    within = _within(rng, widths)
     written = agg.last(value.written, within=within)
     of = newest_value(source, value.of, within)
     return Drawn(written, of, value.kind, f"last({value}{_options(None, within)})")
 
 
-def _listed(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
-    size = draw(st.sampled_from([1, 2, 3, 5]))
-    kind = draw(st.sampled_from(["text", "number", "gap"]))
+def _listed(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
+    size = rng.choice([1, 2, 3, 5])
+    kind = rng.choice(["text", "number", "gap"])
     if kind == "gap":
         gaps = agg.in_seconds(since_previous(source.rows))
         text, kind = f"in_seconds(since_previous({source.log}))", "number"
@@ -334,7 +360,7 @@ def _listed(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
 
         written = agg.last_k(gaps, size)
     else:
-        value = _row_value(draw, source, [kind])
+        value = _row_value(rng, source, [kind])
         written, text = agg.last_k(value.written, size), value.text
 
         def of(row: Row, before: Row | None) -> Any:
@@ -344,14 +370,14 @@ def _listed(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
     return Drawn(written, found, f"{kind}s", f"last_k({text}, {size})")
 
 
-def _since(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
+def _since(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
     written = agg.time_since_previous(source.rows)
     return Drawn(written, since_the_previous(source), "span", f"time_since_previous({source.log})")
 
 
-def _favourite(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
-    column = draw(st.sampled_from([c for c in _columns(source) if c.kind == "text"]))
-    name, within = column.text.rpartition(".")[2], _within(draw, widths)
+def _favourite(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
+    column = rng.choice([c for c in _columns(source) if c.kind == "text"])
+    name, within = column.text.rpartition(".")[2], _within(rng, widths)
     written = agg.most_frequent(column.written, within=within)
     of = favourite(source, name, within)
     return Drawn(written, of, "text", f"most_frequent({column}{_options(None, within)})")
@@ -365,11 +391,11 @@ def _distinct_column(source: Source) -> str | None:
     return "product_id"
 
 
-def _distinct(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
-    name, within = _distinct_column(source), _within(draw, widths)
+def _distinct(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
+    name, within = _distinct_column(source), _within(rng, widths)
     if source.kind != "changes":
         columns = [c for c in _columns(source) if c.kind != "texts"]
-        name = draw(st.sampled_from(columns)).text.rpartition(".")[2]
+        name = rng.choice(columns).text.rpartition(".")[2]
     assert name is not None
     written = agg.count_distinct(source.rows[name], within=within)
     of = distinct_values(source, name, within)
@@ -378,14 +404,14 @@ def _distinct(draw: Draw, source: Source, widths: Sequence[int]) -> Drawn:
     )
 
 
-def _looked_up(draw: Draw, source: Source) -> Drawn:
-    column = draw(st.sampled_from(_columns(source)))
+def _looked_up(rng: Random, source: Source) -> Drawn:
+    column = rng.choice(_columns(source))
     name = column.text.rpartition(".")[2]
     of = looked_up(source, source.record, name)
     return Drawn(agg.as_of(column.written), of, column.kind, f"as_of({column})")
 
 
-_Way = Callable[[Draw, Source, Sequence[int]], Drawn]
+_Way = Callable[[Random, Source, Sequence[int]], Drawn]
 
 
 def _written(where: Drawn | None) -> Any:
@@ -403,13 +429,3 @@ def _options(where: Drawn | None, within: int | None) -> str:
 
 def _published(of: Of) -> Of:
     return lambda instant: published(of(instant))
-
-
-def _text(space: Space, meaning: Meaning, named: Mapping[str, Drawn]) -> str:
-    due = [s.text for s in meaning.triggers]
-    due += [f"WhileKnown({s.text})" for s in meaning.while_known]
-    lines = [f"    {name} = {part.text}" for name, part in named.items()]
-    keys = ", ".join(space.keys)
-    return f"group of {keys} over {' + '.join(due)}, entity {meaning.entity.text}:\n" + "\n".join(
-        lines
-    )

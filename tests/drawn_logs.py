@@ -6,10 +6,10 @@ the changes arrive late; records are corrected, deleted, and there again.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from random import Random
 from typing import Any, Final
 
 from drawn_groups import Space
@@ -37,16 +37,16 @@ _TIMED: Final = {
 """The column with the time that a change has of itself; others have that of their commit."""
 
 
-def drawn_logs(seed: int, space: Space, count: int, widths: Sequence[int]) -> Logs:
+def drawn_logs(rng: Random, space: Space, count: int, widths: Sequence[int]) -> Logs:
     """The processed logs of `count` keys of a space, in the order in which they were accepted.
 
     Args:
-        seed: the same one gives the same logs.
+        rng: where chance comes from.
         space: the entity, and the logs about it.
         count: how many keys.
         widths: of windows, in microseconds: distances between rows.
     """
-    world = _World(random.Random(seed), space, widths)
+    world = _World(rng, space, widths)
     wanted: list[tuple[datetime, str, Row]] = []
     for number in range(count):
         keys = world.keys_of(number)
@@ -64,7 +64,7 @@ def drawn_logs(seed: int, space: Space, count: int, widths: Sequence[int]) -> Lo
     logs: Logs = {name: [] for name in BY_NAME}
     for row in world.accepted(wanted):
         logs[row.pop("log")].append(row)
-    return _processed(logs, seed)
+    return _processed(logs, rng.randrange(2**32))
 
 
 def _processed(logs: Logs, seed: int) -> Logs:
@@ -77,7 +77,7 @@ def _processed(logs: Logs, seed: int) -> Logs:
 
 
 class _World:
-    def __init__(self, rng: random.Random, space: Space, widths: Sequence[int]) -> None:
+    def __init__(self, rng: Random, space: Space, widths: Sequence[int]) -> None:
         self.rng = rng
         self.space = space
         self.widths = [timedelta(microseconds=width) for width in widths]
@@ -180,5 +180,5 @@ class _World:
         return made()
 
 
-def _cents(rng: random.Random) -> Decimal:
+def _cents(rng: Random) -> Decimal:
     return Decimal(rng.randrange(50_000)) / 100

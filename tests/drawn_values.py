@@ -10,29 +10,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from random import Random
 from typing import Any, Final, TypeAlias
 
-from hypothesis import strategies as st
 from reference_groups import Of
 
 from pipelines.features import aggregations as agg
 from pipelines.features import expressions as exp
 
-Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
 WORDS: Final = ("a", "b", "c")
 KINDS: Final = ("whole", "money", "number", "text", "flag", "span")
 """The kinds of values that expressions are made of, but times."""
-_CONSTANTS: Final[dict[str, st.SearchStrategy[Any]]] = {
-    "whole": st.sampled_from([0, 1, 2, 50, -1]),
-    "number": st.sampled_from([0.0, 0.5, 12.5, 300.0, -1.0]),
-    "text": st.sampled_from(WORDS),
+_CONSTANTS: Final[dict[str, Sequence[Any]]] = {
+    "whole": [0, 1, 2, 50, -1],
+    "number": [0.0, 0.5, 12.5, 300.0, -1.0],
+    "text": WORDS,
 }
-_BESIDE: Final[dict[str, st.SearchStrategy[Any]]] = {
-    "whole": st.sampled_from([0, 1, 2, 50, 0.5, 2.0]),
-    "money": st.sampled_from([0, 1, 9.99, 0.01, 0.005, 100]),
-    "number": st.sampled_from([0, 1, 0.5, 12.5, 300.0]),
-    "text": st.sampled_from(WORDS),
-    "span": st.sampled_from([0, 1, agg.HOUR, agg.DAY]),
+_BESIDE: Final[dict[str, Sequence[Any]]] = {
+    "whole": [0, 1, 2, 50, 0.5, 2.0],
+    "money": [0, 1, 9.99, 0.01, 0.005, 100],
+    "number": [0, 1, 0.5, 12.5, 300.0],
+    "text": WORDS,
+    "span": [0, 1, agg.HOUR, agg.DAY],
 }
 """Constants that are compared with values of a kind."""
 _COMPARED: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -104,28 +103,28 @@ def makeable(leaves: Sequence[Drawn]) -> list[str]:
     return [kind for kind in KINDS if kind not in need or have & need[kind]]
 
 
-def expression(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def expression(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     """An expression of a kind; constants only where they have that very kind.
 
     Args:
-        draw: of hypothesis.
+        rng: where chance comes from.
         leaves: columns of a row, or aggregations.
         kind: of its values, one of those that can be made.
         depth: how many operations deep.
     """
     same = [leaf for leaf in leaves if leaf.kind == kind]
-    if same and (kind == "time" or depth == 0 or draw(st.booleans())):
-        return _one_of(draw, same)
+    if same and (kind == "time" or depth == 0 or rng.random() < 0.5):
+        return _one_of(rng, same)
     if depth == 0:
         if kind in _CONSTANTS:
-            return constant(draw(_CONSTANTS[kind]))
-        return _is_null(draw, leaves) if kind == "flag" else _span(draw, leaves)
-    made: Drawn = draw(st.sampled_from(_BUILDERS[kind]))(draw, leaves, kind, depth - 1)
+            return constant(rng.choice(_CONSTANTS[kind]))
+        return _is_null(rng, leaves) if kind == "flag" else _span(rng, leaves)
+    made: Drawn = rng.choice(_BUILDERS[kind])(rng, leaves, kind, depth - 1)
     return made
 
 
-def _one_of(draw: Draw, leaves: Sequence[Drawn]) -> Drawn:
-    found: Drawn = draw(st.sampled_from(leaves))
+def _one_of(rng: Random, leaves: Sequence[Drawn]) -> Drawn:
+    found: Drawn = rng.choice(leaves)
     return found
 
 
@@ -137,23 +136,23 @@ def _float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _numeric(draw: Draw, leaves: Sequence[Drawn], depth: int) -> Drawn:
+def _numeric(rng: Random, leaves: Sequence[Drawn], depth: int) -> Drawn:
     kinds = [kind for kind in makeable(leaves) if kind in ("whole", "money", "number")]
-    return expression(draw, leaves, draw(st.sampled_from(kinds)), depth)
+    return expression(rng, leaves, rng.choice(kinds), depth)
 
 
-def _calculated(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def _calculated(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     """A sum, difference or product of two values, one of which has the kind."""
-    sign = draw(st.sampled_from("+-" if kind in ("money", "span") else "+-*"))
-    a = expression(draw, leaves, kind, depth)
+    sign = rng.choice("+-" if kind in ("money", "span") else "+-*")
+    a = expression(rng, leaves, kind, depth)
     if kind == "number":
-        b = _numeric(draw, leaves, depth)
+        b = _numeric(rng, leaves, depth)
     elif kind == "money":
-        b = expression(draw, leaves, draw(st.sampled_from(["money", "whole"])), depth)
-        sign = "*" if b.kind == "whole" and draw(st.booleans()) else sign
+        b = expression(rng, leaves, rng.choice(["money", "whole"]), depth)
+        sign = "*" if b.kind == "whole" and rng.random() < 0.5 else sign
     else:
-        b = expression(draw, leaves, kind, depth)
-    if draw(st.booleans()):
+        b = expression(rng, leaves, kind, depth)
+    if rng.random() < 0.5:
         a, b = b, a
     do = _CALCULATED[sign]
     exact = (lambda x, y: do(float(x), float(y))) if kind == "number" else do
@@ -161,23 +160,23 @@ def _calculated(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> D
     return Drawn(do(a.written, b.written), _applied(nulls(exact), (a, b)), kind, text)
 
 
-def _divided(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
-    a, by = _numeric(draw, leaves, depth), draw(st.sampled_from([2, 300, 0.5]))
+def _divided(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+    a, by = _numeric(rng, leaves, depth), rng.choice([2, 300, 0.5])
     value = nulls(lambda x: float(x) / by)
     return Drawn(a.written / by, _applied(value, (a,)), kind, f"({a} / {by})")
 
 
-def _ratio(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
-    a, b = _numeric(draw, leaves, depth), _numeric(draw, leaves, depth)
+def _ratio(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+    a, b = _numeric(rng, leaves, depth), _numeric(rng, leaves, depth)
     do = nulls(lambda x, y: float(x) / float(y) if y else None)
     return called(kind, "ratio", exp.ratio(a.written, b.written), do, a, b)
 
 
-def _in_units(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def _in_units(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     if "span" not in makeable(leaves):
-        return _divided(draw, leaves, kind, depth)
-    a = expression(draw, leaves, "span", depth)
-    name = draw(st.sampled_from(sorted(_UNITS)))
+        return _divided(rng, leaves, kind, depth)
+    a = expression(rng, leaves, "span", depth)
+    name = rng.choice(sorted(_UNITS))
     build, width = _UNITS[name]
     return called(kind, name, build(a.written), nulls(lambda x: float(x) / width), a)
 
@@ -188,15 +187,15 @@ def in_seconds(a: Drawn) -> Drawn:
     return called("number", "in_seconds", written, nulls(lambda x: float(x) / 1e6), a)
 
 
-def _chosen(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def _chosen(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     """The first, largest or smallest of some values."""
-    parts = [expression(draw, leaves, kind, depth) for _ in range(draw(st.integers(1, 2)))]
-    if kind in _BESIDE and kind != "whole" and draw(st.booleans()):
-        beside = constant(draw(_BESIDE[kind]))
+    parts = [expression(rng, leaves, kind, depth) for _ in range(rng.randint(1, 2))]
+    if kind in _BESIDE and kind != "whole" and rng.random() < 0.5:
+        beside = constant(rng.choice(_BESIDE[kind]))
         if kind != "money" or beside.kind == "whole":
             parts.append(beside)
     names = ["coalesce"] if kind == "flag" else ["coalesce", "greatest", "least"]
-    name = draw(st.sampled_from(names))
+    name = rng.choice(names)
     pick: dict[str, Callable[..., Any]] = {
         "coalesce": lambda known: known[0],
         "greatest": max,
@@ -206,18 +205,20 @@ def _chosen(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn
     def do(*values: Any) -> Any:
         known = [value for value in values if value is not None]
         found = pick[name](known) if known else None
+        if kind == "money" and found is not None:
+            return Decimal(found)
         return _float(found) if kind == "number" else found
 
     written = getattr(exp, name)(*(part.written for part in parts))
     return called(kind, name, written, do, *parts)
 
 
-def _cases(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def _cases(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     branches = [
-        (expression(draw, leaves, "flag", depth), expression(draw, leaves, kind, depth))
-        for _ in range(draw(st.integers(1, 2)))
+        (expression(rng, leaves, "flag", depth), expression(rng, leaves, kind, depth))
+        for _ in range(rng.randint(1, 2))
     ]
-    otherwise = expression(draw, leaves, kind, depth)
+    otherwise = expression(rng, leaves, kind, depth)
     written = exp.cases(*((c.written, v.written) for c, v in branches), otherwise=otherwise.written)
 
     def value(row: Any) -> Any:
@@ -230,21 +231,21 @@ def _cases(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     return Drawn(written, value, kind, f"cases({text}, otherwise={otherwise})")
 
 
-def _compared(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def _compared(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     kinds = [k for k in makeable(leaves) if k != "flag"]
-    of = draw(st.sampled_from([*kinds, *(["time"] if _has(leaves, "time") else [])]))
-    a = expression(draw, leaves, of, depth)
+    of = rng.choice([*kinds, *(["time"] if _has(leaves, "time") else [])])
+    a = expression(rng, leaves, of, depth)
     if a.is_constant:
-        return _is_null(draw, leaves)
-    if of in _BESIDE and draw(st.booleans()):
-        b = constant(draw(_BESIDE[of]))
+        return _is_null(rng, leaves)
+    if of in _BESIDE and rng.random() < 0.5:
+        b = constant(rng.choice(_BESIDE[of]))
     elif of in ("whole", "money", "number"):
-        b = _numeric(draw, leaves, depth)
+        b = _numeric(rng, leaves, depth)
     else:
-        b = expression(draw, leaves, of, depth)
-    if draw(st.booleans()):
+        b = expression(rng, leaves, of, depth)
+    if rng.random() < 0.5:
         a, b = b, a
-    sign = draw(st.sampled_from(sorted(_COMPARED)))
+    sign = rng.choice(sorted(_COMPARED))
     do = _COMPARED[sign]
 
     def value(x: Any, y: Any) -> Any:
@@ -264,9 +265,9 @@ def _exact(value: Any, mine: Drawn, beside: Drawn) -> Any:
     return float(value)
 
 
-def _logic(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
-    a, b = (expression(draw, leaves, "flag", depth) for _ in range(2))
-    name = draw(st.sampled_from(["and", "or", "not"]))
+def _logic(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+    a, b = (expression(rng, leaves, "flag", depth) for _ in range(2))
+    name = rng.choice(["and", "or", "not"])
     if name == "not":
         return Drawn(~a.written, _applied(nulls(lambda x: not x), (a,)), kind, f"~{a}")
     decides = name == "or"
@@ -280,44 +281,44 @@ def _logic(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     return Drawn(written, _applied(value, (a, b)), kind, f"({a} {'|' if decides else '&'} {b})")
 
 
-def _is_null(draw: Draw, leaves: Sequence[Drawn], *_: object) -> Drawn:
-    a = _one_of(draw, leaves)
+def _is_null(rng: Random, leaves: Sequence[Drawn], *_: object) -> Drawn:
+    a = _one_of(rng, leaves)
     return called("flag", "is_null", exp.is_null(a.written), lambda x: x is None, a)
 
 
-def _is_in(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
-    of = draw(st.sampled_from(["whole", "text"]))
-    a = expression(draw, leaves, of, depth)
-    among = draw(st.lists(_CONSTANTS[of], min_size=1, max_size=3))
+def _is_in(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+    of = rng.choice(["whole", "text"])
+    a = expression(rng, leaves, of, depth)
+    among = rng.choices(_CONSTANTS[of], k=rng.randint(1, 3))
     written = exp.is_in(a.written, among)
     text = f"is_in({a}, {among})"
     return Drawn(written, _applied(nulls(lambda x: x in among), (a,)), kind, text)
 
 
-def _of_lists(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def _of_lists(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     lists = [leaf for leaf in leaves if leaf.kind in ("texts", "numbers")]
     if not lists:
-        return _of_time(draw, leaves, kind, depth)
-    a = _one_of(draw, lists)
+        return _of_time(rng, leaves, kind, depth)
+    a = _one_of(rng, lists)
     do = nulls(lambda values: len(set(values) - {None}))
     return called(kind, "distinct", exp.distinct(a.written), do, a)
 
 
-def _of_time(draw: Draw, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
+def _of_time(rng: Random, leaves: Sequence[Drawn], kind: str, depth: int) -> Drawn:
     if not _has(leaves, "time"):
-        return _calculated(draw, leaves, kind, depth)
-    a = expression(draw, leaves, "time", depth)
-    if draw(st.booleans()):
+        return _calculated(rng, leaves, kind, depth)
+    a = expression(rng, leaves, "time", depth)
+    if rng.random() < 0.5:
         return called(kind, "hour_of_day", exp.hour_of_day(a.written), nulls(lambda t: t.hour), a)
     do = nulls(lambda t: t.isoweekday() - 1)
     return called(kind, "day_of_week", exp.day_of_week(a.written), do, a)
 
 
-def _span(draw: Draw, leaves: Sequence[Drawn], *_: object) -> Drawn:
+def _span(rng: Random, leaves: Sequence[Drawn], *_: object) -> Drawn:
     times = [leaf for leaf in leaves if leaf.kind == "time"]
     if not times:
-        return _one_of(draw, [leaf for leaf in leaves if leaf.kind == "span"])
-    a, b = _one_of(draw, times), _one_of(draw, times)
+        return _one_of(rng, [leaf for leaf in leaves if leaf.kind == "span"])
+    a, b = _one_of(rng, times), _one_of(rng, times)
     do = nulls(lambda x, y: (x - y) // timedelta(microseconds=1))
     return Drawn(a.written - b.written, _applied(do, (a, b)), "span", f"({a} - {b})")
 
@@ -326,7 +327,7 @@ def _has(leaves: Sequence[Drawn], kind: str) -> bool:
     return any(leaf.kind == kind for leaf in leaves)
 
 
-_Builder: TypeAlias = Callable[[Draw, Sequence[Drawn], str, int], Drawn]
+_Builder: TypeAlias = Callable[[Random, Sequence[Drawn], str, int], Drawn]
 _BUILDERS: Final[dict[str, tuple[_Builder, ...]]] = {
     "whole": (_calculated, _of_lists, _of_time, _chosen, _cases),
     "money": (_calculated, _chosen, _cases),

@@ -297,11 +297,11 @@ def _extremes(plan: Plan, found: ir.Table) -> ir.Table:
         every = rows.select(*plan.keys, AT, **columns, asked=ibis.literal(False)).union(
             found.select(*plan.keys, AT, **nothing, asked=ibis.literal(True))
         )
-        values = {}
+        values, now = {}, ibis.interval(microseconds=0)
         for a in some:
             reach = None if a.within is None else ibis.interval(microseconds=a.within - 1)
             window = ibis.range_window(
-                preceding=reach, following=0, group_by=plan.keys, order_by=every[AT]
+                preceding=reach, following=now, group_by=plan.keys, order_by=every[AT]
             )
             column = every[plan.name(a)]
             extreme = column.min() if a.operation == "min" else column.max()

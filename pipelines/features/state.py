@@ -289,7 +289,8 @@ class _Instant:
         assert isinstance(a.of, Column)
         last: dict[Any, Event] = {}
         for event in events:
-            last[event.row[a.of.name]] = event
+            if event.row[a.of.name] is not None:
+                last[event.row[a.of.name]] = event
         return sum(
             not event.deleted and (a.within is None or event.place[0] > self._at - a.within)
             for event in last.values()
