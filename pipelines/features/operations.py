@@ -39,7 +39,7 @@ _OPERATIONS: Final[Mapping[str, Build]] = {
     "cases": lambda v, _: ibis.cases(*zip(v[:-1:2], v[1:-1:2], strict=True), else_=v[-1]),
     "is_in": lambda v, constants: v[0].isin(constants),
     "is_null": lambda v, _: v[0].isnull(),
-    "distinct": lambda v, _: v[0].unique().length(),
+    "distinct": lambda v, _: v[0].filter(lambda value: value.notnull()).unique().length(),
     "hour_of_day": lambda v, _: v[0].hour(),
     "day_of_week": lambda v, _: v[0].day_of_week.index(),
 }
