@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
+import duckdb
 import ibis
 import pytest
-from declarations import check_drawn
+from declarations import check_drawn, load, run
 from ibis.config import Config
 
 from pipelines.features.declare import (
@@ -16,12 +18,15 @@ from pipelines.features.declare import (
     FeatureGroup,
     WhileKnown,
     as_of,
+    cases,
     changes,
+    coalesce,
     count,
     count_distinct,
     days,
     event_time,
     facts,
+    greatest,
     group,
     hour_of_day,
     in_hours,
@@ -32,6 +37,7 @@ from pipelines.features.declare import (
     most_frequent,
     ratio,
     reports,
+    share,
     since_previous,
     smallest,
     time_since_previous,
@@ -39,6 +45,7 @@ from pipelines.features.declare import (
 )
 from pipelines.features.every_row import every_row
 from pipelines.features.newest_row import newest_row
+from pipelines.features.state import GroupState
 from pipelines.features.views import VIEWS, View
 
 CLICKS = facts("clickstream", at="event_timestamp")
@@ -72,6 +79,49 @@ def refused(value: Any, **changed: Any) -> str:
 def test_every_plan_gives_what_the_words_say() -> None:
     """2,000 key histories of drawn groups; `python tests/declarations.py` checks more."""
     check_drawn(2_000)
+
+
+def test_null_is_neither_true_nor_false() -> None:
+    """A condition on an unknown value does not hold, its contrary neither."""
+    is_fast = last(SESSIONS.click_rate) > 0.5  # unknown
+    is_long = last(SESSIONS.session_duration) > 60  # true
+    values = {
+        "case": cases((is_fast, "yes"), (~is_fast, "no"), otherwise="unknown"),
+        "either": is_fast | is_long,
+        "both": is_fast & is_long,
+        "neither": is_fast & ~is_long,
+        "known": coalesce(is_fast, False),
+        "largest": greatest(last(SESSIONS.click_rate), 0.25),
+        "fast": count(SESSIONS, where=SESSIONS.click_rate > 0.5),
+        "slow": count(SESSIONS, where=~(SESSIONS.click_rate > 0.5)),
+        "share": share(SESSIONS.click_rate > 0.5),
+    }
+    features = [Feature(name, value, "") for name, value in values.items()]
+    found = group("nulls", keys=("session_id",), rows=SESSIONS, entity=SESSIONS, features=features)
+    at = datetime(2024, 3, 1)
+    session = {"session_id": "s1", "user_id": 1, "products_viewed": [], "actions_performed": []}
+    session |= {"session_duration": 61, "timestamp": at, "time_on_page": None}
+    change = {"seq": 1, "op": "I", "committed_at": at, "scroll_depth": None, "click_rate": None}
+    expected = {
+        "session_id": "s1",
+        "event_timestamp": at,
+        "case": "unknown",
+        "either": True,
+        "both": None,
+        "neither": False,
+        "known": False,
+        "largest": 0.25,
+        "fast": 0,
+        "slow": 0,
+        "share": 0.0,
+    }
+    connection = duckdb.connect()
+    load(connection, {"sessions": [session | change]})
+    assert run(connection, every_row(found)) == [expected]
+    assert run(connection, newest_row(found)) == [expected]
+    state = GroupState(found)
+    assert state.apply("sessions", session | change) == {("s1",)}
+    assert state.newest(("s1",)) == expected
 
 
 @pytest.mark.parametrize("plan", [every_row, newest_row], ids=lambda plan: plan.__name__)
