@@ -12,6 +12,7 @@ import pytest
 from declarations import check_drawn, load, run
 from ibis.config import Config
 
+from pipelines.change_log.logs import BY_NAME
 from pipelines.features.declare import (
     DeclarationError,
     Feature,
@@ -122,6 +123,29 @@ def test_null_is_neither_true_nor_false() -> None:
     state = GroupState(found)
     assert state.apply("sessions", session | change) == {("s1",)}
     assert state.newest(("s1",)) == expected
+
+
+def test_a_mean_is_of_what_is_known() -> None:
+    """A row whose value is null counts as a row, but not for the mean."""
+    values = {"mean": mean(DELIVERIES.quantity), "count": count(DELIVERIES)}
+    features = [Feature(name, value, "") for name, value in values.items()]
+    found = group("means", keys=("route_id",), rows=DELIVERIES, entity=ROUTES, features=features)
+    at = datetime(2024, 3, 1)
+    shipment = dict.fromkeys(BY_NAME["shipments"].types) | {"op": "I", "route_id": "r1"}
+    shipment |= {"committed_at": at, "delivered_at": at}
+    rows = [
+        shipment | {"seq": number, "shipment_id": number, "quantity": quantity}
+        for number, quantity in enumerate([4, None, 6])
+    ]
+    expected = {"route_id": "r1", "event_timestamp": at, "mean": 5.0, "count": 3}
+    connection = duckdb.connect()
+    load(connection, {"shipments": rows, "routes": []})
+    assert run(connection, every_row(found)) == [expected]
+    assert run(connection, newest_row(found)) == [expected]
+    state = GroupState(found)
+    for row in rows:
+        state.apply("shipments", row)
+    assert state.newest(("r1",)) == expected
 
 
 @pytest.mark.parametrize("plan", [every_row, newest_row], ids=lambda plan: plan.__name__)
