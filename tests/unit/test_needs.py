@@ -1,0 +1,130 @@
+"""What the declared groups need of the logs: it follows from them; here it is written down once."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.features.aggregations import DAY
+from pipelines.features.declare import (
+    Feature,
+    changes,
+    count,
+    count_distinct,
+    days,
+    facts,
+    group,
+    last,
+    last_k,
+    total,
+)
+from pipelines.features.needs import Source, sources_of
+from pipelines.features.views import VIEWS_BY_NAME
+
+CLICKS = facts("clickstream", at="event_timestamp")
+ORDERS = facts("orders", at="order_timestamp")
+SESSIONS = changes("sessions")
+USERS = changes("users")
+GONE = Source("users", ("user_id",), "committed_at", only="op = 'D'")
+EXPECTED = {
+    "user_intent": {
+        Source("sessions", ("user_id",), "timestamp", 7 * DAY, member="session_id"),
+        Source(
+            "clickstream",
+            ("user_id",),
+            "event_timestamp",
+            7 * DAY,
+            only="op = 'I' AND ((\"action\" = 'add_to_cart') OR (\"action\" = 'purchase'))",
+        ),
+        GONE,
+    },
+    "session_events": {
+        Source(
+            "clickstream",
+            ("session_id",),
+            "event_timestamp",
+            None,
+            only="op = 'I'",
+            begun_by="sessions",
+        ),
+        Source("sessions", ("session_id",), "timestamp", only="op = 'D'"),
+    },
+    "user_orders": {
+        Source(
+            "orders",
+            ("user_id",),
+            "order_timestamp",
+            30 * DAY,
+            newest_before=True,
+            only="op = 'I'",
+        ),
+        GONE,
+    },
+    "inventory_levels": {
+        Source("inventory", ("warehouse_id", "product_id"), "updated_at"),
+        Source("orders", ("warehouse_id", "product_id"), "order_timestamp", DAY, only="op = 'I'"),
+    },
+    "route_conditions": {
+        Source("routes", ("route_id",), "updated_at", newest_before=True),
+        Source(
+            "shipments",
+            ("route_id",),
+            "delivered_at",
+            7 * DAY,
+            only="(delivered_at IS NOT NULL OR op IN ('D', 'M'))",
+            identity="shipment_id",
+            unnoticed="op = 'D'",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("view", EXPECTED)
+def test_the_needs_of_the_dictionary(view: str) -> None:
+    """As they were written by hand before they followed from the declarations."""
+    assert set(VIEWS_BY_NAME[view].sources) == EXPECTED[view]
+
+
+def test_only_inventory_looks_something_up() -> None:
+    """A warehouse's region, whose log is read whole."""
+    found = {name: view.tables for name, view in VIEWS_BY_NAME.items() if view.tables}
+    assert found == {"inventory_levels": ("warehouses",)}
+
+
+def needs_of(*values: object) -> dict[str, Source]:
+    """By log, what a group of users' orders needs for such features."""
+    features = [Feature(f"f{number}", value, "") for number, value in enumerate(values)]
+    made = group("g", keys=("user_id",), rows=ORDERS, entity=USERS, features=features)
+    return {source.log: source for source in sources_of(made)}
+
+
+def test_the_longest_window_says_how_far_back() -> None:
+    """Of each log by itself; one feature without a window needs the whole history."""
+    found = needs_of(count(CLICKS, within=days(2)), total(ORDERS.quantity, within=days(5)))
+    assert (found["clickstream"].lookback, found["orders"].lookback) == (2 * DAY, 5 * DAY)
+    found = needs_of(count(CLICKS, within=days(2)), last_k(CLICKS.action, 3))
+    assert (found["clickstream"].lookback, found["orders"].lookback) == (None, 0)
+
+
+def test_a_state_between_its_own_times_needs_the_row_before() -> None:
+    """The last click before an order may lie long before it."""
+    found = needs_of(last(CLICKS.action))["clickstream"]
+    assert (found.lookback, found.newest_before) == (0, True)
+
+
+def test_rows_that_no_feature_counts_are_not_needed() -> None:
+    """Conditions narrow a log down, unless a feature row is due at its rows."""
+    found = needs_of(count(CLICKS, where=CLICKS.action == "search", within=days(1)))
+    assert found["clickstream"].only == "op = 'I' AND (\"action\" = 'search')"
+    found = needs_of(
+        count(CLICKS, where=CLICKS.action == "search", within=days(1)), count(CLICKS, within=DAY)
+    )
+    assert found["clickstream"].only == "op = 'I'"
+    found = needs_of(count(ORDERS, where=ORDERS.quantity > 1, within=DAY))
+    assert found["orders"].only == "op = 'I'"
+
+
+def test_of_distinct_records_only_the_newest_rows_matter() -> None:
+    """Unless something else is asked of them too."""
+    distinct = count_distinct(SESSIONS.session_id, within=days(1))
+    assert needs_of(distinct)["sessions"].member == "session_id"
+    assert needs_of(distinct, count(SESSIONS, within=DAY))["sessions"].member is None
