@@ -20,10 +20,10 @@ from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
-from pipelines.features.every_row import every_row
-from pipelines.features.group import FeatureGroup
-from pipelines.features.newest_row import newest_row
-from pipelines.features.state import GroupState
+from pipelines.features.compilers.every_row import every_row
+from pipelines.features.compilers.newest_row import newest_row
+from pipelines.features.compilers.state import GroupState
+from pipelines.features.language.group import FeatureGroup
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]

@@ -31,11 +31,11 @@ from reference_groups import (
 )
 
 from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
-from pipelines.features import aggregations as agg
-from pipelines.features import expressions as exp
-from pipelines.features.expressions import resolve, walk
-from pipelines.features.group import Feature, FeatureGroup, WhileKnown, group
-from pipelines.features.rows import Column, Rows, changes, facts, reports, since_previous
+from pipelines.features.language import aggregations as agg
+from pipelines.features.language import expressions as exp
+from pipelines.features.language.expressions import resolve, walk
+from pipelines.features.language.group import Feature, FeatureGroup, WhileKnown, group
+from pipelines.features.language.rows import Column, Rows, changes, facts, reports, since_previous
 
 _KINDS: Final = {
     INTEGER: "whole",

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeAlias
 
 from reference_groups import Of
 
-from pipelines.features import aggregations as agg
-from pipelines.features import expressions as exp
+from pipelines.features.language import aggregations as agg
+from pipelines.features.language import expressions as exp
 
 WORDS: Final = ("a", "b", "c")
 KINDS: Final = ("whole", "money", "number", "text", "flag", "span")

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from pipelines.features.rows import Rows
+from pipelines.features.language.rows import Rows
 
 Row = Mapping[str, Any]
 Logs = Mapping[str, Sequence[Row]]

@@ -6,7 +6,7 @@ lookups of other records, and the time of the row. Values can be used again: the
 group share what they have in common, and it is computed once.
 """
 
-from pipelines.features.aggregations import (
+from pipelines.features.language.aggregations import (
     AT_ONCE,
     RowTime,
     as_of,
@@ -28,7 +28,7 @@ from pipelines.features.aggregations import (
     time_since_previous,
     total,
 )
-from pipelines.features.expressions import (
+from pipelines.features.language.expressions import (
     cases,
     coalesce,
     day_of_week,
@@ -40,9 +40,9 @@ from pipelines.features.expressions import (
     least,
     ratio,
 )
-from pipelines.features.group import Feature, FeatureGroup, WhileKnown, group
-from pipelines.features.rows import changes, facts, reports, since_previous
-from pipelines.features.value_types import DeclarationError
+from pipelines.features.language.group import Feature, FeatureGroup, WhileKnown, group
+from pipelines.features.language.rows import changes, facts, reports, since_previous
+from pipelines.features.language.value_types import DeclarationError
 
 event_time = RowTime()
 """The event time of the feature row."""

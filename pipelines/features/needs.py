@@ -15,14 +15,14 @@ import sqlglot
 from sqlglot import expressions as sql
 
 from pipelines.change_log.logs import BY_NAME
-from pipelines.features.aggregations import AT_ONCE, Aggregation
-from pipelines.features.expressions import Call, Typed
-from pipelines.features.group import FeatureGroup
-from pipelines.features.plan import Plan
-from pipelines.features.prepared import log_table, row_value
-from pipelines.features.rows import CHANGES, REPORTS, Rows
-from pipelines.features.tree import signature
-from pipelines.features.value_types import FLAG
+from pipelines.features.compilers.plan import Plan
+from pipelines.features.compilers.prepared import log_table, row_value
+from pipelines.features.language.aggregations import AT_ONCE, Aggregation
+from pipelines.features.language.expressions import Call, Typed
+from pipelines.features.language.group import FeatureGroup
+from pipelines.features.language.rows import CHANGES, REPORTS, Rows
+from pipelines.features.language.tree import signature
+from pipelines.features.language.value_types import FLAG
 
 _ALWAYS: Final = "TRUE"
 

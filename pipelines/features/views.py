@@ -17,16 +17,16 @@ from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.types import ARROW_TYPES, DUCKDB_TYPES
 from pipelines.errors import UnknownNameError
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from pipelines.features.every_row import every_row
-from pipelines.features.group import FeatureGroup
+from pipelines.features.compilers.every_row import every_row
+from pipelines.features.compilers.newest_row import newest_row
 from pipelines.features.inventory_levels import INVENTORY_LEVELS
+from pipelines.features.language.group import FeatureGroup
+from pipelines.features.language.value_types import ARROW
 from pipelines.features.needs import Source, looked_up, sources_of
-from pipelines.features.newest_row import newest_row
 from pipelines.features.route_conditions import ROUTE_CONDITIONS
 from pipelines.features.session_events import SESSION_EVENTS
 from pipelines.features.user_intent import USER_INTENT
 from pipelines.features.user_orders import USER_ORDERS
-from pipelines.features.value_types import ARROW
 
 __all__ = ["Source", "View"]
 

@@ -15,9 +15,9 @@ from live_logs import complete_log
 from log_tables import load_logs
 
 from pipelines.features import declare, shop_rows
-from pipelines.features.aggregations import DAY
-from pipelines.features.every_row import every_row
-from pipelines.features.newest_row import newest_row
+from pipelines.features.compilers.every_row import every_row
+from pipelines.features.compilers.newest_row import newest_row
+from pipelines.features.language.aggregations import DAY
 from pipelines.features.user_intent import USER_INTENT
 from pipelines.features.views import VIEWS_BY_NAME, View
 from pipelines.settings import PROJECT_ROOT

@@ -13,6 +13,9 @@ from declarations import check_drawn, load, run
 from ibis.config import Config
 
 from pipelines.change_log.logs import BY_NAME
+from pipelines.features.compilers.every_row import every_row
+from pipelines.features.compilers.newest_row import newest_row
+from pipelines.features.compilers.state import GroupState
 from pipelines.features.declare import (
     DeclarationError,
     Feature,
@@ -44,9 +47,6 @@ from pipelines.features.declare import (
     time_since_previous,
     total,
 )
-from pipelines.features.every_row import every_row
-from pipelines.features.newest_row import newest_row
-from pipelines.features.state import GroupState
 from pipelines.features.views import VIEWS, View
 
 CLICKS = facts("clickstream", at="event_timestamp")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.features.aggregations import DAY
 from pipelines.features.declare import (
     Feature,
     changes,
@@ -17,6 +16,7 @@ from pipelines.features.declare import (
     last_k,
     total,
 )
+from pipelines.features.language.aggregations import DAY
 from pipelines.features.needs import Source, sources_of
 from pipelines.features.views import VIEWS_BY_NAME
 

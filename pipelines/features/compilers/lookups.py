@@ -7,11 +7,11 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.aggregations import AsOf
-from pipelines.features.operations import column_value
-from pipelines.features.prepared import AT, is_deletion, log_table
-from pipelines.features.tombstones import unless
-from pipelines.features.windows import Sliding, totals_at
+from pipelines.features.compilers.operations import column_value
+from pipelines.features.compilers.prepared import AT, is_deletion, log_table
+from pipelines.features.compilers.tombstones import unless
+from pipelines.features.compilers.windows import Sliding, totals_at
+from pipelines.features.language.aggregations import AsOf
 
 _NUMBER: Final = "number"
 

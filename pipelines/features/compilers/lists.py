@@ -13,7 +13,7 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.prepared import AT, ORDER
+from pipelines.features.compilers.prepared import AT, ORDER
 
 COUNT: Final = "rows_so_far"
 _PLACE: Final = "place"

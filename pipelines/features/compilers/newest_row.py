@@ -10,15 +10,15 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.aggregations import Aggregation
-from pipelines.features.group import FeatureGroup
-from pipelines.features.lists import COUNT, newest_lists, without_null
-from pipelines.features.lookups import looked_up
-from pipelines.features.plan import SINCE, Plan, attached, distinct_counts, finished
-from pipelines.features.prepared import AT, DELETED, MEMBER, ORDER, Prepared
-from pipelines.features.tombstones import unless
-from pipelines.features.tree import signature
-from pipelines.features.windows import totals_at
+from pipelines.features.compilers.lists import COUNT, newest_lists, without_null
+from pipelines.features.compilers.lookups import looked_up
+from pipelines.features.compilers.plan import SINCE, Plan, attached, distinct_counts, finished
+from pipelines.features.compilers.prepared import AT, DELETED, MEMBER, ORDER, Prepared
+from pipelines.features.compilers.tombstones import unless
+from pipelines.features.compilers.windows import totals_at
+from pipelines.features.language.aggregations import Aggregation
+from pipelines.features.language.group import FeatureGroup
+from pipelines.features.language.tree import signature
 
 _ROW_AT: Final = "row_at"
 

@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeAlias
 
-from pipelines.features.value_types import (
+from pipelines.features.language.value_types import (
     FLAG,
     FLOAT,
     INSTANT,

@@ -15,15 +15,23 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.aggregations import AT_ONCE, MICROSECOND, Aggregation
-from pipelines.features.group import FeatureGroup
-from pipelines.features.lists import COUNT, lists_at, without_null
-from pipelines.features.lookups import looked_up
-from pipelines.features.plan import SINCE, Plan, amount, attached, finished, sums, vocabulary
-from pipelines.features.prepared import AT, DELETED, MEMBER, ORDER, Prepared
-from pipelines.features.tombstones import unless
-from pipelines.features.tree import signature
-from pipelines.features.windows import Sliding, last_per_instant, totals_at
+from pipelines.features.compilers.lists import COUNT, lists_at, without_null
+from pipelines.features.compilers.lookups import looked_up
+from pipelines.features.compilers.plan import (
+    SINCE,
+    Plan,
+    amount,
+    attached,
+    finished,
+    sums,
+    vocabulary,
+)
+from pipelines.features.compilers.prepared import AT, DELETED, MEMBER, ORDER, Prepared
+from pipelines.features.compilers.tombstones import unless
+from pipelines.features.compilers.windows import Sliding, last_per_instant, totals_at
+from pipelines.features.language.aggregations import AT_ONCE, MICROSECOND, Aggregation
+from pipelines.features.language.group import FeatureGroup
+from pipelines.features.language.tree import signature
 
 _WEIGHT: Final = 2**40
 """A text's score is its count, then how late its last row stands among its key's."""

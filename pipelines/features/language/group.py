@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.features.aggregations import Aggregation, AsOf
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from pipelines.features.expressions import Expression, Typed, literal, resolve, walk
-from pipelines.features.rows import CHANGES, Column, Rows, SincePrevious
-from pipelines.features.value_types import DeclarationError
+from pipelines.features.language.aggregations import Aggregation, AsOf
+from pipelines.features.language.expressions import Expression, Typed, literal, resolve, walk
+from pipelines.features.language.rows import CHANGES, Column, Rows, SincePrevious
+from pipelines.features.language.value_types import DeclarationError
 
 
 @dataclass(frozen=True)

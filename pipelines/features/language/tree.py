@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from pipelines.features.aggregations import Aggregation, AsOf, RowTime
-from pipelines.features.expressions import Call, Literal
-from pipelines.features.rows import Column, Rows, SincePrevious
+from pipelines.features.language.aggregations import Aggregation, AsOf, RowTime
+from pipelines.features.language.expressions import Call, Literal
+from pipelines.features.language.rows import Column, Rows, SincePrevious
 
 
 def signature(part: Any) -> Hashable:

@@ -9,15 +9,15 @@ from typing import Any, Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.aggregations import AT_ONCE, Aggregation, RowTime
-from pipelines.features.expressions import Typed
-from pipelines.features.group import FeatureGroup
-from pipelines.features.operations import as_ibis
-from pipelines.features.prepared import AT, DELETED, ORDER, Prepared, prepare
-from pipelines.features.rows import Column, may_be_null
-from pipelines.features.tombstones import unless, with_tombstones
-from pipelines.features.tree import signature
-from pipelines.features.windows import Sliding, SlidingDistinct
+from pipelines.features.compilers.operations import as_ibis
+from pipelines.features.compilers.prepared import AT, DELETED, ORDER, Prepared, prepare
+from pipelines.features.compilers.tombstones import unless, with_tombstones
+from pipelines.features.compilers.windows import Sliding, SlidingDistinct
+from pipelines.features.language.aggregations import AT_ONCE, Aggregation, RowTime
+from pipelines.features.language.expressions import Typed
+from pipelines.features.language.group import FeatureGroup
+from pipelines.features.language.rows import Column, may_be_null
+from pipelines.features.language.tree import signature
 
 SINCE: Final = "since"
 """The event time of the state that holds at an instant."""

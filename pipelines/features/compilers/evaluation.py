@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pipelines.features.expressions import Call, Literal, Typed
+from pipelines.features.language.expressions import Call, Literal, Typed
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _OPERATIONS: Final[Mapping[str, Callable[..., Any]]] = {

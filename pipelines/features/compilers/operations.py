@@ -8,9 +8,9 @@ from typing import Any, Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.expressions import Call, Literal, Typed
-from pipelines.features.rows import Column
-from pipelines.features.value_types import IBIS
+from pipelines.features.language.expressions import Call, Literal, Typed
+from pipelines.features.language.rows import Column
+from pipelines.features.language.value_types import IBIS
 
 Build = Callable[[Sequence[Any], Any], ir.Value]
 

@@ -11,11 +11,11 @@ import ibis
 import ibis.expr.types as ir
 
 from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, MOVED, NUMBER, TEXT, TEXTS, TIME
-from pipelines.features.aggregations import Aggregation
 from pipelines.features.columns import EVENT_TIMESTAMP
-from pipelines.features.expressions import Typed
-from pipelines.features.operations import as_ibis, column_value
-from pipelines.features.rows import (
+from pipelines.features.compilers.operations import as_ibis, column_value
+from pipelines.features.language.aggregations import Aggregation
+from pipelines.features.language.expressions import Typed
+from pipelines.features.language.rows import (
     CHANGES,
     FACTS,
     REPORTS,
@@ -24,7 +24,7 @@ from pipelines.features.rows import (
     SincePrevious,
     may_be_null,
 )
-from pipelines.features.tree import signature
+from pipelines.features.language.tree import signature
 
 AT: Final = EVENT_TIMESTAMP
 ORDER: Final = "row_order"

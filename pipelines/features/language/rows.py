@@ -8,8 +8,8 @@ from typing import Final
 
 from pipelines.change_log.logs import BY_NAME, MOVED, Log
 from pipelines.features.columns import COMMITTED_AT
-from pipelines.features.expressions import Call, Expression, Literal, Typed, Unresolved
-from pipelines.features.value_types import OF_COLUMN, SPAN, DeclarationError, Type
+from pipelines.features.language.expressions import Call, Expression, Literal, Typed, Unresolved
+from pipelines.features.language.value_types import OF_COLUMN, SPAN, DeclarationError, Type
 
 FACTS: Final = "facts"
 CHANGES: Final = "changes"

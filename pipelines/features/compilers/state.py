@@ -16,12 +16,12 @@ from operator import attrgetter
 from typing import Any, Final
 
 from pipelines.change_log.logs import MOVED
-from pipelines.features.aggregations import Aggregation, AsOf, RowTime
-from pipelines.features.evaluation import evaluate, microseconds
-from pipelines.features.expressions import Typed
-from pipelines.features.group import FeatureGroup, WhileKnown
-from pipelines.features.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious
-from pipelines.features.tree import signature
+from pipelines.features.compilers.evaluation import evaluate, microseconds
+from pipelines.features.language.aggregations import Aggregation, AsOf, RowTime
+from pipelines.features.language.expressions import Typed
+from pipelines.features.language.group import FeatureGroup, WhileKnown
+from pipelines.features.language.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious
+from pipelines.features.language.tree import signature
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipelines.features.expressions import (
+from pipelines.features.language.expressions import (
     Expression,
     Typed,
     deferred,
@@ -20,8 +20,8 @@ from pipelines.features.expressions import (
     ratio,
     walk,
 )
-from pipelines.features.rows import CHANGES, Column, Rows, SincePrevious, may_be_null
-from pipelines.features.value_types import (
+from pipelines.features.language.rows import CHANGES, Column, Rows, SincePrevious, may_be_null
+from pipelines.features.language.value_types import (
     FLAG,
     FLOATS,
     INSTANT,

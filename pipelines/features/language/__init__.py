@@ -1,0 +1,1 @@
+"""The language of declarations: types, expressions, rows of logs, aggregations, groups."""
