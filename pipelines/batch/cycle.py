@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import duckdb
 import stamina
@@ -24,7 +25,7 @@ from pipelines.change_log.extract import Span, extract, plan, readers_of
 from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import LiveDatabaseBusyError
-from pipelines.features.views import compile_all
+from pipelines.features.views import VIEWS, compile_all
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
 from pipelines.lake.publishing import Staged, publish, stage
 from pipelines.lake.rejected import KEPT_NOTE, Rejected
@@ -39,6 +40,9 @@ from pipelines.settings import BatchConfig, DataConfig
 from pipelines.validation.check import Checked, check
 
 logger = logging.getLogger(__name__)
+
+DECLARED: Final = "declaration of "
+"""Of each view, what its published rows were computed from."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ class DataProcessor:
             checked: Mapping[str, Checked] = {}
             staged = Staged()
             kept = [file for files in rejected.files.values() for file in files]
-            if changes.count or kept:
+            redeclared = self._redeclared()
+            if changes.count or kept or redeclared:
                 published = [file for files in history.values() for file in files]
                 check_contents(self._state, [*published, *kept], afresh=True)
                 attach_history(connection, history)
@@ -107,11 +112,26 @@ class DataProcessor:
                         self._progress("check", found.accepted + found.rejected)
                 with report.timed("transform"):
                     valid = Validated(
-                        report.cycle, changes.created, changes.spans, checked, rejected
+                        report.cycle,
+                        changes.created,
+                        changes.spans,
+                        checked,
+                        rejected,
+                        redeclared,
                     )
                     staged = stage(transform(connection, self._config, valid, self._progress))
             with report.timed("load"):
                 self._commit(report, changes, checked, staged)
+
+    def _redeclared(self) -> dict[str, list[Path]]:
+        """The published files of views whose declaration is another one than theirs."""
+        found = {}
+        for view in VIEWS:
+            files = [file.path for file in self._state.files("view", view.name)]
+            if files and self._state.metadata(DECLARED + view.name) != view.declaration:
+                logger.warning("%s is declared anew: all of its history is computed", view.name)
+                found[view.name] = files
+        return found
 
     def _read(
         self,
@@ -195,6 +215,9 @@ class DataProcessor:
             for path in staged.superseded:
                 if path.is_relative_to(self._config.quarantine_path):
                     removed(path, self._config)  # so that people see each row once
+        for view in VIEWS:
+            if self._state.metadata(DECLARED + view.name) != view.declaration:
+                self._state.set_metadata(DECLARED + view.name, view.declaration)
         self._state.forget_metadata(DELETIONS_UNCHECKED)
         if checked and self._state.metadata(KEPT_NOTE) is None:
             self._state.set_metadata(KEPT_NOTE, str(report.cycle))

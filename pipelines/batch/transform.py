@@ -9,7 +9,7 @@ the rows from its commit time on; it makes no rows of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -46,6 +46,8 @@ class Validated:
     """By log."""
     rejected: Rejected
     """What earlier cycles have rejected."""
+    redeclared: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """By view whose declaration has changed, its published files: all of it is computed anew."""
 
 
 def transform(
@@ -66,9 +68,11 @@ def transform(
     """
     contents: list[Table | Lines] = []
     for view in VIEWS:
-        rows = _counted(affected_rows(connection, view, valid.created), progress)
+        whole = view.name in valid.redeclared
+        rows = _counted(affected_rows(connection, view, valid.created, whole=whole), progress)
         file_name = f"{view.name}_{valid.cycle:08d}.parquet"
-        contents.append(table_of(config, "view", view.name, file_name, rows))
+        replaced = valid.redeclared.get(view.name, ())
+        contents.append(table_of(config, "view", view.name, file_name, rows, replaced))
     for log in LOGS:
         found = valid.checked[log.name]
         if found.accepted or found.resolved:
@@ -151,7 +155,7 @@ def _kept_rejected(
 
 
 def affected_rows(
-    connection: duckdb.DuckDBPyConnection, view: View, created: datetime
+    connection: duckdb.DuckDBPyConnection, view: View, created: datetime, *, whole: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a view that are new or changed; none if nothing it depends on has changed.
 
@@ -159,10 +163,11 @@ def affected_rows(
         connection: a workspace that holds `new_<log>` and `old_<log>` for each log.
         view: the view.
         created: the `created_timestamp` of the rows, UTC and naive.
+        whole: all rows of all of the history.
     """
     with connection.cursor() as cursor:  # has temporary tables of its own
-        earliest = _find_affected(cursor, view)
-        if earliest is None:
+        earliest = None if whole else _find_affected(cursor, view)
+        if earliest is None and not whole:
             return
         needed = [_gather(cursor, view, source, earliest) for source in view.sources]
         for name in view.tables:
@@ -173,9 +178,9 @@ def affected_rows(
         keys = ", ".join(view.keys)
         features = quoted(name for name in view.schema.names if name != CREATED_TIMESTAMP)
         # Without history every row is a new one.
-        affected = (
-            f"JOIN affected USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since" if any(needed) else ""
-        )
+        affected = ""
+        if any(needed) and not whole:
+            affected = f"JOIN affected USING ({keys}) WHERE {EVENT_TIMESTAMP} >= since"
         found = cursor.execute(
             f"SELECT {features}, CAST(? AS TIMESTAMP) AS {CREATED_TIMESTAMP} "
             f"FROM ({view.query()}) {affected}",
@@ -225,17 +230,22 @@ def _looked_up_later(view: View, table: str) -> str:
 
 
 def _gather(
-    connection: duckdb.DuckDBPyConnection, view: View, source: Source, earliest: datetime
+    connection: duckdb.DuckDBPyConnection, view: View, source: Source, earliest: datetime | None
 ) -> int:
     """Make the relation `<log>`: all rows that the affected keys' new rows depend on.
 
-    Every new row is needed as it is. Of the old ones, those of affected keys within the windows.
+    Every new row is needed as it is. Of the old ones, those of affected keys within the windows,
+    or all where there is no earliest time.
 
     Returns:
         How many old rows are needed.
     """
     log = BY_NAME[source.log]
     new = f"SELECT {columns(log)} FROM new_{log.name} WHERE {source.only}"
+    if earliest is None:
+        old = f"SELECT {columns(log)} FROM old_{log.name} WHERE {source.only}"
+        connection.execute(f'CREATE OR REPLACE TEMP VIEW "{log.name}" AS {new} UNION ALL {old}')
+        return 0
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE needed_{log.name} AS {_history(view, source, earliest, new)}"
     )

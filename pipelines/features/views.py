@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pipelines.features.compilers.every_row import every_row
 from pipelines.features.compilers.newest_row import newest_row
 from pipelines.features.inventory_levels import INVENTORY_LEVELS
 from pipelines.features.language.group import FeatureGroup
+from pipelines.features.language.tree import signature
 from pipelines.features.language.value_types import ARROW
 from pipelines.features.needs import Source, looked_up, sources_of
 from pipelines.features.route_conditions import ROUTE_CONDITIONS
@@ -81,6 +83,15 @@ class View:
     def features(self) -> tuple[str, ...]:
         """The names of the features, in the dictionary's order."""
         return tuple(self.group.features)
+
+    @cached_property
+    def declaration(self) -> str:
+        """A hash of what is declared, without descriptions: while it stays, so do the rows."""
+        group = self.group
+        due = [(signature(r), r is not d) for r, d in zip(group.triggers, group.rows, strict=True)]
+        features = [(name, signature(feature.value)) for name, feature in group.features.items()]
+        whole = (group.keys, due, signature(group.entity), features)
+        return hashlib.sha256(repr(whole).encode()).hexdigest()
 
     @property
     def databases(self) -> set[str]:
