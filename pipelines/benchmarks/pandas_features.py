@@ -71,7 +71,7 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "carbon_footprint": "float64",
         "updated_at": "time",
     },
-    "warehouses": {"warehouse_id": "object", "region": "object"},
+    "warehouses": {"warehouse_id": "object", "region": "object", "committed_at": "time"},
     "routes": {
         "route_id": "object",
         "distance_km": "float64",
@@ -126,7 +126,7 @@ def _read_log(path: Path, log: str) -> pd.DataFrame:
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     try:
         chunks: Iterator[pd.DataFrame] = pd.read_sql(
-            "SELECT seq, op, row FROM change_log WHERE table_name = ? ORDER BY seq",
+            "SELECT seq, op, committed_at, row FROM change_log WHERE table_name = ? ORDER BY seq",
             connection,
             params=(_TABLES[log][1],),
             chunksize=_CHUNK_ROWS,
@@ -147,6 +147,8 @@ def _parsed(chunk: pd.DataFrame, log: str) -> pd.DataFrame:
             for signal in _SIGNALS:
                 row[signal] = signals.get(signal)
     frame = pd.DataFrame.from_records(rows, columns=list(_COLUMNS[log]))
+    if "committed_at" in frame:
+        frame["committed_at"] = chunk["committed_at"].to_numpy()
     frame.insert(0, "seq", chunk["seq"].to_numpy())
     frame.insert(1, "op", chunk["op"].to_numpy())
     return _typed(frame, log)
@@ -288,13 +290,27 @@ def _inventory_levels(
     view["stock_ratio"] = _ratio(view["stock_level"], last["reorder_point"])
     view["carbon_intensity"] = _ratio(last["carbon_footprint"], last["current_stock"])
     view["is_low_stock"] = view["stock_level"] < 50
-    regions = warehouses.drop_duplicates("warehouse_id", keep="last").set_index("warehouse_id")
-    region = view["warehouse_id"].map(regions["region"]).astype("object")
+    region = _region_at(view, warehouses).astype("object")
     view["warehouse_region"] = region.mask(region.isna(), other=None)
     sold = orders[keys].assign(event_timestamp=orders["order_timestamp"], amount=orders["quantity"])
     view["demand_24h"] = _windowed_total(view, sold, keys, "24h")
     view["days_of_cover"] = _ratio(view["stock_level"], view["demand_24h"])
     return _sorted(view, keys)
+
+
+def _region_at(view: pd.DataFrame, warehouses: pd.DataFrame) -> pd.Series[Any]:
+    """Where each row's warehouse stood at its time; before its first row, where it stood then."""
+    states = warehouses.sort_values("committed_at", kind="stable")
+    asked = view[["warehouse_id", "event_timestamp"]].sort_values("event_timestamp", kind="stable")
+    held = pd.merge_asof(
+        asked,
+        states[["warehouse_id", "region", "committed_at"]],
+        left_on="event_timestamp",
+        right_on="committed_at",
+        by="warehouse_id",
+    )["region"].set_axis(asked.index)
+    first = states.drop_duplicates("warehouse_id").set_index("warehouse_id")["region"]
+    return held.where(held.notna(), asked["warehouse_id"].map(first))
 
 
 def _route_conditions(routes: pd.DataFrame, shipments: pd.DataFrame) -> pd.DataFrame:

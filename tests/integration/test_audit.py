@@ -494,10 +494,16 @@ def test_what_the_streamer_has_recorded_as_deferred_is_in_flux(shop: Shop) -> No
     assert unequal(shop.audit())
 
 
-def test_a_warehouse_that_has_moved_is_served_where_it_is(processed: Shop) -> None:
-    """Although the stock rows of its positions have not changed."""
+def test_a_warehouse_that_has_moved_is_elsewhere_in_rows_from_then_on(processed: Shop) -> None:
+    """The rows of its positions stay as they were; the next change of one says where it is."""
     moved = processed.another("warehouses", warehouse_id="w1", op="U", region="west")
     processed.append(warehouses=moved)
+    processed.processor.run_cycle()
+    assert processed.audit().consistency == 1.0
+    rows = offline_rows(processed.processor, "inventory_levels")
+    assert "west" not in {row["warehouse_region"] for row in rows}
+    stocked = processed.another("inventory", warehouse_id="w1", op="U")
+    processed.append(inventory=stocked)
     processed.processor.run_cycle()
     report = processed.audit()
     assert report.consistency == 1.0

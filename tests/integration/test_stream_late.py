@@ -170,6 +170,6 @@ def test_a_warehouse_that_moves(world: StreamWorld) -> None:
     world.commit("warehouses", {**house("w1", "south"), "op": "U"})
     world.stream()
     assert world.online("inventory_levels")[("w1", "p1")]["warehouse_region"] == "north"
-    world.commit("inventory", {**stock(world.now), "op": "U"})
+    world.commit("inventory", {**stock(world.clock()), "op": "U"})
     world.stream()
     assert world.online("inventory_levels")[("w1", "p1")]["warehouse_region"] == "south"
