@@ -140,8 +140,7 @@ def check_strangers(state: PipelineState, folder: Path) -> None:
 
 def identity_of(path: Path) -> str:
     """Identifies a file's content without reading it: inode, size, timestamps."""
-    found = path.stat()
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    return _in_words(path.stat())
 
 
 def is_stable(identity: str) -> bool:
@@ -152,17 +151,20 @@ def is_stable(identity: str) -> bool:
 
 def _identity(file: PublishedFile) -> str:
     try:
-        identity = identity_of(file.path)
+        found = file.path.stat()  # once: the file may go at any time
     except (FileNotFoundError, NotADirectoryError):
         raise _damaged(file, "is missing") from None
     except OSError as error:
         raise _damaged(file, f"cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(file.path.stat().st_mode):
+    if not stat.S_ISREG(found.st_mode):
         raise _damaged(file, "is no file any more")
-    size = int(identity.split()[1])
-    if size != file.bytes:
-        raise _damaged(file, f"has {size} bytes instead of {file.bytes}")
-    return identity
+    if found.st_size != file.bytes:
+        raise _damaged(file, f"has {found.st_size} bytes instead of {file.bytes}")
+    return _in_words(found)
+
+
+def _in_words(found: os.stat_result) -> str:
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def _read_through(file: PublishedFile) -> None:
