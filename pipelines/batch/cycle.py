@@ -6,6 +6,7 @@ Each stage is a function that returns a value for the next one. They stand in `c
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -41,8 +42,8 @@ from pipelines.validation.check import Checked, check
 
 logger = logging.getLogger(__name__)
 
-DECLARED: Final = "declaration of "
-"""Of each view, what its published rows were computed from."""
+DECLARED: Final = "declarations"
+"""The hash, by view, of the declaration that its published rows were computed from."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,12 @@ class DataProcessor:
     def _redeclared(self) -> dict[str, list[Path]]:
         """The published files of views whose declaration is another one than theirs."""
         found = {}
+        known = json.loads(self._state.metadata(DECLARED) or "{}")
         for view in VIEWS:
+            if known.get(view.name) == view.declaration:
+                continue
             files = [file.path for file in self._state.files("view", view.name)]
-            if files and self._state.metadata(DECLARED + view.name) != view.declaration:
+            if files:
                 logger.warning("%s is declared anew: all of its history is computed", view.name)
                 found[view.name] = files
         return found
@@ -215,9 +219,9 @@ class DataProcessor:
             for path in staged.superseded:
                 if path.is_relative_to(self._config.quarantine_path):
                     removed(path, self._config)  # so that people see each row once
-        for view in VIEWS:
-            if self._state.metadata(DECLARED + view.name) != view.declaration:
-                self._state.set_metadata(DECLARED + view.name, view.declaration)
+        declared = json.dumps({view.name: view.declaration for view in VIEWS})
+        if self._state.metadata(DECLARED) != declared:
+            self._state.set_metadata(DECLARED, declared)
         self._state.forget_metadata(DELETIONS_UNCHECKED)
         if checked and self._state.metadata(KEPT_NOTE) is None:
             self._state.set_metadata(KEPT_NOTE, str(report.cycle))

@@ -105,7 +105,7 @@ def write_views(folder: Path, views: Sequence[View], seed: int = 7) -> Views:
 
 
 def entity_frame(rows: int, keys: int, end: datetime, seed: int = 11) -> pd.DataFrame:
-    """Moments of users to ask the history for: user_id, event_timestamp and `row`, its number.
+    """Times of users to ask the history for: user_id, event_timestamp and `row`, its number.
 
     Args:
         rows: how many.
@@ -257,7 +257,7 @@ def _column(kind: str, rows: int, rng: np.random.Generator, absent: Any) -> pa.A
 
 
 def _times(rng: np.random.Generator, rows: int, end: datetime) -> Any:
-    """Moments before `end`, to the microsecond, without a time zone but in UTC."""
+    """Times before `end`, to the microsecond, without a time zone but in UTC."""
     span = round(SPAN.total_seconds() * 1e6)
     newest = np.datetime64(end.replace(tzinfo=None), "us")
     return newest - rng.integers(0, span, rows).astype("timedelta64[us]")

@@ -27,6 +27,6 @@ def fields(view: str) -> list[Field]:
     """
     found = []
     for name, feature in view_named(view).group.features.items():
-        kind = "number" if feature.value.type.scale else feature.value.type.kind
-        found.append(Field(name=name, dtype=_TYPES[kind], description=feature.description))
+        dtype = _TYPES[feature.kind]
+        found.append(Field(name=name, dtype=dtype, description=feature.description))
     return found

@@ -43,8 +43,7 @@ def _group(view: View) -> str:
     lines = [f"**{view.name}** ({', '.join(view.keys)}): {view.group.about}.", ""]
     lines += ["| feature | type | definition |", "|---|---|---|"]
     for name, feature in view.group.features.items():
-        kind = "number" if feature.value.type.scale else feature.value.type.kind
-        lines.append(f"| {name} | {_TYPES[kind]} | {feature.description} |")
+        lines.append(f"| {name} | {_TYPES[feature.kind]} | {feature.description} |")
     return "\n".join(lines)
 
 

@@ -71,10 +71,7 @@ class View:
         """Arrow schema of the offline source: keys, event time, features, created timestamp."""
         rows = self.group.triggers[0]
         keys = [(key, ARROW_TYPES[rows.log.types[rows.column_of(key)]]) for key in self.keys]
-        features = [
-            (name, ARROW["number" if feature.value.type.scale else feature.value.type.kind])
-            for name, feature in self.group.features.items()
-        ]
+        features = [(name, ARROW[feature.kind]) for name, feature in self.group.features.items()]
         time = pa.timestamp("us")
         columns = [*keys, (EVENT_TIMESTAMP, time), *features, (CREATED_TIMESTAMP, time)]
         return pa.schema(columns)
@@ -121,7 +118,7 @@ VIEWS: Final = tuple(
 )
 VIEWS_BY_NAME: Final[Mapping[str, View]] = {view.name: view for view in VIEWS}
 LONGEST_WINDOW: Final = timedelta(
-    microseconds=max(source.lookback or 0 for view in VIEWS for source in view.sources)
+    microseconds=max(a.within or 0 for view in VIEWS for a in view.group.aggregations)
 )
 """The longest window of any feature."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -94,7 +95,8 @@ def test_only_a_view_that_is_declared_anew_is_computed_anew(
     before = {view: offline_rows(processor, view) for view in VIEWS}
     files = {view: [file.path for file in state.files("view", view)] for view in VIEWS}
     assert processor.run_cycle(update=False).feature_rows == {}
-    state.set_metadata(f"{DECLARED}user_intent", "that of an earlier version")
+    known = json.loads(state.metadata(DECLARED) or "")
+    state.set_metadata(DECLARED, json.dumps({**known, "user_intent": "of an earlier version"}))
     report = processor.run_cycle(update=False)
     assert report.feature_rows == {"user_intent": len(before["user_intent"])}
     assert {view: offline_rows(processor, view) for view in VIEWS} == before

@@ -188,7 +188,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "shoppers.it: a window of 0 microseconds is none: its width is above 0, as of days(7)",
     ),
     "a window without a unit": (
-        count(ORDERS, within=0.5),  # type: ignore[arg-type]
+        count(ORDERS, within=0.5),  # type: ignore[arg-type]  # the mistake that is tested
         "shoppers.it: a window of 0.5 microseconds is none: its width is above 0, as of days(7)",
     ),
     "a span without a unit": (
@@ -254,7 +254,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "shoppers.it: a Rows is no value: columns, aggregations and constants are",
     ),
     "a value for rows": (
-        count(ORDERS.quantity),  # type: ignore[arg-type]
+        count(ORDERS.quantity),  # type: ignore[arg-type]  # the mistake that is tested
         "shoppers.it: count takes rows of a log: facts(…), changes(…), reports(…)",
     ),
     "the smallest of flags": (

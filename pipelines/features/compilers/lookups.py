@@ -8,6 +8,7 @@ import ibis
 import ibis.expr.types as ir
 
 from pipelines.features.compilers.operations import column_value
+from pipelines.features.compilers.plan import attached
 from pipelines.features.compilers.prepared import AT, is_deletion, log_table
 from pipelines.features.compilers.tombstones import unless
 from pipelines.features.compilers.windows import Sliding, totals_at
@@ -45,15 +46,9 @@ def looked_up(found: ir.Table, lookup: AsOf, name: str, *, newest: bool = False)
         last = ibis.struct({"value": known[name]}).argmax(known[_NUMBER])
         at = known.group_by([*keys, "row_at"]).agg(last=last)
         at = at.select(*keys, **{AT: at.row_at, name: at["last"].value})
-        return _attached(found, at, [*keys, AT])
+        return attached(found, at, [*keys, AT])
     instants = found.select(*keys, AT).distinct()
     counted = totals_at(instants, keys, AT, [Sliding(states, AT, None, {_NUMBER: ibis.literal(1)})])
     counted = counted.mutate(**{_NUMBER: ibis.greatest(counted[_NUMBER], 1)})
-    at = _attached(counted, numbered.drop(AT, "seq"), [*keys, _NUMBER]).drop(_NUMBER)
-    return _attached(found, at, [*keys, AT])
-
-
-def _attached(found: ir.Table, other: ir.Table, on: list[str]) -> ir.Table:
-    joined = found.left_join(other, on)
-    more = [joined[n] for n in other.columns if n not in on]
-    return joined.select(*[joined[n] for n in found.columns], *more)
+    at = attached(counted, numbered.drop(AT, "seq"), [*keys, _NUMBER]).drop(_NUMBER)
+    return attached(found, at, [*keys, AT])

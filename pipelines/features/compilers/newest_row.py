@@ -15,7 +15,7 @@ from pipelines.features.compilers.lookups import looked_up
 from pipelines.features.compilers.plan import SINCE, Plan, attached, distinct_counts, finished
 from pipelines.features.compilers.prepared import AT, DELETED, MEMBER, ORDER, Prepared
 from pipelines.features.compilers.tombstones import unless
-from pipelines.features.compilers.windows import totals_at
+from pipelines.features.compilers.windows import distinct_at_newest
 from pipelines.features.language.aggregations import Aggregation
 from pipelines.features.language.group import FeatureGroup
 from pipelines.features.language.tree import signature
@@ -31,7 +31,7 @@ def newest_row(group: FeatureGroup) -> ir.Table:
         wanted = [a for a in some if plan.name(a) not in found.columns]
         if wanted:
             found = _aggregated(plan, found, prepared, wanted)
-    found = totals_at(found, plan.keys, AT, distinct_counts(plan), newest=True)
+    found = distinct_at_newest(found, plan.keys, AT, distinct_counts(plan))
     for prepared, some in plan.by_rows("most_frequent"):
         for a in some:
             found = attached(found, _most_frequent(plan, found, prepared, a), plan.keys)

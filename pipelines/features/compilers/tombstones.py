@@ -6,7 +6,7 @@ the newest one until the key changes again.
 | deleted | view | features from then on |
 |---|---|---|
 | `inventory` row | inventory_levels | null |
-| `warehouses` row | inventory_levels | `warehouse_region` null in rows computed from then on |
+| `warehouses` row | inventory_levels | `warehouse_region` null in rows from then on |
 | `routes` row | route_conditions | null; no rows at deliveries until the route is there again |
 | `user_sessions` row | session_events | null |
 | `user_sessions` row | user_intent | of the newest session left that changed within 7 days, null \
@@ -29,18 +29,6 @@ import ibis.expr.types as ir
 from pipelines.features.columns import EVENT_TIMESTAMP
 
 _GONE: Final = "gone_at"
-
-
-def deletions(log: ir.Table, keys: Sequence[str], at: str) -> ir.Table:
-    """`keys` and `event_timestamp` of the deletions in a change log.
-
-    Args:
-        log: a change log with `op`.
-        keys: the columns of the entity key.
-        at: the column that holds the event time.
-    """
-    gone = log.filter(log["op"] == "D")
-    return gone.select(*keys, **{EVENT_TIMESTAMP: gone[at]})
 
 
 def unless(deleted: ir.Value, value: ir.Value) -> ir.Value:

@@ -3,11 +3,9 @@
 A window is (t − width, t] in event time. Amounts are whole numbers (counts, cents, microseconds):
 sums are exact in any order, so the batch and the streaming flow cannot differ by rounding.
 
-There are two plans with equal results. For every event time of a key, in one sort: an amount that
-enters a key's windows at `at` leaves them at `at + width`, so its total over the window at t is
-the running total of all entries and exits up to and including t. For the newest event time of each
-key only, which is all that serving needs: a grouped sum of what lies in the window, without a
-sort; for a few keys it takes a fifth of the time.
+For every event time of a key, in one sort: an amount that enters a key's windows at `at` leaves
+them at `at + width`, so its total over the window at t is the running total of all entries and
+exits up to and including t.
 """
 
 from __future__ import annotations
@@ -19,10 +17,6 @@ from typing import Final
 
 import ibis
 import ibis.expr.types as ir
-
-HOUR: Final = 3_600_000_000
-DAY: Final = 24 * HOUR
-"""Widths of windows, in microseconds: the resolution of all our timestamps."""
 
 AT: Final = "at"
 _NEWEST: Final = "newest_at"
@@ -48,15 +42,6 @@ class Sliding:
             return [entries]
         left = _later(entered, self.width)
         return [entries, _moves(self.table, keys, entered, self.amounts, leaves=left)]
-
-    def at_newest(self, instants: ir.Table, keys: Sequence[str]) -> ir.Table:
-        """The totals at one instant per key."""
-        rows = self.table.select(*keys, **{AT: self.table[self.at]}, **self.amounts)
-        known = _up_to(rows, instants, keys)
-        inside = None if self.width is None else known[AT] > _later(known[_NEWEST], -self.width)
-        return known.group_by(list(keys)).agg(
-            **{n: known[n].sum(where=inside).cast("int64") for n in self.amounts}
-        )
 
 
 @dataclass(frozen=True)
@@ -121,8 +106,6 @@ def totals_at(
     at: str,
     parts: Sequence[Sliding | SlidingDistinct],
     times: ir.Table | None = None,
-    *,
-    newest: bool = False,
 ) -> ir.Table:
     """The totals of all `parts` at each instant.
 
@@ -133,30 +116,39 @@ def totals_at(
         parts: what to count or sum.
         times: rows with the same keys and times as `instants`, duplicates allowed, if they are
             cheaper to compute.
-        newest: `instants` holds one row per key, its newest.
 
     Returns:
         `instants` with one int64 column per amount, its other columns kept.
     """
-    if not newest:
-        asked_for = instants if times is None else times
-        moves = [table for part in parts for table in part.moves(keys)]
-        return instants.inner_join(
-            _running_totals(asked_for.select(*keys, at).distinct(), keys, at, moves), [*keys, at]
-        )
-    newest_instants = instants.select(*keys, **{_NEWEST: instants[at]})
+    asked_for = instants if times is None else times
+    moves = [table for part in parts for table in part.moves(keys)]
+    return instants.inner_join(
+        _running_totals(asked_for.select(*keys, at).distinct(), keys, at, moves), [*keys, at]
+    )
+
+
+def distinct_at_newest(
+    instants: ir.Table, keys: Sequence[str], at: str, parts: Sequence[SlidingDistinct]
+) -> ir.Table:
+    """The counts of distinct values at one instant per key, without a sort.
+
+    Args:
+        instants: one row per `keys`.
+        keys: the columns of the entity key.
+        at: the column of `instants` that holds the event time.
+        parts: what to count.
+    """
+    newest = instants.select(*keys, **{_NEWEST: instants[at]})
     found = instants
     for part in parts:
-        totals = part.at_newest(newest_instants, keys)
-        names = [name for name in totals.columns if name not in keys]
-        joined = found.left_join(totals, list(keys))
+        counts = part.at_newest(newest, keys)
+        names = [name for name in counts.columns if name not in keys]
+        joined = found.left_join(counts, list(keys))
         found = joined.select(*found.columns, **{n: joined[n].fill_null(0) for n in names})
     return found
 
 
-def last_per_instant(
-    table: ir.Table, keys: Sequence[str], at: str, order: str, *, newest: bool = False
-) -> ir.Table:
+def last_per_instant(table: ir.Table, keys: Sequence[str], at: str, order: str) -> ir.Table:
     """One row per `keys` and time: the one with the largest `order`.
 
     Args:
@@ -164,21 +156,9 @@ def last_per_instant(
         keys: the columns of the entity key.
         at: the column that holds the event time.
         order: the column that breaks ties.
-        newest: only the newest row per `keys`.
     """
-    if not newest:
-        same = ibis.window(group_by=[*keys, at], order_by=table[order].desc())
-        return (
-            table.mutate(place=ibis.row_number().over(same)).filter(ibis._.place == 0).drop("place")
-        )
-    row = ibis.struct({name: table[name] for name in (at, order)})
-    whole = ibis.struct({name: table[name] for name in table.columns if name not in keys})
-    return table.group_by(list(keys)).agg(last=whole.argmax(row)).unpack("last")
-
-
-def ratio(numerator: ir.Value, denominator: ir.Value) -> ir.Value:
-    """`numerator / denominator` as float64, null where the denominator is zero or null."""
-    return numerator.cast("float64") / denominator.cast("float64").nullif(0.0)
+    same = ibis.window(group_by=[*keys, at], order_by=table[order].desc())
+    return table.mutate(place=ibis.row_number().over(same)).filter(ibis._.place == 0).drop("place")
 
 
 def _later(time: ir.Value, microseconds: int) -> ir.Value:

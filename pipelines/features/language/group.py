@@ -10,7 +10,7 @@ from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.language.aggregations import Aggregation, AsOf
 from pipelines.features.language.expressions import Expression, Typed, literal, resolve, walk
 from pipelines.features.language.rows import CHANGES, Column, Rows, SincePrevious
-from pipelines.features.language.value_types import DeclarationError
+from pipelines.features.language.value_types import DeclarationError, Type
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,12 @@ class Feature:
     name: str
     value: Any
     description: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of value that is published: money is a number."""
+        found: Type = self.value.type
+        return "number" if found.scale else found.kind
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ def _check_feature(group: FeatureGroup, found: Typed) -> None:
 
 
 def _check_records(group: FeatureGroup, part: Aggregation) -> None:
-    """A record that is counted is told apart by the column alone, among those of its key."""
+    """A record that is counted is known by the column alone, among those of its key."""
     rows = part.rows
     if part.operation == "count_distinct" and rows.kind == CHANGES and isinstance(part.of, Column):
         rest = set(rows.member) - {part.of.name} - {rows.column_of(key) for key in group.keys}
