@@ -4,6 +4,11 @@ One line each, worded for the person who must act: what was wrong, the value, wh
 command line prints that line and exits with `exit_code`; a traceback means a defect of ours.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
 
 class SynchroChainError(Exception):
     """The base of all of them: an operation failed for a reason the message explains."""
@@ -119,6 +124,27 @@ class StreamerRunningError(SynchroChainError):
         self.pid = pid
         who = f"process {pid}" if pid else "another process"
         super().__init__(f"a streamer is already running in {who}: stop it first")
+
+
+class DeclaredAnewError(SynchroChainError):
+    """What is published was computed from other declarations than those of this process.
+
+    Args:
+        views: whose declarations differ.
+        when: "published", where this process was started with others than what is published has;
+            "since", where another process has declared them anew while this one ran.
+    """
+
+    def __init__(self, views: Sequence[str], when: Literal["published", "since"]) -> None:
+        self.views = tuple(views)
+        names = ", ".join(views)
+        super().__init__(
+            f"{names}: another process has declared this anew since this one was started: start it "
+            "again"
+            if when == "since"
+            else f"{names}: what is published was declared otherwise: run `synchrochain batch "
+            "--once`, then start this again"
+        )
 
 
 class RedisUnavailableError(SynchroChainError):

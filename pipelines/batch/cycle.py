@@ -6,14 +6,13 @@ Each stage is a function that returns a value for the next one. They stand in `c
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import duckdb
 import stamina
@@ -26,13 +25,22 @@ from pipelines.change_log.extract import Span, extract, plan, readers_of
 from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import LiveDatabaseBusyError
-from pipelines.features.views import VIEWS, compile_all
+from pipelines.features.views import VIEWS_BY_NAME, compile_all
+from pipelines.lake.declarations import (
+    CHANGED,
+    REMOVED,
+    UNCHANGED,
+    DeclarationWatch,
+    ViewChange,
+    as_recorded,
+    compare,
+)
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
 from pipelines.lake.publishing import Staged, publish, stage
 from pipelines.lake.rejected import KEPT_NOTE, Rejected
 from pipelines.lake.rejected import KIND as REJECTED
 from pipelines.lake.set_aside import removed
-from pipelines.lake.state import BATCH_READER, PipelineState
+from pipelines.lake.state import BATCH_READER, Declared, PipelineState, PublishedFile
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.summary import check_published
 from pipelines.lake.verification import check_contents
@@ -41,9 +49,6 @@ from pipelines.settings import BatchConfig, DataConfig
 from pipelines.validation.check import Checked, check
 
 logger = logging.getLogger(__name__)
-
-DECLARED: Final = "declarations"
-"""The hash, by view, of the declaration that its published rows were computed from."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class DataProcessor:
         self._clock = clock
         self._created = HybridClock(clock)
         self._progress = progress
+        self._declarations = DeclarationWatch(state)
 
     def process(self, report: CycleReport) -> None:
         """Read, validate, transform, stage and commit what is new: all of it, or nothing.
@@ -89,8 +95,11 @@ class DataProcessor:
             report: of this cycle; what was done is entered.
 
         Raises:
+            DeclaredAnewError: another process has declared features anew since this one started.
             SynchroChainError: a stage failed; nothing was published.
         """
+        self._declarations.look()
+        changes_declared = compare(self._state)
         readers = readers_of(self._data)
         check_published(self._state, self._config)
         history = {log.name: self._state.files("log", log.name) for log in LOGS}
@@ -102,7 +111,7 @@ class DataProcessor:
             checked: Mapping[str, Checked] = {}
             staged = Staged()
             kept = [file for files in rejected.files.values() for file in files]
-            redeclared = self._redeclared()
+            redeclared = self._redeclared(changes_declared, history)
             if changes.count or kept or redeclared:
                 published = [file for files in history.values() for file in files]
                 check_contents(self._state, [*published, *kept], afresh=True)
@@ -122,19 +131,35 @@ class DataProcessor:
                     )
                     staged = stage(transform(connection, self._config, valid, self._progress))
             with report.timed("load"):
-                self._commit(report, changes, checked, staged)
+                self._commit(report, changes, checked, staged, changes_declared)
 
-    def _redeclared(self) -> dict[str, list[Path]]:
-        """The published files of views whose declaration is another one than theirs."""
+    def _redeclared(
+        self, changes: Sequence[ViewChange], history: Mapping[str, Sequence[PublishedFile]]
+    ) -> dict[str, list[Path]]:
+        """The views that are computed for all of history, with the published files of each."""
         found = {}
-        known = json.loads(self._state.metadata(DECLARED) or "{}")
-        for view in VIEWS:
-            if known.get(view.name) == view.declaration:
+        for change in changes:
+            if change.kind in (UNCHANGED, REMOVED):
                 continue
-            files = [file.path for file in self._state.files("view", view.name)]
-            if files:
-                logger.warning("%s is declared anew: all of its history is computed", view.name)
-                found[view.name] = files
+            files = [file.path for file in self._state.files("view", change.view)]
+            # Where there is no history every row is a new one.
+            if files or any(history[log] for log in VIEWS_BY_NAME[change.view].group.logs):
+                logger.warning("%s is computed for all of history: %s", change.view, change.why)
+                found[change.view] = files
+        return found
+
+    def _removed(self, changes: Sequence[ViewChange]) -> list[Path]:
+        """The published files of views that nobody declares."""
+        found = []
+        for change in changes:
+            if change.kind == REMOVED:
+                files = self._state.files("view", change.view)
+                found += [file.path for file in files]
+                logger.warning(
+                    "%s is not declared any more: its %d rows are removed, offline and online",
+                    change.view,
+                    sum(file.rows for file in files),
+                )
         return found
 
     def _read(
@@ -187,13 +212,28 @@ class DataProcessor:
             self._state.metadata(KEPT_NOTE) is not None,
         )
 
+    def _declared(self, changes: Sequence[ViewChange]) -> Declared | None:
+        """What is to be recorded of the declarations; None if that is recorded already."""
+        text, known = as_recorded(), self._declarations.recorded
+        if text == known:
+            return None
+        stale = {
+            change.view: [*change.known, *_features_of(change.view)]
+            for change in changes
+            if change.kind in (CHANGED, REMOVED)
+        }
+        differs = bool(stale) or known is not None
+        return Declared(text, differs and any(c.kind != UNCHANGED for c in changes), stale)
+
     def _commit(
         self,
         report: CycleReport,
         changes: Changes,
         checked: Mapping[str, Checked],
         staged: Staged,
+        declared: Sequence[ViewChange],
     ) -> None:
+        staged = replace(staged, superseded=[*staged.superseded, *self._removed(declared)])
         before = self._state.bound_offsets(BATCH_READER)
         moved = {
             name: span.end
@@ -201,7 +241,8 @@ class DataProcessor:
             # Also where only what binds it to its log is new, as after an upgrade.
             if span.upto and span.end != before.get(name)
         }
-        if moved or staged.files or staged.superseded:
+        anew = self._declared(declared)
+        if moved or staged.files or staged.superseded or anew is not None:
             publish(
                 self._state,
                 report.cycle,
@@ -215,13 +256,12 @@ class DataProcessor:
                     if view.min_time and view.max_time
                 },
                 resolved={log: [seq for _, seq in c.resolved] for log, c in checked.items()},
+                declared=anew,
             )
+            self._declarations.recorded = anew.text if anew else self._declarations.recorded
             for path in staged.superseded:
                 if path.is_relative_to(self._config.quarantine_path):
                     removed(path, self._config)  # so that people see each row once
-        declared = json.dumps({view.name: view.declaration for view in VIEWS})
-        if self._state.metadata(DECLARED) != declared:
-            self._state.set_metadata(DECLARED, declared)
         self._state.forget_metadata(DELETIONS_UNCHECKED)
         if checked and self._state.metadata(KEPT_NOTE) is None:
             self._state.set_metadata(KEPT_NOTE, str(report.cycle))
@@ -239,6 +279,10 @@ class DataProcessor:
         for log, count in report.quarantined.items():
             where = self._config.quarantine_path
             logger.warning("%d rows of %s were rejected: see %s", count, log, where)
+
+
+def _features_of(view: str) -> tuple[str, ...]:
+    return VIEWS_BY_NAME[view].features if view in VIEWS_BY_NAME else ()
 
 
 def retrying(config: BatchConfig, error: type[Exception]) -> Iterable[Any]:

@@ -14,6 +14,7 @@ import schedule
 
 from pipelines.batch.cleanup import Cleanup
 from pipelines.batch.cycle import DataProcessor, retrying
+from pipelines.batch.online_removal import forget_stale_rows, forget_stale_views
 from pipelines.batch.rebuild import check_rebuilding, only_cycle
 from pipelines.batch.report import CycleReport
 from pipelines.batch.trimming import trim_change_logs
@@ -21,11 +22,11 @@ from pipelines.batch.update import (
     apply,
     check_online,
     fill_if_emptied,
-    forget_stale_rows,
     materialize,
     remember_registry,
 )
 from pipelines.errors import (
+    DeclaredAnewError,
     LiveDatabaseBusyError,
     RedisRefusedError,
     RedisUnavailableError,
@@ -34,6 +35,7 @@ from pipelines.errors import (
 )
 from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.clock import utc_now
+from pipelines.lake.process_lock import STREAM_LOCK, held_by
 from pipelines.lake.publishing import full_disk_reported
 from pipelines.lake.removal import remove_everything, remove_leftovers
 from pipelines.lake.set_aside import check_places
@@ -123,6 +125,9 @@ class BatchProcessor:
             scheduler: keeps the schedule.
             sleep: waits for so many seconds, at most one.
             on_cycle: callback with each cycle's report, or the error it failed with.
+
+        Raises:
+            DeclaredAnewError: another process has declared features anew since this one started.
         """
         stop = stop or threading.Event()
 
@@ -131,6 +136,8 @@ class BatchProcessor:
             try:
                 outcome = self.run_cycle()
                 logger.info("cycle %d: %d changes", outcome.cycle, outcome.extracted)
+            except DeclaredAnewError:
+                raise  # the next cycle would fail too
             except SynchroChainError as error:
                 outcome = error
                 logger.error("batch cycle failed, the next one repeats it: %s", error)
@@ -170,6 +177,7 @@ class BatchProcessor:
         if left:
             logger.warning("removed %d files that an interrupted cycle had left", left)
         remove_dead_workspaces(self.config.data_dir / STAGING)
+        streaming = held_by(self.config.data_dir / STREAM_LOCK)
         try:
             self._data_processor.process(report)
         except BaseException:
@@ -177,7 +185,7 @@ class BatchProcessor:
             raise
         if update:
             with report.timed("update"):
-                self._update(report)
+                self._update(report, streaming)
                 report.after_update = self._add_on()
         folder = self.config.data_dir / STAGING / "cleanup"
         with report.timed("cleanup"), workspace(folder) as connection:
@@ -188,9 +196,14 @@ class BatchProcessor:
                         connection, self.data, self.config, self.state, self._clock()
                     )
 
-    def _update(self, report: CycleReport) -> None:
+    def _update(self, report: CycleReport, streaming: int | None) -> None:
         self._progress("update", 0)  # importing Feast alone takes seconds
-        report.applied = apply(self.config, self.state)
+        try:
+            report.applied = apply(self.config, self.state)
+        finally:  # also where the repository still names what is not declared any more
+            for attempt in retrying(self.config, RedisUnavailableError):
+                with attempt:
+                    forget_stale_views(self.config, self.data, self.state, streaming)
         if report.applied:
             self._store = None
         for attempt in retrying(self.config, RedisUnavailableError):

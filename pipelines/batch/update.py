@@ -17,7 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.errors import RedisRefusedError, RedisUnavailableError, RegistryFileError
+from pipelines.batch.online_removal import MARK, connected
+from pipelines.errors import (
+    RedisRefusedError,
+    RedisUnavailableError,
+    RegistryFileError,
+    UnknownNameError,
+)
 from pipelines.feast_plugins.registry_file import seal_of, unsealed
 from pipelines.feast_plugins.repository import (
     CHECKED,
@@ -28,21 +34,18 @@ from pipelines.feast_plugins.repository import (
     quiet,
 )
 from pipelines.features.views import VIEWS
-from pipelines.lake.state import STALE_ONLINE, PipelineState
+from pipelines.lake.state import PipelineState
 from pipelines.places import check_file
 from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
-    from redis import Redis
 
-    from pipelines.redis_server import RedisEndpoint
 
 logger = logging.getLogger(__name__)
 APPLIED: Final = "applied_feature_repo"
 SEAL: Final = "registry seal"
 """The checksum of the registry that was last known to make sense: reading it takes Feast."""
-MARK: Final = "synchrochain:materialized"
 
 
 def apply(config: BatchConfig, state: PipelineState) -> bool:
@@ -124,7 +127,7 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
         return False
     from pipelines.redis_server.store_format import check_format, note_format
 
-    with _connected(data, decode_responses=True) as (client, endpoint):
+    with connected(data, decode_responses=True) as (client, endpoint):
         check_format(client, f"{endpoint.host}:{endpoint.port}")
         note_format(client)
         if state.metadata(MARK) is not None and client.get(MARK) == state.metadata(MARK):
@@ -134,55 +137,6 @@ def fill_if_emptied(config: BatchConfig, data: DataConfig, state: PipelineState)
         client.set(MARK, mark)
     state.set_metadata(MARK, mark)
     return True
-
-
-@contextlib.contextmanager
-def _connected(data: DataConfig, **options: Any) -> Iterator[tuple[Redis, RedisEndpoint]]:
-    """A client of the server, which is started where it is ours to start, and the server."""
-    from pipelines.redis_server import connect, ensure_server, translate_redis_errors
-
-    endpoint = ensure_server(data)
-    with translate_redis_errors(endpoint), connect(endpoint, **options) as client:
-        yield client, endpoint
-
-
-def forget_online_rows(config: BatchConfig, data: DataConfig) -> int:
-    """Remove every row of this project from the online store, if that is ours.
-
-    The mark goes first: whatever happens next, the next update fills the store again.
-
-    Returns:
-        The number of entity keys that were removed.
-
-    Raises:
-        RedisUnavailableError, RedisRefusedError: Redis cannot be asked.
-    """
-    if not is_ours(config):
-        return 0
-    from pipelines.redis_server.online_keys import forget_project
-
-    with _connected(data) as (client, _):
-        client.delete(MARK)
-        return forget_project(client, description(config)["project"])
-
-
-def forget_stale_rows(config: BatchConfig, data: DataConfig, state: PipelineState) -> None:
-    """Remove what the online store holds of before everything was started over, if it was: a row
-    of another history that is newer than any of this one would be served for ever.
-
-    Args:
-        config: the feature repository.
-        data: which Redis.
-        state: the pipeline's state.
-
-    Raises:
-        RedisUnavailableError, RedisRefusedError: Redis cannot be asked; it is still to be done.
-    """
-    if state.metadata(STALE_ONLINE) is None:
-        return
-    removed = forget_online_rows(config, data)
-    logger.info("removed the online rows of %d keys", removed)
-    state.forget_metadata(STALE_ONLINE)
 
 
 def check_online(
@@ -207,7 +161,7 @@ def check_online(
         return {}
     from pipelines.feast_plugins.online_check import OnlineCheck, check_server
 
-    with _connected(data) as (client, endpoint):
+    with connected(data) as (client, endpoint):
         ttls = state.document(TTLS) or {}
         check = OnlineCheck(client, description(config)["project"], state, ttls)
         before = state.document(CHECKED) or {}
@@ -239,12 +193,20 @@ def materialize(
         RedisUnavailableError: Redis is away.
         Exception: what the first view that failed has raised; an error of Redis in our words.
     """
+    from feast.errors import FeatureViewNotFoundException
     from redis.exceptions import RedisError
 
     done = {}
     failure: Exception | None = None
     for name, (oldest, newest) in state.pending_materializations().items():
-        view = store.get_feature_view(name)
+        try:
+            view = store.get_feature_view(name)
+        except FeatureViewNotFoundException:
+            failure = failure or UnknownNameError(
+                f"the group {name} is declared, and {store.repo_path} has no feature view of this "
+                "name: declare one in feature_views.py, or take the group out"
+            )
+            continue
         end = newest.replace(tzinfo=UTC)
         start = _start(view, oldest.replace(tzinfo=UTC), now.replace(tzinfo=UTC))
         try:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pipelines.batch import BatchProcessor
 from pipelines.cache import DATA_TYPES, RealtimeCache
 from pipelines.data_layer.running import RunningLayer
-from pipelines.errors import SynchroChainError, UnknownNameError, UsageError, first_line
+from pipelines.errors import (
+    DeclaredAnewError,
+    SynchroChainError,
+    UnknownNameError,
+    UsageError,
+    first_line,
+)
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.lake.clock import utc_now
@@ -131,6 +137,9 @@ class DataLayerOrchestrator:
 
         A type is None if nothing of it was computed within the cache's time to live. While Redis
         is away, what this process saw last answers.
+
+        Raises:
+            DeclaredAnewError: a streamer with other declarations than this process has written it.
         """
         now = utc_now()
         return {data_type: self._latest(data_type, now) for data_type in DATA_TYPES}
@@ -141,7 +150,9 @@ class DataLayerOrchestrator:
             return None
         views: dict[str, list[dict[str, Any]]] = {}
         for row in batch.rows:
-            view = VIEWS_BY_NAME[row[VIEW]]
+            view = VIEWS_BY_NAME.get(row[VIEW])
+            if view is None or not row.keys() >= set(view.schema.names):
+                raise DeclaredAnewError([row[VIEW]], "since")
             views.setdefault(view.name, []).append({n: row[n] for n in view.schema.names})
         age = (now - batch.timestamp).total_seconds()
         return LatestFeatures(data_type, batch.timestamp, max(0.0, age), views)

@@ -19,6 +19,8 @@ from pydantic import SecretStr
 
 from pipelines.batch import BatchProcessor
 from pipelines.cache import RealtimeCache
+from pipelines.errors import SynchroChainError
+from pipelines.lake.declarations import declared_otherwise
 from pipelines.lake.state import BATCH_READER
 from pipelines.monitoring.scoring import champions_scorer
 from pipelines.printable import set_up_output
@@ -63,11 +65,14 @@ class RunningLayer:
             StreamerRunningError: another streamer runs on this data directory.
             SynchroChainError: the streamer cannot start. Nothing is left running.
         """
-        processed = bool(self._batch.state.offsets(BATCH_READER))
+        state = self._batch.state
+        processed = bool(state.offsets(BATCH_READER)) and not declared_otherwise(state)
         try:
             self._child = _batch_flow(self._batch.data, self._batch.config)
             self._watching.start()
-            if not processed:  # a cycle takes in a history faster than a streamer
+            if (
+                not processed
+            ):  # or declared otherwise; a cycle takes in a history faster than a streamer
                 self._cycled.wait()
             self._streaming.start()
             self._ready.result()
@@ -107,10 +112,12 @@ class RunningLayer:
                 )
             )
         except BaseException as error:
-            if self._ready.done():
-                logger.exception("the streamer has ended: start it again")
-            else:
+            if not self._ready.done():
                 self._ready.set_exception(error)
+            elif isinstance(error, SynchroChainError):
+                logger.error("the streamer has ended: %s", error)
+            else:
+                logger.exception("the streamer has ended: start it again")
 
 
 def _batch_flow(data: DataConfig, batch: BatchConfig) -> subprocess.Popen[str]:
@@ -150,7 +157,11 @@ def main() -> None:
     end_with_parent(stop.set, seconds=PATIENCE)
     config = BatchConfig()
     processor = BatchProcessor(config, DataConfig(), after_update=champions_scorer(config))
-    processor.start_scheduled_processing(stop, sleep=stop.wait, on_cycle=after_cycle)
+    try:
+        processor.start_scheduled_processing(stop, sleep=stop.wait, on_cycle=after_cycle)
+    except SynchroChainError as error:
+        logger.error("the batch flow has ended: %s", error)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

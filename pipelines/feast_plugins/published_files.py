@@ -24,12 +24,18 @@ def published_files(source: FileSource) -> list[Path] | None:
 
     Raises:
         CorruptFileError: a file is missing, altered or does not belong there.
-        UsageError: the registry was applied when the data directory lay elsewhere.
+        UsageError: the registry was applied when the data directory lay elsewhere, or knows a view
+            that is not declared any more.
         PipelineStateError: there are files, but no state that lists them.
     """
-    if source.name not in VIEWS_BY_NAME:
-        return None
     config = BatchConfig()
+    if source.name not in VIEWS_BY_NAME:
+        if source.path != config.offline_pattern(source.name):
+            return None
+        raise UsageError(
+            f"no group {source.name} is declared any more: apply the feature repository without it "
+            "with `synchrochain batch --once`"
+        )
     if source.path != config.offline_pattern(source.name):
         if source.tags.get("published_by") == "batch":
             raise UsageError(

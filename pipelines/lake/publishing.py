@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pipelines.change_log.offsets import Offset
 from pipelines.errors import StorageFullError
 from pipelines.lake.prefetch import prefetched
-from pipelines.lake.state import PipelineState, PublishedFile
+from pipelines.lake.state import Declared, PipelineState, PublishedFile
 from pipelines.lake.verification import (
     FILE_FORMAT,
     FORMAT_KEY,
@@ -200,6 +200,7 @@ def publish(
     offsets: Mapping[str, Offset] | None = None,
     to_materialize: Mapping[str, tuple[datetime, datetime]] | None = None,
     resolved: Mapping[str, Sequence[int]] | None = None,
+    declared: Declared | None = None,
 ) -> None:
     """Rename the staged files into place and commit them together with their offsets.
 
@@ -215,6 +216,7 @@ def publish(
         offsets: the reader's new offset by database.
         to_materialize: per view, the oldest and newest event time of its new rows.
         resolved: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
+        declared: what its feature rows are declared from; None to leave that as it is.
     """
     try:
         state.add_pending(cycle, [one.file for one in staged.files], now)
@@ -228,6 +230,7 @@ def publish(
             superseded=staged.superseded,
             identities=identities_of(staged.files),
             resolved=resolved,
+            declared=declared,
         )
     except BaseException:
         discard(staged.files)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from pipelines.change_log.offsets import Offset
+from pipelines.lake.state_file import read_metadata
 from pipelines.lake.state_files import KINDS, STATUSES, PublishedFile, PublishedFiles
-from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
+from pipelines.lake.state_migrations import DECLARED, DELETIONS_UNCHECKED
 from pipelines.lake.state_offsets import (
     BATCH_READER,
     GENERATION,
@@ -29,12 +32,15 @@ from pipelines.lake.state_values import Cycle, as_document, as_text, as_time
 
 __all__ = [
     "BATCH_READER",
+    "DECLARED",
     "KINDS",
     "SEEN_READER",
     "STALE_ONLINE",
+    "STALE_VIEWS",
     "STATUSES",
     "STREAM_READER",
     "STREAM_STATUS",
+    "Declared",
     "PipelineState",
     "PublishedFile",
 ]
@@ -43,6 +49,24 @@ STREAM_STATUS: Final = "stream"
 """Key in the metadata: the streamer's last report, with the changes that it has deferred."""
 STALE_ONLINE: Final = "stale online store"
 """Set until the rows of an earlier generation are removed from the online store."""
+STALE_VIEWS: Final = "stale online views"
+"""Views whose rows in the online store come from an earlier declaration, with the features that
+these were stored with: set until they are removed."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a cycle's feature rows are declared from, and what that makes of earlier rows.
+
+    Attributes:
+        text: the declarations, as they are recorded.
+        differs: whether others were recorded before, so that a streamer has to begin anew.
+        stale: by view whose earlier rows count no more, the features that they may have online.
+    """
+
+    text: str
+    differs: bool = False
+    stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class PipelineState(ReaderOffsets, PublishedFiles):
@@ -118,6 +142,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         superseded: Sequence[Path] = (),
         identities: Mapping[Path, str] | None = None,
         resolved: Mapping[str, Sequence[int]] | None = None,
+        declared: Declared | None = None,
     ) -> None:
         """Make a cycle's files live, move the offsets and supersede old files: all or nothing.
 
@@ -129,8 +154,11 @@ class PipelineState(ReaderOffsets, PublishedFiles):
                 what is already pending.
             resolved: per log, the `seq` of rows that an earlier cycle rejected and this one
                 accepts.
+            declared: what its feature rows are declared from; None to leave that as it is.
         """
         with self._transaction() as connection:
+            if declared is not None:
+                _declare(connection, declared)
             connection.execute(
                 "UPDATE files SET status = 'live', changed_at = ? "
                 "WHERE cycle = ? AND status = 'pending'",
@@ -219,3 +247,14 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         """Record that nothing of the view is pending any more."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM pending_materializations WHERE view = ?", (view,))
+
+
+def _declare(connection: sqlite3.Connection, declared: Declared) -> None:
+    found = as_document(read_metadata(connection, STALE_VIEWS)) or {}
+    for view, features in declared.stale.items():
+        found[view] = sorted({*found.get(view, ()), *features})
+        connection.execute("DELETE FROM pending_materializations WHERE view = ?", (view,))
+    if declared.differs:  # what a streamer wrote since the last cycle has to be written anew
+        connection.execute("DELETE FROM offsets WHERE reader = ?", (STREAM_READER,))
+    entries = {DECLARED: declared.text} | ({STALE_VIEWS: json.dumps(found)} if found else {})
+    connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", [*entries.items()])

@@ -78,6 +78,16 @@ _STREAM_WORDS: Final = (
 )
 """Renames in the streamer's last report."""
 
+DECLARED: Final = "declarations"
+_DECLARED_BY_FEATURE: Final = (
+    "UPDATE metadata SET value = (SELECT json_group_object(key, CASE d.type WHEN 'text' "
+    "THEN json_object('whole', d.value) ELSE json(d.value) END) "
+    "FROM json_each(metadata.value) AS d WHERE d.type IN ('text', 'object')) "
+    f"WHERE name = '{DECLARED}' "
+    "AND CASE WHEN json_valid(value) THEN json_type(value) END = 'object'",
+)
+"""What the published rows were declared from: one hash by view, before there was one by feature."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FORMAT_1,
     _FILES_KNOWN,
@@ -86,6 +96,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _DELETIONS,
     _FIELD_WORDS,
     _STREAM_WORDS,
+    _DECLARED_BY_FEATURE,
 )
 """Statements by step; the first creates a new file, each later one leads to the next format."""
 

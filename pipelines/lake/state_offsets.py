@@ -36,23 +36,26 @@ class ReaderOffsets(StateFile):
         return written | beyond
 
     def set_offsets(
-        self, reader: str, offsets: Mapping[str, Offset], generation: str | None = None
+        self,
+        reader: str,
+        offsets: Mapping[str, Offset],
+        expected: Mapping[str, str | None] | None = None,
     ) -> bool:
         """Move the offsets (by database) of a reader that publishes no files.
 
         Args:
             reader: the reader.
             offsets: its new offset by database.
-            generation: the `generation` when the reader began. After a rebuild since, its offsets
-                are outdated and are not stored.
+            expected: entries of the metadata as the reader knows them (None: there is none). After
+                a rebuild, or new declarations, its offsets are outdated and are not stored.
 
         Returns:
             Whether they were stored.
         """
         with self._transaction() as connection:
-            known = read_metadata(connection, GENERATION) or ""
-            if generation is not None and generation != known:
-                return False
+            for name, value in (expected or {}).items():
+                if read_metadata(connection, name) != value:
+                    return False
             move_offsets(connection, reader, offsets)
             return True
 

@@ -6,7 +6,7 @@ of each name, then of each value), followed by the project's name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from struct import error, unpack_from
 from typing import Any, Final
@@ -14,6 +14,8 @@ from typing import Any, Final
 import redis
 
 KEYS_PER_SCAN: Final = 1_000
+STREAM_MARK: Final = "synchrochain:streaming"
+"""Set by a streamer; where it is gone, the streamer writes again what only it knows."""
 
 
 def project_keys(client: redis.Redis, project: str) -> Iterator[Any]:
@@ -52,6 +54,22 @@ def forget_project(client: redis.Redis, project: str) -> int:
     while some := list(islice(keys, KEYS_PER_SCAN)):
         gone: Any = client.unlink(*some)
         removed += gone
+    return removed
+
+
+def forget_fields(client: redis.Redis, project: str, fields: Sequence[bytes]) -> int:
+    """Remove fields from every row of a project; how many were there. A row without others goes.
+
+    Raises:
+        redis.RedisError: as it comes; some may be gone then.
+    """
+    keys, removed = project_keys(client, project), 0
+    while some := list(islice(keys, KEYS_PER_SCAN)):
+        with client.pipeline(transaction=False) as pipe:
+            for key in some:
+                pipe.hdel(key, *fields)  # type: ignore[arg-type]  # bytes do as well
+            gone = pipe.execute(raise_on_error=False)  # where no hash is, there are no fields
+        removed += sum(found for found in gone if isinstance(found, int))
     return removed
 
 

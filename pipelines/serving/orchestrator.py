@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self
@@ -42,6 +42,7 @@ BATCH_ORDERS: Final = 50
 """Orders that are decided in one go; others wait for so long."""
 CHECK_SECONDS: Final = 0.25
 RETRY_SECONDS: Final = 3.0
+DECLARED_SECONDS: Final = 5.0
 _NOT_THERE: Final = (RedisUnavailableError, RedisRefusedError, NotReadyError, LiveDatabaseError)
 
 
@@ -67,6 +68,7 @@ class ModelOrchestrator:
         models: where the models come from.
         log: where decisions are kept.
         config: how decisions are made.
+        declared_otherwise: tells the views that are declared otherwise in what is published.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class ModelOrchestrator:
         models: ModelSource,
         log: DecisionLog,
         config: ServingConfig | None = None,
+        declared_otherwise: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.config = config or ServingConfig()
+        self._declared_otherwise = declared_otherwise
         self.databases = databases
         self.reference = Reference(databases)
         self.features = features
@@ -104,6 +108,7 @@ class ModelOrchestrator:
             ChampionModels(partial(open_registry, batch), batch.mlflow_path / "mlflow.db"),
             DecisionLog(data.data_dir / FILE, config.keep_decisions, config.log_busy),
             config,
+            partial(_declared_otherwise, batch),
         )
 
     def start(self) -> None:
@@ -126,8 +131,10 @@ class ModelOrchestrator:
         if isinstance(self.models, ChampionModels):
             self.models.poll()
             self._background.repeat("models", self.models.poll, self.config.poll)
+        self._look_at_declarations()
         del self._problems["start"]
         self._background.repeat("network", self._renew_if_due, CHECK_SECONDS)
+        self._background.repeat("declarations", self._look_at_declarations, DECLARED_SECONDS)
         self._background.repeat("reference", self._refresh, self.config.reference_age)
 
     def refuse_lost_triggers(self) -> None:
@@ -292,6 +299,18 @@ class ModelOrchestrator:
         else:
             self._problems.pop("network", None)
 
+    def _look_at_declarations(self) -> None:
+        """Say once that the features mean something else by now than when this was started."""
+        views = ", ".join(self._declared_otherwise())
+        if not views:
+            self._problems.pop("declarations", None)
+        elif "declarations" not in self._problems:
+            self._problems["declarations"] = (
+                f"{views}: what is published was declared otherwise than in this process: start it "
+                "again"
+            )
+            logger.error("%s", self._problems["declarations"])
+
     def _refresh(self) -> None:
         try:
             self.databases.check_triggers()
@@ -306,6 +325,15 @@ def freeze_garbage() -> None:
     """Take what is there for good: collecting it again and again would hold up decisions."""
     gc.collect()
     gc.freeze()
+
+
+def _declared_otherwise(batch: BatchConfig) -> Sequence[str]:
+    if not batch.state_path.exists():
+        return ()
+    from pipelines.lake.declarations import declared_otherwise
+    from pipelines.lake.state import PipelineState
+
+    return declared_otherwise(PipelineState(batch.state_path))
 
 
 def _open_store(batch: BatchConfig) -> Any:

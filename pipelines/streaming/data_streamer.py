@@ -88,6 +88,7 @@ class DataStreamer:
 
         Raises:
             StreamerRunningError: another streamer runs on this data directory.
+            DeclaredAnewError: what is published was declared otherwise, at the start or since.
             SynchroChainError: it cannot start: the state or the feature repository is unreadable.
         """
         self._loop = asyncio.get_running_loop()
@@ -126,6 +127,8 @@ class DataStreamer:
             with self._reporting:  # who asks from another thread gets a whole report, or none
                 self._flow = None
             await self._call(_finish, flow)
+        if flow.declared_anew is not None:
+            raise flow.declared_anew
         if self._stop_asked or not flow.outdated:
             return False
         logger.warning("everything was started over: the stream warms up anew")
@@ -255,13 +258,15 @@ class DataStreamer:
             await asyncio.sleep(SAVE_SECONDS)
             try:
                 await self._call(flow.save)
+                if flow.declared_anew is not None:
+                    return
                 if flow.is_behind:
                     for event in self._wake.values():
                         event.set()
                 if loop.time() >= next_sync:
                     next_sync = loop.time() + self.config.processing_interval
                     await self._call(flow.sync_with_batch)
-                if flow.outdated:
+                if flow.outdated or flow.declared_anew is not None:
                     return
                 if loop.time() >= next_eviction:
                     next_eviction = loop.time() + EVICT_SECONDS

@@ -21,20 +21,24 @@ from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import (
+    DeclaredAnewError,
     LiveDatabaseError,
     OtherHistoryError,
     TriggersError,
 )
 from pipelines.features.views import VIEWS, View
+from pipelines.lake.declarations import DeclarationWatch
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
 from pipelines.lake.published_snapshot import Published, published
 from pipelines.lake.state import (
     BATCH_READER,
+    DECLARED,
     SEEN_READER,
     STREAM_READER,
     STREAM_STATUS,
     PipelineState,
 )
+from pipelines.lake.state_offsets import GENERATION
 from pipelines.lake.verification import check_contents, check_strangers
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.streaming.cache_sink import CacheSink
@@ -63,6 +67,7 @@ class StreamingFlow:
     Raises:
         OtherHistoryError: a live database is not the one that was read before.
         TriggersError: one has lost triggers, so changes may be missing.
+        DeclaredAnewError: what is published was declared otherwise.
         SynchroChainError: the state, the published files or the repository cannot be read.
     """
 
@@ -77,6 +82,10 @@ class StreamingFlow:
         self._generation = self._state.generation
         self.outdated = False
         """Whether everything was started over since: this flow knows another history."""
+        self.declared_anew: DeclaredAnewError | None = None
+        """Set once another process has declared features anew: this flow must write no more."""
+        self._declarations = DeclarationWatch(self._state)
+        self._declarations.check()
         _check_logs(config, self._state)
         self._clock = clock
         self._started = clock()
@@ -184,6 +193,7 @@ class StreamingFlow:
         """Take in what the batch flow has decided since, and what it has brought about."""
         if self._state.generation != self._generation:
             self.outdated = True
+        if self.outdated or not self._may_write():
             return
         self._resolved, resolved = self._state.resolved_changes(self._resolved)
         for log, seqs in resolved.items():
@@ -198,12 +208,13 @@ class StreamingFlow:
         self._refresh({name for name, view in self.views.items() if view.set_apart})
 
     def save(self, *, final: bool = False) -> None:
-        """Make the offsets durable, and every two seconds or at the end what the status shows.
+        """Make the offsets durable, and every two seconds or at the end what the status shows;
+        nothing after everything was started over, or features were declared anew.
 
         Raises:
             PipelineStateError: the state cannot be written.
         """
-        if self.outdated:
+        if self.outdated or not self._may_write():
             return
         with self._saving:
             written = {name: stream.written for name, stream in self.streams.items()}
@@ -222,21 +233,33 @@ class StreamingFlow:
                 moved = {}  # where a first start begins is not online before the batch flow says so
             self._save_seen({n: at for n, at in written.items() if n in moved or self._begun})
             if moved:
-                if not self._state.set_offsets(STREAM_READER, moved, self._generation):
-                    self.outdated = True
-                    return
+                if not self._state.set_offsets(STREAM_READER, moved, self._known):
+                    self.outdated = self._state.generation != self._generation
+                    return  # where others were declared meanwhile, the next save says so
                 self._saved.update(moved)
                 self._begun = True
             if self._created.latest:
                 latest = self._created.latest.isoformat(timespec="microseconds")
                 self._created.go_on_from(self._state.raise_metadata(CLOCK_KEY, latest))
 
+    def _may_write(self) -> bool:
+        """Whether what is published is still declared as in this process."""
+        try:
+            self._declarations.look()
+        except DeclaredAnewError as error:
+            self.declared_anew = error
+        return self.declared_anew is None
+
+    @property
+    def _known(self) -> dict[str, str | None]:
+        return {GENERATION: self._generation or None, DECLARED: self._declarations.recorded}
+
     def _save_seen(self, written: Mapping[str, Offset]) -> None:
         """Bind what lies beyond the offsets that are written to its change log: some of it may be
         online already, so that another history in its place has to be noticed."""
         seen = {n: s.seen for n, s in self.streams.items() if s.seen != written.get(n)}
         seen = {n: at for n, at in seen.items() if at != self._seen.get(n)}
-        if seen and self._state.set_offsets(SEEN_READER, seen, self._generation):
+        if seen and self._state.set_offsets(SEEN_READER, seen, self._known):
             self._seen |= seen
 
     def cycle_runs(self) -> bool:

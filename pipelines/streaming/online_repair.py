@@ -21,12 +21,12 @@ from pipelines.feast_plugins.online_check import OnlineCheck, check_server
 from pipelines.feast_plugins.repository import TTLS
 from pipelines.lake.state import PipelineState
 from pipelines.redis_server import RedisEndpoint, connect, find_server
+from pipelines.redis_server.online_keys import STREAM_MARK as MARK
 from pipelines.redis_server.server_info import server_facts
 from pipelines.settings import DataConfig
 
 logger = logging.getLogger(__name__)
 
-MARK: Final = "synchrochain:streaming"
 FACTS_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 300.0
 

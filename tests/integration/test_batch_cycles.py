@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,6 @@ from live_logs import append_changes, complete_log, offline_rows, parts_of
 from reference import VIEWS, compute
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.cycle import DECLARED
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DataConfig
 
@@ -81,26 +79,3 @@ def test_a_warehouse_that_moves_is_elsewhere_from_then_on(
         for row in before
     ]
     assert offline_rows(processor, "inventory_levels") == expected
-
-
-def test_only_a_view_that_is_declared_anew_is_computed_anew(
-    processor: BatchProcessor, data: DataConfig
-) -> None:
-    """For all of history, in one file in place of the others, although nothing else is new."""
-    logs = complete_log(2)
-    for part in parts_of(logs, 3):
-        append_changes(data, part)
-        processor.run_cycle(update=False)
-    state = processor.state
-    before = {view: offline_rows(processor, view) for view in VIEWS}
-    files = {view: [file.path for file in state.files("view", view)] for view in VIEWS}
-    assert processor.run_cycle(update=False).feature_rows == {}
-    known = json.loads(state.metadata(DECLARED) or "")
-    state.set_metadata(DECLARED, json.dumps({**known, "user_intent": "of an earlier version"}))
-    report = processor.run_cycle(update=False)
-    assert report.feature_rows == {"user_intent": len(before["user_intent"])}
-    assert {view: offline_rows(processor, view) for view in VIEWS} == before
-    (made,) = (file.path for file in state.files("view", "user_intent"))
-    assert made not in files.pop("user_intent")
-    assert {view: [f.path for f in state.files("view", view)] for view in files} == files
-    assert processor.run_cycle(update=False).feature_rows == {}

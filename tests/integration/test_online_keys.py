@@ -11,7 +11,7 @@ import redis
 from conftest import Clock
 from stream_helpers import StreamWorld
 
-from pipelines.batch.update import MARK, forget_online_rows
+from pipelines.batch.online_removal import MARK, forget_online_rows
 from pipelines.feast_plugins.writing.encoding import entity_keys
 from pipelines.redis_server.online_keys import (
     forget_project,

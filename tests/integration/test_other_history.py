@@ -23,7 +23,7 @@ from test_feast_repository import delivered_once, moved
 from test_stream_with_batch import served
 
 from pipelines.batch import BatchProcessor
-from pipelines.batch.update import MARK
+from pipelines.batch.online_removal import MARK
 from pipelines.change_log.offsets import Offset
 from pipelines.errors import OtherHistoryError
 from pipelines.features.views import VIEWS_BY_NAME

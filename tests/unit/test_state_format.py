@@ -17,7 +17,7 @@ import pytest
 from pipelines.change_log.offsets import Offset
 from pipelines.errors import NewerFormatError, PipelineStateError
 from pipelines.lake.state import STREAM_STATUS, PipelineState
-from pipelines.lake.state_migrations import FORMAT, STEPS
+from pipelines.lake.state_migrations import _DECLARED_BY_FEATURE, FORMAT, STEPS
 
 KILLED = """
 import os, signal, sqlite3, sys
@@ -232,3 +232,28 @@ def test_many_open_an_old_file_at_the_same_time(tmp_path: Path) -> None:
         state = PipelineState(path)
         assert [state.offsets(f"reader {n}") for n in range(4)] == [{"orders": n} for n in range(4)]
         assert state.offsets("batch") == {"orders": 7}
+
+
+DECLARATIONS = [
+    ('{"a": "1f", "b": "2e"}', '{"a":{"whole":"1f"},"b":{"whole":"2e"}}'),
+    ('{"a": {"whole": "1f", "features": {"x": "3d"}}, "b": 7}', None),
+    ("{}", "{}"),
+    ("[]", "[]"),
+    ("{", "{"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), DECLARATIONS)
+def test_declarations_become_entries_that_can_hold_features(
+    tmp_path: Path, before: str, after: str | None
+) -> None:
+    """One hash by view was recorded; entries that know their features stay as they are."""
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for step in STEPS[: STEPS.index(_DECLARED_BY_FEATURE)]:
+            for statement in step:
+                connection.execute(statement)
+        connection.execute("INSERT INTO metadata VALUES ('declarations', ?)", (before,))
+    set_version(path, STEPS.index(_DECLARED_BY_FEATURE))
+    found = PipelineState(path).metadata("declarations")
+    assert found == (after or '{"a":{"whole":"1f","features":{"x":"3d"}}}')
