@@ -129,7 +129,11 @@ class DataProcessor:
                         rejected,
                         redeclared,
                     )
-                    staged = stage(transform(connection, self._config, valid, self._progress))
+                    staged = stage(
+                        transform(
+                            connection, self._config, valid, self._progress, report.feature_seconds
+                        )
+                    )
             with report.timed("load"):
                 self._commit(report, changes, checked, staged, changes_declared)
 

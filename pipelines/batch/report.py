@@ -25,6 +25,8 @@ class CycleReport:
     unknown_rows: dict[str, int] = field(default_factory=dict)
     """Rows that the change log does not know, for they changed without triggers."""
     feature_rows: dict[str, int] = field(default_factory=dict)
+    feature_seconds: dict[str, float] = field(default_factory=dict)
+    """By view, from its first row to its last, others being computed beside it."""
     files: int = 0
     applied: bool = False
     materialized: dict[str, list[str]] = field(default_factory=dict)

@@ -8,7 +8,8 @@ the rows from its commit time on; it makes no rows of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -55,6 +56,7 @@ def transform(
     config: BatchConfig,
     valid: Validated,
     progress: Progress,
+    seconds: MutableMapping[str, float],
 ) -> list[Table | Lines]:
     """What the cycle publishes: feature rows, processed logs, rejected rows.
 
@@ -65,11 +67,13 @@ def transform(
         config: where files are published.
         valid: the validated changes.
         progress: callback with the step and how many more feature rows it has computed.
+        seconds: how long each view with rows took is entered when it is done.
     """
     contents: list[Table | Lines] = []
     for view in VIEWS:
         whole = view.name in valid.redeclared
-        rows = _counted(affected_rows(connection, view, valid.created, whole=whole), progress)
+        rows = affected_rows(connection, view, valid.created, whole=whole)
+        rows = _timed(_counted(rows, progress), view.name, seconds)
         file_name = f"{view.name}_{valid.cycle:08d}.parquet"
         replaced = valid.redeclared.get(view.name, ())
         contents.append(table_of(config, "view", view.name, file_name, rows, replaced))
@@ -130,6 +134,17 @@ def _counted(rows: Iterator[pa.RecordBatch], progress: Progress) -> Iterator[pa.
     for batch in rows:
         progress("transform", batch.num_rows)
         yield batch
+
+
+def _timed(
+    rows: Iterator[pa.RecordBatch], view: str, seconds: MutableMapping[str, float]
+) -> Iterator[pa.RecordBatch]:
+    started, found = time.perf_counter(), 0
+    for batch in rows:
+        found += batch.num_rows
+        yield batch
+    if found:
+        seconds[view] = round(time.perf_counter() - started, 3)
 
 
 def _log_file_name(log: Log, span: Span, found: Checked, cycle: int) -> str:

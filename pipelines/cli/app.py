@@ -6,7 +6,16 @@ import sys
 
 import typer
 
-from pipelines.cli import bench, decisions, flows, inspection, live_databases, models, training
+from pipelines.cli import (
+    bench,
+    decisions,
+    features,
+    flows,
+    inspection,
+    live_databases,
+    models,
+    training,
+)
 from pipelines.errors import SynchroChainError
 from pipelines.printable import printable, set_up_output, whole_output
 from pipelines.stopping import INTERRUPTED, interruptible, on_stop
@@ -19,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (flows, inspection, training, live_databases, models, decisions, bench):
+for group in (flows, features, inspection, training, live_databases, models, decisions, bench):
     group.register(app)
 
 

@@ -1,22 +1,19 @@
-"""The commands that look: status, features of one key, the audits."""
+"""The commands that look: status and the audits."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipelines.cli.live_databases import audit_live_tables
-from pipelines.cli.options import AsJson, DataDir, as_dict
-from pipelines.errors import SynchroChainError, UsageError
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from pipelines.cli.options import AsJson, DataDir
+from pipelines.errors import SynchroChainError
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (audit, features, status):
+    for command in (audit, status):
         app.command()(command)
 
 
@@ -59,40 +56,6 @@ def audit(
         )
 
 
-def features(
-    view: Annotated[str, typer.Argument(help="A feature view, such as user_intent.")],
-    keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE…", help="The entity key.")],
-    at: Annotated[
-        str | None, typer.Option(help="As of this time (UTC, ISO 8601) instead of now.")
-    ] = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the features of one key: online as of now, or offline as of a time.
-
-    Example: `synchrochain features user_intent user_id=42 --at 2026-01-31T12:00`
-    """
-    from pipelines.cli.console import print_json, print_table
-    from pipelines.data_layer import DataLayerOrchestrator
-    from pipelines.printable import shown
-    from pipelines.settings import check_environment
-
-    check_environment()
-    row = DataLayerOrchestrator().features(view, _pairs(keys), _time(at))
-    if as_json:
-        print_json(as_dict(row) | {"found": row.found})
-    elif row.found:
-        when = f"as of {shown(row.at)}" if row.at else f"event of {shown(row.event_timestamp)}"
-        title = f"{view} of {', '.join(keys)}, {when} UTC"
-        print_table(title, ["feature", "value"], [list(i) for i in row.features.items()])
-    if not row.found:
-        raise SynchroChainError(
-            f"nothing is known of {', '.join(keys)} in {view}"
-            + (f" as of {shown(row.at)}" if row.at else "")
-            + ", or it has expired"
-        )
-
-
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show databases, offsets and lag, offline views, the online store and the last cycles.
 
@@ -115,26 +78,3 @@ def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     alarm = first_alarm(found)
     if alarm:
         raise SynchroChainError(alarm)
-
-
-def _pairs(keys: list[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in keys:
-        name, sign, value = text.partition("=")
-        if not sign or not value:
-            raise UsageError(f"{text!r} is not KEY=VALUE, such as user_id=42")
-        if name in pairs:
-            raise UsageError(f"{name} is given twice: {pairs[name]!r} and {value!r}")
-        pairs[name] = value
-    return pairs
-
-
-def _time(text: str | None) -> datetime | None:
-    from pipelines.change_log.time_stamps import parse_time_stamp
-
-    if text is None:
-        return None
-    try:
-        return parse_time_stamp(text)
-    except (ValueError, OverflowError):
-        raise UsageError(f"--at {text!r} is not a time such as 2026-01-31T12:00") from None

@@ -13,7 +13,7 @@ from pipelines.settings import PROJECT_ROOT
 
 BEGIN: Final = "<!-- the dictionary: made by python -m pipelines.features.dictionary -->"
 END: Final = "<!-- end of the dictionary -->"
-_TYPES: Final = {
+TYPES: Final = {
     "whole": "Int64",
     "number": "Float64",
     "text": "String",
@@ -21,6 +21,7 @@ _TYPES: Final = {
     "texts": "Array(String)",
     "numbers": "Array(Float64)",
 }
+"""What Feast calls a feature's type."""
 
 
 def dictionary() -> str:
@@ -43,7 +44,7 @@ def _group(view: View) -> str:
     lines = [f"**{view.name}** ({', '.join(view.keys)}): {view.group.about}.", ""]
     lines += ["| feature | type | definition |", "|---|---|---|"]
     for name, feature in view.group.features.items():
-        lines.append(f"| {name} | {_TYPES[feature.kind]} | {feature.description} |")
+        lines.append(f"| {name} | {TYPES[feature.kind]} | {feature.description} |")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from live_logs import append_changes, complete_log, parts_of
 from pinned_clock import stopped_clock
 from stream_batch import BatchProcess, batch_process
 from stream_helpers import StreamWorld, stream_world
@@ -54,6 +55,16 @@ def processor(tmp_path: Path, data: DataConfig, clock: Clock) -> BatchProcessor:
     """Keeps everything for thirty years: the logs' parents were committed long ago."""
     config = BatchConfig(data_dir=tmp_path, retention_days=30 * 365)
     return BatchProcessor(config, data, clock=clock)
+
+
+@pytest.fixture
+def processed(processor: BatchProcessor, data: DataConfig) -> BatchProcessor:
+    """A processor whose change logs are processed in three cycles."""
+    for part in parts_of(complete_log(2), 3):
+        append_changes(data, part)
+        processor.run_cycle(update=False)
+    assert processor.run_cycle(update=False).feature_rows == {}
+    return processor
 
 
 @pytest.fixture(scope="module")

@@ -724,7 +724,7 @@ def test_a_killed_cycle_leaves_nothing_doubled(
         logs = {log.name: processor.state.files("log", log.name) for log in LOGS}
         attach_history(connection, logs)
         valid = Validated(cycle, clock(), spans, check(connection), Rejected())
-        contents = transform(connection, processor.config, valid, lambda _step, _rows: None)
+        contents = transform(connection, processor.config, valid, lambda _step, _rows: None, {})
         staged = stage(contents)
     processor.state.add_pending(cycle, [one.file for one in staged.files], clock())
     if renamed:
