@@ -9,7 +9,8 @@ from pipelines.settings import BatchConfig
 _CONFIG = BatchConfig()
 
 
-def _offline_source(view: str, description: str) -> FileSource:
+def offline_source(view: str, description: str) -> FileSource:
+    """What the batch flow publishes of a view."""
     return FileSource(
         name=view,
         path=_CONFIG.offline_pattern(view),
@@ -21,11 +22,11 @@ def _offline_source(view: str, description: str) -> FileSource:
     )
 
 
-user_intent_source = _offline_source("user_intent", "One row per change of a user's session")
-session_events_source = _offline_source("session_events", "One row per clickstream event")
-user_orders_source = _offline_source("user_orders", "One row per time at which a user ordered")
-inventory_levels_source = _offline_source("inventory_levels", "One row per change of a stock row")
-route_conditions_source = _offline_source(
+user_intent_source = offline_source("user_intent", "One row per change of a user's session")
+session_events_source = offline_source("session_events", "One row per clickstream event")
+user_orders_source = offline_source("user_orders", "One row per time at which a user ordered")
+inventory_levels_source = offline_source("inventory_levels", "One row per change of a stock row")
+route_conditions_source = offline_source(
     "route_conditions", "One row per change of a route and per delivery on it"
 )
 

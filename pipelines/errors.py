@@ -30,6 +30,11 @@ class UnknownNameError(UsageError):
     """A feature view, key, table or run was named that is not there."""
 
 
+class DeclarationError(SynchroChainError):
+    """A declaration that cannot be meant: it names the group or log, what is wrong, what is
+    allowed."""
+
+
 class LiveDatabaseError(SynchroChainError):
     """A live database cannot be used: corrupt, not a database, or unreadable."""
 

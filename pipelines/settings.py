@@ -22,6 +22,8 @@ from pipelines.paths import absolute, duckdb_pattern, sqlite_url
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[1]
 ENV_PREFIX: Final = "SYNCHROCHAIN_"
+FEATURES: Final = f"{ENV_PREFIX}FEATURES"
+"""Names modules that declare tables and groups; see `extensions`."""
 DATABASE_NAMES: Final = ("orders", "users", "inventory", "supply_chain")
 
 
@@ -188,6 +190,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     known = {f"{ENV_PREFIX}{name}".upper() for name in DataConfig.model_fields}
     own = BatchConfig.model_fields.keys() - {"data_dir"}  # DataConfig's variable moves both
     known |= {f"{ENV_PREFIX}BATCH_{name}".upper() for name in own}
+    known.add(FEATURES)
     for name in sorted(os.environ if environment is None else environment):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
             # Without the prefix, which is alike in all of them.

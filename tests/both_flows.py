@@ -17,7 +17,6 @@ import duckdb
 from stream_helpers import insert
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.change_log.logs import BY_NAME
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.published_snapshot import published
 from pipelines.lake.workspace import read_files
@@ -27,6 +26,7 @@ from pipelines.streaming.hot_tables import TIMES, back, source_of
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.stream import Stream
 from pipelines.streaming.warming import warm
+from pipelines.tables.known import BY_NAME
 
 Row = dict[str, Any]
 HOT = {"orders": "user_orders", "clickstream": "user_intent"}

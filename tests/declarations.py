@@ -19,11 +19,12 @@ from drawn_logs import Logs, drawn_logs
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
 from pipelines.features.compilers.every_row import every_row
 from pipelines.features.compilers.newest_row import newest_row
 from pipelines.features.compilers.state import GroupState
 from pipelines.features.language.group import FeatureGroup
+from pipelines.tables.declare import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
+from pipelines.tables.known import BY_NAME
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]

@@ -30,12 +30,13 @@ from reference_groups import (
     summed,
 )
 
-from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
 from pipelines.features.language import aggregations as agg
 from pipelines.features.language import expressions as exp
 from pipelines.features.language.expressions import resolve, walk
 from pipelines.features.language.group import Feature, FeatureGroup, WhileKnown, group
 from pipelines.features.language.rows import Column, Rows, changes, facts, reports, since_previous
+from pipelines.tables.declare import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
+from pipelines.tables.known import BY_NAME
 
 _KINDS: Final = {
     INTEGER: "whole",
@@ -74,7 +75,7 @@ class Space:
     @cached_property
     def entity_rows(self) -> Source:
         """The changes of the entity's record."""
-        return self._source(changes(self.entity), f"changes('{self.entity}')")
+        return self._source(changes(BY_NAME[self.entity]), f"changes(shop.{self.entity.upper()})")
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
@@ -82,18 +83,29 @@ class Space:
         found = [self.entity_rows]
         for name in self.facts:
             at = _FACT_AT[name]
-            found.append(self._source(facts(name, at=at), f"facts('{name}', at='{at}')"))
-        found += [self._source(changes(name), f"changes('{name}')") for name in self.changes]
+            found.append(
+                self._source(facts(BY_NAME[name], at=at), f"facts(shop.{name.upper()}, at='{at}')")
+            )
+        found += [
+            self._source(changes(BY_NAME[name]), f"changes(shop.{name.upper()})")
+            for name in self.changes
+        ]
         for name in self.reports:
-            text = f"reports('{name}', at='delivered_at')"
-            found.append(self._source(reports(name, at="delivered_at"), text))
+            text = f"reports(shop.{name.upper()}, at='delivered_at')"
+            found.append(self._source(reports(BY_NAME[name], at="delivered_at"), text))
         return tuple(found)
 
     def looked_up(self, name: str) -> Source:
         """The rows of a log whose key is among the keys."""
-        rows = changes(name)
+        rows = changes(BY_NAME[name])
         return Source(
-            rows, f"changes('{name}')", name, rows.at, rows.kind, rows.log.key, rows.log.key
+            rows,
+            f"changes(shop.{name.upper()})",
+            name,
+            rows.at,
+            rows.kind,
+            rows.log.key,
+            rows.log.key,
         )
 
     def _source(self, rows: Any, text: str) -> Source:

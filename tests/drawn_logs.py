@@ -17,7 +17,8 @@ from drawn_values import WORDS
 from random_log import with_changed_keys
 from reference import event_times
 
-from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, NUMBER, TEXT, TIME, Column
+from pipelines.tables.declare import INTEGER, MONEY, NUMBER, TEXT, TIME, Column
+from pipelines.tables.known import BY_NAME
 
 Row = dict[str, Any]
 Logs = dict[str, list[Row]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from pipelines.change_log.logs import BY_NAME
+from pipelines.tables.known import BY_NAME
 
 
 def load_logs(

@@ -20,17 +20,21 @@ HOME = Path(__file__).resolve().parents[1]
 
 
 class BatchProcess:
-    """Runs cycles when it is asked to, one after another."""
+    """Runs cycles when it is asked to, one after another; the arguments are `batch_process`'s."""
 
-    def __init__(self) -> None:
-        paths = (str(HOME), os.environ.get("PYTHONPATH", ""))
+    def __init__(self, features: str = "", path: str = "") -> None:
+        paths = (str(HOME), path, os.environ.get("PYTHONPATH", ""))
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=HOME,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env={
+                **os.environ,
+                "SYNCHROCHAIN_FEATURES": features or os.environ.get("SYNCHROCHAIN_FEATURES", ""),
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            },
         )
 
     def cycle(self, data_dir: Path, now: datetime, *, update: bool = False) -> dict[str, Any]:
@@ -56,9 +60,14 @@ class BatchProcess:
 
 
 @contextmanager
-def batch_process() -> Iterator[BatchProcess]:
-    """A process for batch cycles, which ends with the block."""
-    process = BatchProcess()
+def batch_process(features: str = "", path: str = "") -> Iterator[BatchProcess]:
+    """A process for batch cycles, which ends with the block.
+
+    Args:
+        features: the modules that it knows beside the package.
+        path: where they are.
+    """
+    process = BatchProcess(features, path)
     try:
         yield process
     finally:
@@ -95,5 +104,6 @@ def _serve() -> None:
 
 if __name__ == "__main__":
     for name in [name for name in os.environ if name.startswith(("SYNCHROCHAIN_", "MLFLOW_"))]:
-        del os.environ[name]
+        if name != "SYNCHROCHAIN_FEATURES":
+            del os.environ[name]
     _serve()

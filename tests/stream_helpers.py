@@ -22,7 +22,6 @@ from stream_decoding import EPOCH, entity_key, instant, value
 
 from pipelines.batch import BatchConfig
 from pipelines.cache import RealtimeCache
-from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.seq_ranges import seqs_of
 from pipelines.feast_plugins.writing.encoding import field
 from pipelines.features.views import VIEWS_BY_NAME
@@ -32,6 +31,7 @@ from pipelines.redis_server import connect, ensure_server, stop_server
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.streaming.flow import StreamingFlow
 from pipelines.streaming.online_sink import OnlineSink, project_of
+from pipelines.tables.known import BY_NAME
 
 Row = dict[str, Any]
 ForKeys = dict[tuple[Any, ...], Row]

@@ -19,15 +19,16 @@ from typing import Final
 import duckdb
 
 from pipelines.batch.transform import ROWS_PER_BATCH, table_of
-from pipelines.change_log.logs import LOGS, Log
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import LONGEST_WINDOW, VIEWS, VIEWS_BY_NAME
 from pipelines.lake.publishing import compacted, publish, stage
 from pipelines.lake.set_aside import removed
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
-from pipelines.lake.workspace import read_files
+from pipelines.lake.workspace import quoted, read_files
 from pipelines.settings import BatchConfig
+from pipelines.tables.declare import Log
+from pipelines.tables.known import LOGS
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +113,9 @@ class Cleanup:
         ]
         if all(file.compacted for file in old):
             return
-        keep = ", ".join(log.keep_newest_by)
-        newest = f"row_number() OVER (PARTITION BY {keep} ORDER BY seq DESC) = 1"
+        newest = f"row_number() OVER (PARTITION BY {quoted(log.key)} ORDER BY seq DESC) = 1"
         query = f"SELECT * FROM {read_files(old)} " + (
-            f"QUALIFY {newest}" if keep else "WHERE FALSE"
+            f"QUALIFY {newest}" if log.keeps_newest else "WHERE FALSE"
         )
         self._replace(old, query, f"kept_{self._cycle:08d}", kept=True)
         logger.info("expired %d files of %s", len(old), log.name)

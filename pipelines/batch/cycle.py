@@ -22,10 +22,10 @@ from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.report import CycleReport
 from pipelines.batch.transform import Validated, transform
 from pipelines.change_log.extract import Span, extract, plan, readers_of
-from pipelines.change_log.logs import LOGS, READING_ORDER
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import LiveDatabaseBusyError
 from pipelines.features.views import VIEWS_BY_NAME, compile_all
+from pipelines.lake import declared_logs
 from pipelines.lake.declarations import (
     CHANGED,
     REMOVED,
@@ -46,6 +46,7 @@ from pipelines.lake.summary import check_published
 from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import STAGING, Progress, attach_history, workspace
 from pipelines.settings import BatchConfig, DataConfig
+from pipelines.tables.known import LOGS, READING_ORDER
 from pipelines.validation.check import Checked, check
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Changes:
     count: int
     created: datetime
     """The `created_timestamp` of what is computed from them; earlier than the reading."""
+    unread: Mapping[str, int]
+    """By log that no cycle has read so far, up to which change it was read; see `declared_logs`."""
 
 
 class DataProcessor:
@@ -128,6 +131,7 @@ class DataProcessor:
                         checked,
                         rejected,
                         redeclared,
+                        changes.unread,
                     )
                     staged = stage(
                         transform(
@@ -172,6 +176,7 @@ class DataProcessor:
         readers: Mapping[str, ChangeLogReader],
         report: CycleReport,
     ) -> Changes:
+        unread = declared_logs.unread(self._state)
         # Before the logs are looked at: the streamer writes the same rows, and one that it creates
         # later has to know all that these know, or to be written again.
         created = self._next_created()
@@ -196,8 +201,9 @@ class DataProcessor:
             spans,
             self._config.batch_size,
             lambda rows: self._progress("extract", rows),
+            unread,
         )
-        return Changes(spans, count, created)
+        return Changes(spans, count, created, unread)
 
     def _next_created(self) -> datetime:
         """Later than every created timestamp before it, in whichever flow and however the clock
@@ -206,6 +212,12 @@ class DataProcessor:
         created = self._created.next()
         self._state.raise_metadata(CLOCK_KEY, created.isoformat(timespec="microseconds"))
         return created
+
+    def _notes(self, offsets: Mapping[str, int]) -> dict[str, str]:
+        """Which logs were read, where that is to be noted anew."""
+        text = declared_logs.note_of(self._state, offsets)
+        known = self._state.metadata(declared_logs.NOTE)
+        return {} if text == known else {declared_logs.NOTE: text}
 
     def _rejected(self) -> Rejected:
         return Rejected(
@@ -246,7 +258,8 @@ class DataProcessor:
             if span.upto and span.end != before.get(name)
         }
         anew = self._declared(declared)
-        if moved or staged.files or staged.superseded or anew is not None:
+        notes = self._notes({name: at.seq for name, at in before.items()})
+        if moved or staged.files or staged.superseded or notes or anew is not None:
             publish(
                 self._state,
                 report.cycle,
@@ -261,6 +274,7 @@ class DataProcessor:
                 },
                 resolved={log: [seq for _, seq in c.resolved] for log, c in checked.items()},
                 declared=anew,
+                notes=notes,
             )
             self._declarations.recorded = anew.text if anew else self._declarations.recorded
             for path in staged.superseded:

@@ -12,7 +12,6 @@ from typing import Final
 
 import duckdb
 
-from pipelines.change_log.logs import LOGS, TEXTS, TIME, Column, Log
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import VIEWS
 from pipelines.lake.state import PipelineState
@@ -20,6 +19,8 @@ from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.workspace import columns, quoted, read_files
 from pipelines.live_databases import open_engine, transaction
 from pipelines.settings import DataConfig
+from pipelines.tables.declare import TEXTS, TIME, Column, Log
+from pipelines.tables.known import LOGS
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Final
 
 import duckdb
 
-from pipelines.change_log.logs import Log
 from pipelines.lake.publishing import Lines
 from pipelines.lake.rejected import GIVEN_UP
 from pipelines.lake.state import PublishedFile
+from pipelines.tables.declare import Log
 from pipelines.validation.check import Checked
 
 KIND: Final = "quarantine"

@@ -21,7 +21,6 @@ import pyarrow as pa
 from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
 from pipelines.change_log.extract import Span
-from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.change_log.types import ARROW_TYPES
 from pipelines.features.columns import COMMITTED_AT, CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.views import VIEWS, VIEWS_BY_NAME, Source, View
@@ -29,6 +28,8 @@ from pipelines.lake.publishing import Lines, Table
 from pipelines.lake.rejected import FOLDER, KEPT_COLUMNS, KIND, Rejected, rest
 from pipelines.lake.workspace import Progress, columns, count, quoted
 from pipelines.settings import BatchConfig
+from pipelines.tables.declare import Log
+from pipelines.tables.known import BY_NAME, LOGS
 from pipelines.validation.check import Checked
 
 ROWS_PER_BATCH: Final = 65_536
@@ -49,6 +50,8 @@ class Validated:
     """What earlier cycles have rejected."""
     redeclared: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """By view whose declaration has changed, its published files: all of it is computed anew."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """By log of which earlier changes are read as well, the last one that was read before."""
 
 
 def transform(
@@ -80,9 +83,8 @@ def transform(
     for log in LOGS:
         found = valid.checked[log.name]
         if found.accepted or found.resolved:
-            span = valid.spans[log.database]
             query = f"SELECT {columns(log)} FROM new_{log.name}"
-            file_name = _log_file_name(log, span, found, valid.cycle)
+            file_name = _log_file_name(log, valid)
             rows = rows_of(connection, query)
             contents.append(table_of(config, "log", log.name, file_name, rows))
         if found.rejected:
@@ -147,10 +149,13 @@ def _timed(
         seconds[view] = round(time.perf_counter() - started, 3)
 
 
-def _log_file_name(log: Log, span: Span, found: Checked, cycle: int) -> str:
-    resolved = [seq for _, seq in found.resolved]
-    if resolved:  # they lie before the span, which may be empty and come again
-        return f"{log.name}_{min(resolved):012d}-{span.upto:012d}_{cycle:08d}.parquet"
+def _log_file_name(log: Log, valid: Validated) -> str:
+    span = valid.spans[log.database]
+    earlier = [seq for _, seq in valid.checked[log.name].resolved]
+    if log.name in valid.unread:
+        earlier.append(valid.unread[log.name] + 1)
+    if earlier:  # they lie before the span, which may be empty and come again
+        return f"{log.name}_{min(earlier):012d}-{span.upto:012d}_{valid.cycle:08d}.parquet"
     return f"{log.name}_{span.after + 1:012d}-{span.upto:012d}.parquet"
 
 

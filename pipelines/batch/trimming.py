@@ -19,7 +19,6 @@ import duckdb
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipelines.change_log.logs import Log, logs_of
 from pipelines.change_log.reader import decoded
 from pipelines.change_log.time_stamps import own_form_sql, parse_time_stamp
 from pipelines.lake.state import PipelineState
@@ -28,6 +27,8 @@ from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import quoted, read_files
 from pipelines.live_databases import open_engine, transaction
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.tables.declare import Log
+from pipelines.tables.known import logs_of
 
 ROWS_PER_DELETE: Final = 2_000
 ROWS_PER_LOOK: Final = 200_000
@@ -90,6 +91,7 @@ def _trim(
     done = state.slowest_offset(database)
     logs = {log.table: log for log in logs_of(database) if log.lasts}
     lasting = ", ".join(f"'{table}'" for table in logs)
+    known = ", ".join(f"'{log.table}'" for log in logs_of(database))
     removed = 0
     while True:
         with transaction(engine) as live:
@@ -101,7 +103,7 @@ def _trim(
         kept = set(state.kept_offsets(database))
         for table, seqs in updates.items():
             kept |= _needed(connection, state, logs[table], seqs)
-        removed += _remove(engine, after, upto, lasting, sorted(kept))
+        removed += _remove(engine, after, upto, (known, lasting), sorted(kept))
         after = upto
         state.set_metadata(key, str(upto))
 
@@ -194,15 +196,19 @@ def _needed(
     return {seq for (seq,) in rows}
 
 
-def _remove(engine: sa.Engine, after: int, upto: int, lasting: str, kept: Sequence[int]) -> int:
+def _remove(
+    engine: sa.Engine, after: int, upto: int, tables: tuple[str, str], kept: Sequence[int]
+) -> int:
+    known, lasting = tables  # of what is not declared, nobody has read anything
     removed = 0
     for first in range(after, upto, ROWS_PER_DELETE):
         last = min(first + ROWS_PER_DELETE, upto)
         here = kept[bisect_right(kept, first) : bisect_left(kept, last + 1)]
         with transaction(engine, writes=True) as live:
             removed += live.execute(
-                "DELETE FROM change_log WHERE seq > ? AND seq <= ? AND NOT (table_name IN "
-                f"({lasting}) AND (op IN ('I', 'D') OR old_key IS NOT NULL)) "
+                "DELETE FROM change_log WHERE seq > ? AND seq <= ? "
+                f"AND table_name IN ({known}) AND NOT (table_name IN ({lasting}) "
+                "AND (op IN ('I', 'D') OR old_key IS NOT NULL)) "
                 f"AND seq NOT IN ({', '.join(map(str, here))})",
                 (first, last),
             ).rowcount

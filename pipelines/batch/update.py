@@ -251,8 +251,10 @@ def _fingerprint(config: BatchConfig) -> str:
     for path in (*sources, config.feature_repo_path / "feature_store.yaml"):
         digest.update(path.name.encode() + path.read_bytes())
     for view in VIEWS:  # schemas and descriptions come from the declarations
-        described = [feature.description for feature in view.group.features.values()]
-        digest.update(repr((view.name, str(view.schema), described)).encode())
+        group = view.group
+        described = [feature.description for feature in group.features.values()]
+        said = (group.about, group.ttl, group.owner, sorted(group.tags.items()))
+        digest.update(repr((view.name, str(view.schema), described, said)).encode())
     return digest.hexdigest()
 
 

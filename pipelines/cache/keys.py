@@ -12,7 +12,14 @@ from typing import Final
 
 from pipelines.errors import ConfigurationError, UnknownNameError, UsageError
 
-DATA_TYPES: Final = ("orders", "sessions", "inventory", "supply_chain")
+DATA_TYPE_OF: Final[Mapping[str, str]] = {
+    "orders": "orders",
+    "users": "sessions",
+    "inventory": "inventory",
+    "supply_chain": "supply_chain",
+}
+"""The cache's name for what each live database streams."""
+DATA_TYPES: Final = tuple(DATA_TYPE_OF.values())
 STREAM: Final = "stream"
 LATEST: Final = "latest"
 FEATURES: Final = "features"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import duckdb
 import pyarrow as pa
 
-from pipelines.change_log.logs import READING_ORDER, logs_of
 from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import RAW_COLUMNS, SCHEMA, ChangeLogReader
 from pipelines.settings import DATABASE_NAMES, DataConfig
+from pipelines.tables.known import READING_ORDER, logs_of
 
 DATABASES_AT_ONCE: Final = 2
 
@@ -73,6 +74,7 @@ def extract(
     spans: Mapping[str, Span],
     batch_size: int,
     progress: Callable[[int], None],
+    unread: Mapping[str, int] | None = None,
 ) -> int:
     """Copy the changes of all databases into the workspace: one relation per log, `raw_<log>`.
 
@@ -82,6 +84,8 @@ def extract(
         spans: the changes to read, by database.
         batch_size: rows per Arrow record batch; it bounds the memory in flight.
         progress: callback with the number of changes in each batch.
+        unread: logs whose changes the spans pass over, with the last one that was read: those up to
+            the spans' beginnings are read as well.
 
     Returns:
         The number of changes read. Changes of tables without a log are skipped.
@@ -92,12 +96,21 @@ def extract(
                 _copy,
                 connection.cursor(),
                 name,
-                readers[name].batches(span.after, span.upto, batch_size),
+                chain.from_iterable(_parts(readers[name], span, batch_size, unread or {})),
                 progress,
             )
             for name, span in spans.items()
         ]
         return sum(copied.result() for copied in found)
+
+
+def _parts(
+    reader: ChangeLogReader, span: Span, size: int, unread: Mapping[str, int]
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    for log in logs_of(reader.name):
+        if log.name in unread:
+            yield reader.batches(unread[log.name], span.after, size, log.table)
+    yield reader.batches(span.after, span.upto, size)
 
 
 def _copy(

@@ -6,18 +6,9 @@ import json
 from functools import cache
 from typing import Final
 
-from pipelines.change_log.logs import (
-    INTEGER,
-    KIND_IN_WORDS,
-    NUMBER,
-    TEXT,
-    TEXTS,
-    TIME,
-    Column,
-    Log,
-)
 from pipelines.change_log.time_stamps import time_stamp_sql
 from pipelines.live_databases import BLOBS, LONG, LONGEST
+from pipelines.tables.declare import INTEGER, KIND_IN_WORDS, NUMBER, TEXT, TEXTS, TIME, Column, Log
 
 CLOCK_TOLERANCE: Final = "5 minutes"
 """How far an event time may lie ahead of its commit, since clocks differ."""

@@ -125,20 +125,23 @@ class ChangeLogReader:
         with self._engine() as engine, transaction(engine) as connection:
             return end_of_log(connection, self._where, readers)
 
-    def batches(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, after: int, upto: int, size: int, table: str | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Changes with `after < seq <= upto` in the order of `seq`.
 
         Args:
             after: the last change already read.
             upto: the last change to read.
             size: the most rows per batch.
+            table: only changes of this one.
 
         Returns:
             Record batches of `SCHEMA`.
         """
         if upto <= after:
             return iter(())
-        return self._by_adbc(after, upto, size)
+        return self._by_adbc(after, upto, size, table)
 
     @contextmanager
     def snapshot(self, size: int) -> Iterator[Snapshot]:
@@ -171,8 +174,13 @@ class ChangeLogReader:
         finally:
             engine.dispose()
 
-    def _by_adbc(self, after: int, upto: int, size: int) -> Iterator[pa.RecordBatch]:
+    def _by_adbc(
+        self, after: int, upto: int, size: int, table: str | None
+    ) -> Iterator[pa.RecordBatch]:
         part = "FROM change_log WHERE seq > ? AND seq <= ?"
+        values: tuple[object, ...] = (after, upto)
+        if table is not None:
+            part, values = f"{part} AND table_name = ?", (*values, table)
         with self._adbc() as connection:
             yield from _rows(
                 connection,
@@ -181,7 +189,7 @@ class ChangeLogReader:
                 f"AS old_key FROM (SELECT {TEXTS} {part}) ORDER BY seq",
                 f'SELECT "row", old_key {part}',
                 size,
-                (after, upto),
+                values,
                 growth=1,
             )
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipelines.change_log.logs import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
+from pipelines.tables.declare import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
 
 ARROW_TYPES: Final[Mapping[str, pa.DataType]] = {
     INTEGER: pa.int64(),

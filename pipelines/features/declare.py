@@ -6,6 +6,7 @@ lookups of other records, and the time of the row. Values can be used again: the
 group share what they have in common, and it is computed once.
 """
 
+from pipelines.errors import DeclarationError
 from pipelines.features.language.aggregations import (
     AT_ONCE,
     RowTime,
@@ -42,7 +43,6 @@ from pipelines.features.language.expressions import (
 )
 from pipelines.features.language.group import Feature, FeatureGroup, WhileKnown, group
 from pipelines.features.language.rows import changes, facts, reports, since_previous
-from pipelines.features.language.value_types import DeclarationError
 
 event_time = RowTime()
 """The event time of the feature row."""

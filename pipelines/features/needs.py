@@ -14,7 +14,6 @@ import ibis
 import sqlglot
 from sqlglot import expressions as sql
 
-from pipelines.change_log.logs import BY_NAME
 from pipelines.features.compilers.plan import Plan
 from pipelines.features.compilers.prepared import log_table, row_value
 from pipelines.features.language.aggregations import AT_ONCE, Aggregation
@@ -135,7 +134,7 @@ def _only(rows: Rows, some: Sequence[Aggregation], keys: Sequence[str], *, is_du
 
 def _in_sql(rows: Rows, condition: Typed, keys: Sequence[str]) -> str:
     """A row's condition as SQL over the log's columns."""
-    table = log_table(rows.log.name)
+    table = log_table(rows.log)
     query = str(
         ibis.to_sql(table.select(found=row_value(table, rows, keys, condition)), dialect="duckdb")
     )
@@ -147,10 +146,8 @@ def _in_sql(rows: Rows, condition: Typed, keys: Sequence[str]) -> str:
 
 def _beginning(group: FeatureGroup, rows: Rows, keys: Sequence[str]) -> str | None:
     """The log whose rows are the entity's, where every row refers to one of them."""
-    if len(keys) != 1 or keys[0] not in rows.log.references:
-        return None
-    parent = BY_NAME[rows.log.references[keys[0]]]
-    return parent.name if parent.name == group.entity.log.name else None
+    parent = rows.log.references.get(keys[0]) if len(keys) == 1 else None
+    return parent if parent == group.entity.log.name else None
 
 
 def _member(plan: Plan, rows: Rows, some: Sequence[Aggregation]) -> str | None:

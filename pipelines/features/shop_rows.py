@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from pipelines.features.declare import changes, facts, reports
+from pipelines.tables import shop
 
-CLICKS: Final = facts("clickstream", at="event_timestamp")
-ORDERS: Final = facts("orders", at="order_timestamp")
-DELIVERIES: Final = reports("shipments", at="delivered_at")
-SESSIONS: Final = changes("sessions")
-USERS: Final = changes("users")
-INVENTORY: Final = changes("inventory")
-WAREHOUSES: Final = changes("warehouses")
-ROUTES: Final = changes("routes")
+CLICKS: Final = facts(shop.CLICKSTREAM)
+ORDERS: Final = facts(shop.ORDERS)
+DELIVERIES: Final = reports(shop.SHIPMENTS, at="delivered_at")
+SESSIONS: Final = changes(shop.SESSIONS)
+USERS: Final = changes(shop.USERS)
+INVENTORY: Final = changes(shop.INVENTORY)
+WAREHOUSES: Final = changes(shop.WAREHOUSES)
+ROUTES: Final = changes(shop.ROUTES)

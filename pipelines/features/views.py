@@ -14,21 +14,17 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.types import ARROW_TYPES, DUCKDB_TYPES
 from pipelines.errors import UnknownNameError
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.compilers.every_row import every_row
 from pipelines.features.compilers.newest_row import newest_row
-from pipelines.features.inventory_levels import INVENTORY_LEVELS
+from pipelines.features.groups import GROUPS
 from pipelines.features.language.group import FeatureGroup
 from pipelines.features.language.tree import signature
 from pipelines.features.language.value_types import ARROW
 from pipelines.features.needs import Source, looked_up, sources_of
-from pipelines.features.route_conditions import ROUTE_CONDITIONS
-from pipelines.features.session_events import SESSION_EVENTS
-from pipelines.features.user_intent import USER_INTENT
-from pipelines.features.user_orders import USER_ORDERS
+from pipelines.tables.known import BY_NAME
 
 __all__ = ["Source", "View"]
 
@@ -112,10 +108,7 @@ class View:
         return f"SELECT {columns} FROM ({feature_sql(self.name, newest=newest)})"
 
 
-VIEWS: Final = tuple(
-    View(group)
-    for group in (USER_INTENT, SESSION_EVENTS, USER_ORDERS, INVENTORY_LEVELS, ROUTE_CONDITIONS)
-)
+VIEWS: Final = tuple(View(group) for group in GROUPS)
 VIEWS_BY_NAME: Final[Mapping[str, View]] = {view.name: view for view in VIEWS}
 LONGEST_WINDOW: Final = timedelta(
     microseconds=max(a.within or 0 for view in VIEWS for a in view.group.aggregations)

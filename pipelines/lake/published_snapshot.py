@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.change_log.logs import LOGS
 from pipelines.change_log.offsets import Offset
 from pipelines.lake.rejected import KIND
 from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
+from pipelines.tables.known import LOGS
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,7 @@ def publish(
     to_materialize: Mapping[str, tuple[datetime, datetime]] | None = None,
     resolved: Mapping[str, Sequence[int]] | None = None,
     declared: Declared | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Rename the staged files into place and commit them together with their offsets.
 
@@ -217,6 +218,7 @@ def publish(
         to_materialize: per view, the oldest and newest event time of its new rows.
         resolved: per log, the `seq` of rows that an earlier cycle rejected and this one accepts.
         declared: what its feature rows are declared from; None to leave that as it is.
+        notes: entries of the state's metadata.
     """
     try:
         state.add_pending(cycle, [one.file for one in staged.files], now)
@@ -231,6 +233,7 @@ def publish(
             identities=identities_of(staged.files),
             resolved=resolved,
             declared=declared,
+            notes=notes,
         )
     except BaseException:
         discard(staged.files)

@@ -19,11 +19,12 @@ from typing import Final
 
 import duckdb
 
-from pipelines.change_log.logs import BY_NAME, LOGS, TIME, Log
 from pipelines.change_log.parsing import typed_rows
 from pipelines.lake.state import PublishedFile
 from pipelines.lake.workspace import columns, count, empty, quoted, read_files, same_key
 from pipelines.paths import read_lines
+from pipelines.tables.declare import TIME, Log
+from pipelines.tables.known import BY_NAME, LOGS
 
 KIND: Final = "rejected"
 KEPT_NOTE: Final = "rejected rows are kept"

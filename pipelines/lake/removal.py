@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.change_log.logs import LOGS
 from pipelines.features.views import VIEWS
 from pipelines.lake.publishing import PARTIAL_PREFIX, PARTIAL_SUFFIX
 from pipelines.lake.rejected import FOLDER
@@ -16,6 +15,7 @@ from pipelines.lake.set_aside import removed, set_aside
 from pipelines.lake.state import KINDS, PipelineState
 from pipelines.lake.verification import parquet_files
 from pipelines.settings import BatchConfig
+from pipelines.tables.known import LOGS
 
 logger = logging.getLogger(__name__)
 

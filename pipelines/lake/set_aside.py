@@ -7,12 +7,12 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from pipelines.change_log.logs import LOGS
 from pipelines.features.views import VIEWS
 from pipelines.lake.rejected import FOLDER
 from pipelines.lake.workspace import STAGING
 from pipelines.places import check_file, check_folder
 from pipelines.settings import BatchConfig
+from pipelines.tables.known import LOGS
 
 SET_ASIDE: Final = "set_aside"
 """The folder, in the data directory."""

@@ -143,6 +143,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         identities: Mapping[Path, str] | None = None,
         resolved: Mapping[str, Sequence[int]] | None = None,
         declared: Declared | None = None,
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         """Make a cycle's files live, move the offsets and supersede old files: all or nothing.
 
@@ -155,6 +156,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
             resolved: per log, the `seq` of rows that an earlier cycle rejected and this one
                 accepts.
             declared: what its feature rows are declared from; None to leave that as it is.
+            notes: entries of the metadata.
         """
         with self._transaction() as connection:
             if declared is not None:
@@ -182,6 +184,9 @@ class PipelineState(ReaderOffsets, PublishedFiles):
             connection.executemany(
                 "INSERT INTO late_changes VALUES (?, ?, ?)",
                 [(cycle, log, seq) for log, seqs in (resolved or {}).items() for seq in seqs],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO metadata VALUES (?, ?)", list((notes or {}).items())
             )
 
     def last_resolved_cycle(self) -> int:

@@ -11,11 +11,12 @@ from typing import Final
 import duckdb
 import psutil
 
-from pipelines.change_log.logs import LOGS, Log
 from pipelines.errors import MemoryFullError, StorageFullError
 from pipelines.lake.state import PublishedFile
 from pipelines.paths import read_parquet
 from pipelines.stopping import interruptible
+from pipelines.tables.declare import Log
+from pipelines.tables.known import LOGS
 
 STAGING: Final = "staging"
 """Where workspaces spill to, in the data directory."""

@@ -30,13 +30,8 @@ from pipelines.live_databases.install import (
     upgrade_change_log,
 )
 from pipelines.live_databases.schema import (
-    ACTIONS,
     CHANGED_AT,
     METADATA,
-    MODES,
-    ORDER_STATUSES,
-    SHIPMENT_STATUSES,
-    SHIPPING_METHODS,
     clickstream,
     inventory,
     inventory_db,
@@ -63,6 +58,13 @@ from pipelines.live_databases.triggers import (
     change_log_state,
     row_of,
     trigger_statements,
+)
+from pipelines.tables.shop import (
+    ACTIONS,
+    MODES,
+    ORDER_STATUSES,
+    SHIPMENT_STATUSES,
+    SHIPPING_METHODS,
 )
 
 __all__ = [

@@ -41,12 +41,6 @@ WEEK: Final = np.timedelta64(7, "D")
 """The newest week is compared with the training set for drift, since days of the week differ."""
 MIN_NEW_LABELS: Final = 200
 """With fewer, the mean is mostly noise, and nothing is read from Feast."""
-LABEL_LOGS: Final[Mapping[str, str]] = {
-    "intent_transformer": "clickstream",
-    "supply_gnn": "shipments",
-    "ppo_agent": "orders",
-}
-"""The processed log in which a model's labels arrive."""
 NOTE: Final = "champion_scored:"
 
 
@@ -211,7 +205,7 @@ def _score(
 ) -> dict[str, Any] | None:
     noted = _Noted.read(state, model)
     source = TrainingSource(config)
-    upto, rows = _new_rows(source, LABEL_LOGS[model], noted.looked)
+    upto, rows = _new_rows(source, contract_of(model).labels, noted.looked)
     if upto is None or rows < MIN_NEW_LABELS:
         return None
     registry = ModelRegistry(config)

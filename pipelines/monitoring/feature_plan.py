@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pipelines.change_log.logs import BY_NAME
 from pipelines.features.views import LONGEST_WINDOW, VIEWS_BY_NAME
 from pipelines.lake.declarations import REMOVED, UNCHANGED, ViewChange, compare
 from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
 from pipelines.lake.state_copy import copied_state
 from pipelines.settings import BatchConfig
+from pipelines.tables.known import BY_NAME
 
 CYCLES: Final = 10_000
 """The most cycles whose records are looked at."""

@@ -16,7 +16,6 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.change_log.logs import LOGS, NUMBER, Log, logs_of
 from pipelines.change_log.parsing import CLOCK_SET_BACK, typed_rows
 from pipelines.change_log.reader import SCHEMA, ChangeLogReader
 from pipelines.features.views import LONGEST_WINDOW
@@ -25,11 +24,13 @@ from pipelines.lake.rejected import QUARANTINED
 from pipelines.lake.state import PipelineState
 from pipelines.lake.verification import read_again_if_made_anew
 from pipelines.lake.workspace import Progress, columns, count, quoted
-from pipelines.live_databases import CHANGED_AT, METADATA
+from pipelines.live_databases import METADATA
 from pipelines.monitoring.audit import AuditError
 from pipelines.monitoring.offline_side import offline_side
 from pipelines.paths import read_lines
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
+from pipelines.tables.declare import NUMBER, Log
+from pipelines.tables.known import LOGS, logs_of
 
 KEYS_SHOWN: Final = 5
 SAME_NUMBER: Final = 1e-13
@@ -263,7 +264,7 @@ def _differences(log: Log, at: _Ends, kept_since: datetime) -> str:
     )
     rejected = f"CASE WHEN rejected.op = 'D' THEN live.op IS NULL ELSE {rejected} END"
     either = ", ".join(f'coalesce(live."{key}", logged."{key}") AS "{key}"' for key in log.key)
-    time = CHANGED_AT.get(log.table)
+    time = log.event_time
     recent = f"live.\"{time}\" >= TIMESTAMP '{kept_since}'" if time else "FALSE"
     # Retention and trimming keep the newest row of these logs.
     whole = at.removed == 0 or log.lasts

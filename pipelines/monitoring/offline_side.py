@@ -17,7 +17,6 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.change_log.extract import extract, plan, readers_of
-from pipelines.change_log.logs import BY_NAME
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import Source, View
 from pipelines.lake.published_snapshot import published
@@ -34,6 +33,7 @@ from pipelines.lake.workspace import (
 )
 from pipelines.monitoring.online_side import Contained
 from pipelines.settings import BatchConfig, DataConfig
+from pipelines.tables.known import BY_NAME
 from pipelines.validation.check import check
 
 _SEPARATOR: Final = "chr(31)"

@@ -53,6 +53,7 @@ class Contract:
         inputs: type by column.
         optional: inputs that a caller may leave out, and outputs that a version may.
         outputs: type by column.
+        labels: the processed log in which its labels arrive.
     """
 
     service: str
@@ -61,6 +62,7 @@ class Contract:
     inputs: Mapping[str, str]
     optional: frozenset[str]
     outputs: Mapping[str, str]
+    labels: str
 
 
 def features_of(*views: str) -> dict[str, str]:
@@ -207,6 +209,7 @@ def _contract(
     inputs: Mapping[str, str],
     outputs: Mapping[str, str],
     *,
+    labels: str,
     optional: Mapping[str, str] | None = None,
     optional_outputs: Mapping[str, str] | None = None,
     on_demand: Mapping[str, Mapping[str, str]] | None = None,
@@ -220,6 +223,7 @@ def _contract(
         inputs={**inputs, **(optional or {})},
         optional=frozenset({**(optional or {}), **(optional_outputs or {})}),
         outputs={**outputs, **(optional_outputs or {})},
+        labels=labels,
     )
 
 
@@ -229,6 +233,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
         ("session_events", "user_intent"),
         features_of("session_events", "user_intent"),
         {"purchase_probability": NUMBER, "urgency_class": TEXT, "urgency": NUMBER},
+        labels="clickstream",
     ),
     "supply_gnn": _contract(
         "supply_gnn_v1",
@@ -251,6 +256,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
             "late_probability": NUMBER,
             "expected_carbon_kg": NUMBER,
         },
+        labels="shipments",
         optional={"snapshot": COUNT},
         optional_outputs={"delay_index": NUMBER, "expected_risk": NUMBER},
     ),
@@ -273,6 +279,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
             "feasible": FLAG,
         },
         {"score": NUMBER},
+        labels="orders",
         optional={"order": COUNT, "capacity_left": NUMBER, "decision_hour": NUMBER},
         on_demand={"decision_context": DECISION_CONTEXT},
     ),

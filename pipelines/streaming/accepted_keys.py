@@ -9,9 +9,9 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.change_log.logs import Log
 from pipelines.streaming.hot_tables import HASH, insert
 from pipelines.streaming.known_keys import keeps_keys
+from pipelines.tables.declare import Log
 
 ROWS_BUFFERED: Final = 20_000
 

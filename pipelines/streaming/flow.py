@@ -16,8 +16,7 @@ from typing import Any, Final
 import psutil
 import pyarrow as pa
 
-from pipelines.cache import RealtimeCache
-from pipelines.change_log.logs import BY_NAME
+from pipelines.cache import DATA_TYPE_OF, RealtimeCache
 from pipelines.change_log.offsets import Offset
 from pipelines.change_log.reader import ChangeLogReader
 from pipelines.errors import (
@@ -28,6 +27,7 @@ from pipelines.errors import (
 )
 from pipelines.features.views import VIEWS, View
 from pipelines.lake.declarations import DeclarationWatch
+from pipelines.lake.declared_logs import check_read
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
 from pipelines.lake.published_snapshot import Published, published
 from pipelines.lake.state import (
@@ -46,9 +46,10 @@ from pipelines.streaming.hot_tables import HASH
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.online_repair import OnlineWatch
 from pipelines.streaming.online_sink import OnlineSink, project_of
-from pipelines.streaming.stream import DATA_TYPES, MicroBatch, Stream
+from pipelines.streaming.stream import MicroBatch, Stream
 from pipelines.streaming.view_refresh import AWAY, ViewRefresh
 from pipelines.streaming.warming import warm
+from pipelines.tables.known import BY_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class StreamingFlow:
         """Set once another process has declared features anew: this flow must write no more."""
         self._declarations = DeclarationWatch(self._state)
         self._declarations.check()
+        check_read(self._state)
         _check_logs(config, self._state)
         self._clock = clock
         self._started = clock()
@@ -155,7 +157,7 @@ class StreamingFlow:
             pending |= {view for view in _views_of(name) if self.views[view].behind}
         rows = self._refresh(set(taken.affected) | (pending if self.online.ready() else set()))
         if rows:
-            self.cache.put_latest(DATA_TYPES[name], rows)
+            self.cache.put_latest(DATA_TYPE_OF[name], rows)
         if not any(self.views[view].unwritten for view in _views_of(name)):
             stream.counters.offset = max(stream.counters.offset, stream.counters.absorbed)
         return taken

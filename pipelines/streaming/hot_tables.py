@@ -17,10 +17,11 @@ import duckdb
 import ibis.expr.operations as ops
 import pyarrow as pa
 
-from pipelines.change_log.logs import BY_NAME, TEXT, TEXTS
 from pipelines.change_log.types import DUCKDB_TYPES
 from pipelines.features.views import VIEWS, Source, View
 from pipelines.lake.workspace import quoted
+from pipelines.tables.declare import TEXT, TEXTS
+from pipelines.tables.known import BY_NAME, LOGS
 
 BEGINNING: Final = datetime(1970, 1, 1)
 HASH: Final = "h"
@@ -33,7 +34,13 @@ FEW: Final = 400
 _LISTS: Final = "'[\"VARCHAR\"]'"
 
 
-TIMES: Final = {s.log: s.time for view in VIEWS for s in view.sources}
+def _times() -> dict[str, str]:
+    found = {log.name: log.event_time if log.append_only else log.changed_at for log in LOGS}
+    found |= {source.log: source.time for view in VIEWS for source in view.sources}
+    return {name: time for name, time in found.items() if time}
+
+
+TIMES: Final = _times()
 """The column that holds a log's event time, for logs whose rows are about a point in time."""
 
 

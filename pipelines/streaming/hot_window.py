@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.change_log.logs import BY_NAME, LOGS, Log
 from pipelines.change_log.reader import RAW_COLUMNS
 from pipelines.features.views import VIEWS, Source, View
 from pipelines.settings import DATABASE_NAMES
@@ -34,6 +33,8 @@ from pipelines.streaming.hot_tables import (
 from pipelines.streaming.known_keys import KnownKeys, keeps_keys
 from pipelines.streaming.lateness import Watermarks
 from pipelines.streaming.recent_deletions import RecentDeletions, keeps_deletions
+from pipelines.tables.declare import Log
+from pipelines.tables.known import BY_NAME, LOGS
 
 
 class HotWindow:
@@ -88,7 +89,7 @@ class HotWindow:
         for name, deletions in self.deletions.items():
             deletions.forget(self.watermarks.of_log(name))
         for name, horizon in self.watermarks.horizons().items():
-            if name in self.keys and not BY_NAME[name].keep_newest_by:
+            if name in self.keys and not BY_NAME[name].keeps_newest:
                 self.keys[name].forget(horizon)
         return gone
 

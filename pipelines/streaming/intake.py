@@ -16,7 +16,6 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.change_log.logs import BY_NAME, MOVED, Log, logs_of, parents_first
 from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
 from pipelines.features.columns import COMMITTED_AT
 from pipelines.features.views import VIEWS
@@ -39,6 +38,8 @@ from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.known_keys import PARENTS, keeps_keys
 from pipelines.streaming.lateness import before, late_changes
 from pipelines.streaming.operations import UNDECIDED, Decided, Operations
+from pipelines.tables.declare import MOVED, Log
+from pipelines.tables.known import BY_NAME, logs_of, parents_first
 
 CLOCKS: Final = frozenset(log for log, time in TIMES.items() if time != COMMITTED_AT)
 """Logs whose event times say how far the shop's own clock has come."""
@@ -244,7 +245,7 @@ class Intake:
             )
             if log.name in self._deletions:
                 rows = self._deletions[log.name].date(rows)
-                if log.name in self._accepted or not log.keep_newest_by:  # it may yet be one
+                if log.name in self._accepted or not log.keeps_newest:  # it may yet be one
                     self._deletions[log.name].add(rows.filter(unknown))
         if bad:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(list(bad), pa.int64()))))
@@ -286,6 +287,8 @@ class Intake:
         meant = [decided.operations.get(seq, op) for seq, op in zip(seqs, ops, strict=True)]
         rows = rows.set_column(rows.schema.get_field_index("op"), "op", pa.array(meant))
         views = [view for view in VIEWS if log.name in logs_of_view(view)]
+        if not views:
+            return rows
         fed = ", ".join(f"{feeding(view, log.name)} AS {feeds(view)}" for view in views)
         self._cursor.register("meant", rows)
         rows = self._cursor.execute(f"SELECT * REPLACE ({fed}) FROM meant").to_arrow_table()

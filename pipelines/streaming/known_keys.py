@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.change_log.logs import LOGS, Log
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
 from pipelines.streaming.key_ranges import KeyRanges
+from pipelines.tables.declare import Log
+from pipelines.tables.known import LOGS
 
 ROWS_BUFFERED: Final = 20_000
 PARENTS: Final = frozenset(name for log in LOGS for name in log.references.values())

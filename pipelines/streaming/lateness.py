@@ -15,9 +15,9 @@ from functools import reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.change_log.logs import Log
 from pipelines.features.views import VIEWS, View
 from pipelines.streaming.hot_tables import BEGINNING, TIMES, back, feeds, source_of
+from pipelines.tables.declare import Log
 
 
 class Watermarks:
@@ -45,7 +45,7 @@ class Watermarks:
         for view in VIEWS:
             with self._lock:
                 newest = [self._newest.get(source.log, BEGINNING) for source in view.sources]
-            watermark = max(BEGINNING, max(newest) - self._lateness)
+            watermark = self._of_newest(max(newest))
             self._watermarks[view.name] = max(watermark, self._watermarks[view.name])
 
     def of(self, view: View) -> datetime:
@@ -53,8 +53,10 @@ class Watermarks:
         return self._watermarks[view.name]
 
     def of_log(self, log: str) -> datetime:
-        """The event time before which a log's changes make no exact row of any view."""
-        return min(self.of(view) for view in VIEWS if source_of(view, log))
+        """The event time before which a log's changes make no exact row of any view; of a log that
+        no group reads, before which its changes are late."""
+        found = [self.of(view) for view in VIEWS if source_of(view, log)]
+        return min(found) if found else self._of_newest(self._newest.get(log, BEGINNING))
 
     def horizons(self) -> dict[str, datetime]:
         """By log, the event time before which no window needs its changes."""
@@ -63,7 +65,10 @@ class Watermarks:
             for source in view.sources:
                 horizon = back(self.of(view), source.lookback or 0)
                 found[source.log] = min(horizon, found.get(source.log, horizon))
-        return found
+        return {name: self.of_log(name) for name in TIMES} | found
+
+    def _of_newest(self, newest: datetime) -> datetime:
+        return max(BEGINNING, newest - self._lateness)
 
 
 def late_changes(log: Log, rows: pa.Table, watermarks: Mapping[str, datetime]) -> list[int]:
@@ -74,13 +79,13 @@ def late_changes(log: Log, rows: pa.Table, watermarks: Mapping[str, datetime]) -
         rows: its good changes, with a flag `feeds(view)` for each of its views.
         watermarks: by view.
     """
-    if log.name not in TIMES or not rows.num_rows:
-        return []
     late = [
         pc.and_(rows[feeds(view)], before(log, rows, watermarks[view.name]))
         for view in VIEWS
         if source_of(view, log.name)
     ]
+    if not late or not rows.num_rows:
+        return []
     found: list[int] = rows.filter(reduce(pc.or_, late))["seq"].to_pylist()
     return found
 

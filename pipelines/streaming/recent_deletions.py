@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.change_log.logs import Log
 from pipelines.features.columns import COMMITTED_AT
 from pipelines.streaming.hot_tables import KEY_HASH
+from pipelines.tables.declare import Log
 
 
 def keeps_deletions(log: Log) -> bool:

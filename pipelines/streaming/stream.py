@@ -7,11 +7,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
-from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.offsets import Offset
 from pipelines.change_log.seq_ranges import SeqRanges
 from pipelines.change_log.time_stamps import parse_time_stamp
@@ -23,16 +22,9 @@ from pipelines.settings import DataConfig
 from pipelines.streaming.change_capture import ChangeCapture
 from pipelines.streaming.hot_window import HotWindow, WindowWriter
 from pipelines.streaming.intake import Intake, ValidationResult
+from pipelines.tables.known import BY_NAME
 
 logger = logging.getLogger(__name__)
-
-DATA_TYPES: Final = {
-    "orders": "orders",
-    "users": "sessions",
-    "inventory": "inventory",
-    "supply_chain": "supply_chain",
-}
-"""The cache's name for what each live database streams."""
 
 
 @dataclass

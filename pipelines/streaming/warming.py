@@ -8,7 +8,6 @@ from typing import Final
 
 import duckdb
 
-from pipelines.change_log.logs import BY_NAME, Log
 from pipelines.features.views import VIEWS, Source, View
 from pipelines.lake.published_snapshot import Published
 from pipelines.lake.workspace import read_files
@@ -27,6 +26,8 @@ from pipelines.streaming.hot_tables import (
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.intake import CLOCKS
 from pipelines.streaming.known_keys import keeps_keys
+from pipelines.tables.declare import Log
+from pipelines.tables.known import BY_NAME
 
 ROWS_AT_ONCE: Final = 1_000_000
 
@@ -117,7 +118,7 @@ def _warm_keys(
 ) -> None:
     keys, key = window.keys[log.name], f'"{log.key[0]}"'
     keys.add(cursor.execute(_keys(log, relation, horizon)).to_arrow_table())
-    if horizon is None or log.keep_newest_by:
+    if horizon is None or log.keeps_newest:
         return
     at = f'"{TIMES[log.name]}"'
     value = key if log.append_only else hash_of(log.key)
@@ -141,9 +142,7 @@ def _keys(log: Log, relation: str, horizon: datetime | None) -> str:
     key = f'"{log.key[0]}"'
     at = f'min("{TIMES[log.name]}")' if log.name in TIMES else "NULL"
     only = "WHERE op <> 'D'" if log.append_only else ""
-    forgotten = (
-        f"HAVING {at} >= TIMESTAMP '{horizon}'" if horizon and not log.keep_newest_by else ""
-    )
+    forgotten = f"HAVING {at} >= TIMESTAMP '{horizon}'" if horizon and not log.keeps_newest else ""
     return (
         f"SELECT hash({key}) AS h, {key} AS key, arg_min(op, seq) AS op, "
         f"CAST({at} AS TIMESTAMP) AS since "

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipelines.change_log.logs import LOGS
 from pipelines.errors import SynchroChainError, UnknownNameError
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.columns import EVENT_TIMESTAMP
@@ -24,6 +23,7 @@ from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.lake.workspace import empty, read_files
 from pipelines.settings import BatchConfig
+from pipelines.tables.known import LOGS
 from pipelines.training.memory import room
 
 if TYPE_CHECKING:

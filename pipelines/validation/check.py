@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import duckdb
 
-from pipelines.change_log.logs import BY_NAME, MOVED, Log, parents_first
 from pipelines.change_log.parsing import typed_rows
 from pipelines.lake.rejected import (
     ONLY_EARLY,
@@ -24,6 +23,8 @@ from pipelines.lake.rejected import (
     ready,
 )
 from pipelines.lake.workspace import columns, count, empty, quoted
+from pipelines.tables.declare import MOVED, Log
+from pipelines.tables.known import BY_NAME, parents_first
 from pipelines.validation.deletions import date_deletions, reject_unknown_deletions
 from pipelines.validation.operations import normalise_operations
 

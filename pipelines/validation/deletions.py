@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import duckdb
 
-from pipelines.change_log.logs import Log
 from pipelines.change_log.time_stamps import time_stamp_sql
 from pipelines.lake.workspace import count, quoted, same_key
+from pipelines.tables.declare import Log
 
 
 def reject_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
@@ -28,7 +28,7 @@ def reject_unknown_deletions(connection: duckdb.DuckDBPyConnection, log: Log) ->
         f"DELETE FROM gone USING accepted WHERE ({same_key(log, 'gone', 'accepted')}) "
         "AND accepted.since < gone.seq"
     )
-    if not log.keep_newest_by and count(connection, "gone") > 0:
+    if not log.keeps_newest and count(connection, "gone") > 0:
         own, _ = next(c for c in log.columns if c.name == log.changed_at).source
         connection.execute(
             f"DELETE FROM gone WHERE seq IN (SELECT seq FROM (SELECT seq, json_extract_string("

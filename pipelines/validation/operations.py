@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import duckdb
 
-from pipelines.change_log.logs import Log
 from pipelines.lake.rejected import RENAMED
 from pipelines.lake.workspace import count, quoted, same_key
+from pipelines.tables.declare import Log
 
 
 def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> None:

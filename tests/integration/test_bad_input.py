@@ -23,7 +23,6 @@ from reference import VIEWS, compute
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.transform import Validated, transform
 from pipelines.change_log.extract import extract, plan, readers_of
-from pipelines.change_log.logs import LOGS
 from pipelines.errors import (
     ChangeLogGapError,
     ContractError,
@@ -39,6 +38,7 @@ from pipelines.lake.rejected import Rejected
 from pipelines.lake.state import BATCH_READER
 from pipelines.lake.workspace import attach_history, read_files, workspace
 from pipelines.settings import DATABASE_NAMES, DataConfig
+from pipelines.tables.known import LOGS
 from pipelines.validation.check import check
 
 Row = dict[str, Any]

@@ -20,9 +20,9 @@ from stream_helpers import FOREVER, StreamWorld, stream_world
 from stream_rows import T, product, stock, user, warehouse
 
 from pipelines.batch import BatchProcessor
-from pipelines.change_log.logs import BY_NAME
 from pipelines.change_log.offsets import Offset
 from pipelines.settings import DATABASE_NAMES, DataConfig
+from pipelines.tables.known import BY_NAME
 
 Row = dict[str, Any]
 FURNITURE = [

@@ -16,11 +16,11 @@ from conftest import Clock
 from test_bad_input import ORDER, change, logged, rejected
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.change_log.logs import BY_NAME
 from pipelines.lake.rejected import KEPT_NOTE
 from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
+from pipelines.tables.known import BY_NAME
 
 Row = dict[str, Any]
 START = datetime(2024, 3, 31, 12)

@@ -14,9 +14,9 @@ from stream_batch import BatchProcess
 from stream_helpers import FOREVER, StreamWorld, joined, stream_world, unequal
 from test_feast_repository import delivered_once
 
-from pipelines.change_log.logs import BY_NAME
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DATABASE_NAMES
+from pipelines.tables.known import BY_NAME
 
 
 def cut(seed: int, count: int, size: int = 60) -> list[Logs]:

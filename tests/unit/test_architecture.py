@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import PROJECT_ROOT
+from pipelines.features.groups import OWN
+from pipelines.settings import DATABASE_NAMES, PROJECT_ROOT
+from pipelines.tables.shop import SHOP_LOGS
 
 # Data flows one way: a part imports from the rows above its own, or from its own row.
 LAYERS = (
-    {"settings", "errors", "paths", "places", "printable", "stopping"},
+    {"settings", "errors", "paths", "places", "printable", "stopping", "extensions"},
+    {"tables"},
     {"live_databases"},
     {"change_log"},
     {"features"},
@@ -63,7 +67,12 @@ def name_of(path: Path) -> str:
 
 def imports_of(path: Path) -> Iterator[str]:
     """Dotted names of everything a file imports, wherever in it: `from a import b` is a.b."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    yield from imported_in(ast.parse(path.read_text("utf-8")), path)
+
+
+def imported_in(tree: ast.AST, path: Path) -> Iterator[str]:
+    """The same of a part of a file."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -129,6 +138,48 @@ APART = ("streaming", "training", "models", "serving", "monitoring")
 def test_what_batch_publishes_is_read_from_the_lake(path: Path) -> None:
     """Stages meet in data; what they share about it is in `lake`, not in `batch`."""
     assert "batch" not in parts_imported(path)
+
+
+DECLARING = [
+    *(p for p in PIPELINES if "language" in p.parts),
+    *(PROJECT_ROOT / "pipelines" / "features" / f"{n}.py" for n in ("declare", "shop_rows")),
+    *(PROJECT_ROOT / "pipelines" / "tables" / f"{n}.py" for n in ("__init__", "declare", "shop")),
+    PROJECT_ROOT / "pipelines" / "features" / "__init__.py",
+]
+
+
+@pytest.mark.parametrize("path", DECLARING, ids=ids)
+def test_declarations_do_not_need_what_is_made_from_them(path: Path) -> None:
+    """A module from outside of the package can be imported before anything that knows it."""
+    made = ("pipelines.tables.known.", "pipelines.features.groups.", "pipelines.features.views.")
+    tree = ast.parse(path.read_text("utf-8"))
+    at_once = ast.Module([n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    assert not {name for name in imported_in(at_once, path) if name.startswith(made)}
+
+
+NAMED = {
+    *(name for log in SHOP_LOGS for name in (log.name, log.table)),
+    *(group.name for group in OWN),
+} - set(DATABASE_NAMES)
+FLOWS = ("batch", "streaming", "monitoring", "lake", "validation", "change_log")
+
+
+@pytest.mark.parametrize("path", [p for p in PIPELINES if part_of(p) in FLOWS], ids=ids)
+def test_flows_name_no_log_and_no_group(path: Path) -> None:
+    """They go by the declarations, so that a new one needs no line of theirs."""
+    texts = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    quoted = {text for text in texts if text in NAMED}
+    in_sql = {
+        word
+        for text in texts
+        if re.search(r"\b(SELECT|FROM|JOIN|INTO)\b", text)
+        for word in re.findall(r"(?:FROM|JOIN|INTO) \"?(?:new_|old_|hot_|raw_)?(\w+)", text)
+    }
+    assert not quoted | (in_sql & NAMED)
 
 
 READ_ALONE = ("features", "outputs", "tariff", "transformer", "gru", "network", "scoring", "world")

@@ -10,18 +10,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from pipelines.change_log.logs import (
-    BY_NAME,
-    INTEGER,
-    MONEY,
-    NUMBER,
-    TEXT,
-    TEXTS,
-    TIME,
-    Column,
-    Log,
-)
 from pipelines.change_log.parsing import UNEXPLAINED, typed_rows
+from pipelines.tables.declare import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME, Column, Log
+from pipelines.tables.known import BY_NAME
 
 COMMITTED = "2026-01-31 12:00:00.000000"
 EARLIER = "2026-01-30 12:00:00.000001"

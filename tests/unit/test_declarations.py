@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import ibis
@@ -12,7 +12,6 @@ import pytest
 from declarations import check_drawn, load, run
 from ibis.config import Config
 
-from pipelines.change_log.logs import BY_NAME
 from pipelines.features.compilers.every_row import every_row
 from pipelines.features.compilers.newest_row import newest_row
 from pipelines.features.compilers.state import GroupState
@@ -48,12 +47,15 @@ from pipelines.features.declare import (
     total,
 )
 from pipelines.features.views import VIEWS, View
+from pipelines.tables import shop
+from pipelines.tables.declare import Log
+from pipelines.tables.known import BY_NAME
 
-CLICKS = facts("clickstream", at="event_timestamp")
-ORDERS = facts("orders", at="order_timestamp")
-DELIVERIES = reports("shipments", at="delivered_at")
-SESSIONS, USERS, WAREHOUSES = changes("sessions"), changes("users"), changes("warehouses")
-INVENTORY, ROUTES = changes("inventory"), changes("routes")
+CLICKS = facts(shop.CLICKSTREAM, at="event_timestamp")
+ORDERS = facts(shop.ORDERS, at="order_timestamp")
+DELIVERIES = reports(shop.SHIPMENTS, at="delivered_at")
+SESSIONS, USERS, WAREHOUSES = changes(shop.SESSIONS), changes(shop.USERS), changes(shop.WAREHOUSES)
+INVENTORY, ROUTES = changes(shop.INVENTORY), changes(shop.ROUTES)
 
 
 class SparkOptions(Config):
@@ -352,10 +354,10 @@ def test_rows_while_an_entity_is_known_stand_beside_its_changes_alone(rows: Any)
 
 def test_records_are_counted_where_one_column_tells_them_apart() -> None:
     """A stock is of a warehouse and a product; neither alone says of a depot's which it is."""
-    products, of = changes("products"), INVENTORY.warehouse_id
+    products, of = changes(shop.PRODUCTS), INVENTORY.warehouse_id
     found = declared(count_distinct(of), keys=("product_id",), rows=products, entity=products)
     assert len(found.aggregations) == 1
-    stocks = changes("inventory").by(sku="warehouse_id")
+    stocks = changes(shop.INVENTORY).by(sku="warehouse_id")
     skus = products.by(sku="product_id")
     assert refused(count_distinct(stocks.warehouse_id), keys=("sku",), rows=skus, entity=skus) == (
         "shoppers.it: count_distinct counts records of inventory, which warehouse_id alone does not"
@@ -367,35 +369,35 @@ def test_records_are_counted_where_one_column_tells_them_apart() -> None:
     ("rows", "said"),
     [
         (
-            lambda: facts("returns", at="at"),
-            "there is no log returns: there are users, sessions, clickstream, warehouses, products,"
-            " inventory, orders, suppliers, routes, shipments",
+            lambda: facts(cast("Log", "returns"), at="at"),
+            "'returns' is no declared log: take one of pipelines.tables.shop, such as ORDERS, or"
+            " one of your own",
         ),
         (
-            lambda: facts("users", at="signed_up_at"),
-            "users is no log of facts: use changes(); facts are in clickstream, orders",
+            lambda: facts(shop.USERS, at="signed_up_at"),
+            "users is no append-only log: use changes() of it",
         ),
         (
-            lambda: facts("orders", at="placed_at"),
+            lambda: facts(shop.ORDERS, at="placed_at"),
             "orders has no column placed_at: it has id, user_id, product_id, quantity, price,"
             " warehouse_id, shipping_method, order_timestamp, status",
         ),
         (
-            lambda: facts("orders", at="price"),
+            lambda: facts(shop.ORDERS, at="price"),
             "orders.price is no time stamp, which a row's time must be",
         ),
         (
-            lambda: changes("users", at="signed_up_at"),
+            lambda: changes(shop.USERS, at="signed_up_at"),
             "deletions from users have no time in signed_up_at: changes() are at committed_at",
         ),
         (
-            lambda: changes("shipments", at="shipped_at"),
+            lambda: changes(shop.SHIPMENTS, at="shipped_at"),
             "deletions from shipments have no time in shipped_at: changes() are at committed_at",
         ),
         (
-            lambda: reports("orders", at="order_timestamp"),
-            "orders does not say which records have other keys now, as reports() must know; these"
-            " do: shipments",
+            lambda: reports(shop.ORDERS, at="order_timestamp"),
+            "orders does not say which records have other keys now, as reports() must know: declare"
+            " it with marks_moves=True",
         ),
     ],
 )
@@ -409,8 +411,8 @@ def test_rows_that_a_log_has_not_are_refused_in_one_line(
 
 
 def test_rows_that_are_declared_twice_are_the_same() -> None:
-    """Two pages may each say `facts("orders", …)`, and a value may be of both."""
-    again = facts("orders", at="order_timestamp")
+    """Two pages may each say `facts(shop.ORDERS, …)`, and a value may be of both."""
+    again = facts(shop.ORDERS, at="order_timestamp")
     found = declared(total(ORDERS.quantity * again.quantity, where=again.status == "placed"))
     assert len(found.aggregations) == 1
 

@@ -13,7 +13,7 @@ from documented import python_blocks
 
 from pipelines.cli.app import app
 from pipelines.features.dictionary import with_dictionary
-from pipelines.settings import ENV_PREFIX, PROJECT_ROOT, BatchConfig, DataConfig
+from pipelines.settings import ENV_PREFIX, FEATURES, PROJECT_ROOT, BatchConfig, DataConfig
 
 DOCS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
 OPERATIONS = (PROJECT_ROOT / "docs" / "operations.md").read_text("utf-8")
@@ -37,7 +37,7 @@ def settings() -> list[str]:
     """The variables of all settings."""
     own = BatchConfig.model_fields.keys() - {"data_dir"}
     names = [*DataConfig.model_fields, *(f"batch_{name}" for name in own)]
-    return sorted(f"{ENV_PREFIX}{name}".upper() for name in names)
+    return sorted([*(f"{ENV_PREFIX}{name}".upper() for name in names), FEATURES])
 
 
 def short(path: Path) -> str:

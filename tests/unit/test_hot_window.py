@@ -17,7 +17,6 @@ from reference import VIEWS as NAMES
 from reference import compute, event_times
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.change_log.logs import TEXTS
 from pipelines.features import FeatureEngineer
 from pipelines.features.views import VIEWS, View
 from pipelines.lake.published_snapshot import published
@@ -27,6 +26,7 @@ from pipelines.streaming.hot_tables import hot_columns, logs_of_view
 from pipelines.streaming.hot_window import HotWindow
 from pipelines.streaming.stream import Stream
 from pipelines.streaming.warming import warm
+from pipelines.tables.declare import TEXTS
 
 FOREVER = timedelta(days=60 * 365)
 Rows = dict[tuple[str, str], list[Any]]

@@ -19,11 +19,12 @@ from pipelines.features.declare import (
 from pipelines.features.language.aggregations import DAY
 from pipelines.features.needs import Source, sources_of
 from pipelines.features.views import VIEWS_BY_NAME
+from pipelines.tables import shop
 
-CLICKS = facts("clickstream", at="event_timestamp")
-ORDERS = facts("orders", at="order_timestamp")
-SESSIONS = changes("sessions")
-USERS = changes("users")
+CLICKS = facts(shop.CLICKSTREAM, at="event_timestamp")
+ORDERS = facts(shop.ORDERS, at="order_timestamp")
+SESSIONS = changes(shop.SESSIONS)
+USERS = changes(shop.USERS)
 GONE = Source("users", ("user_id",), "committed_at", only="op = 'D'")
 EXPECTED = {
     "user_intent": {

@@ -30,7 +30,7 @@ def looked_up(found: ir.Table, lookup: AsOf, name: str, *, newest: bool = False)
         newest: whether the few instants are found one by one.
     """
     rows, keys = lookup.column.rows, list(lookup.column.rows.log.key)
-    table = log_table(rows.log.name)
+    table = log_table(rows.log)
     states = table.select(
         *keys,
         **{AT: table[rows.at], "seq": table.seq},

@@ -10,7 +10,6 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.change_log.logs import BY_NAME, INTEGER, MONEY, MOVED, NUMBER, TEXT, TEXTS, TIME
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.compilers.operations import as_ibis, column_value
 from pipelines.features.language.aggregations import Aggregation
@@ -25,6 +24,7 @@ from pipelines.features.language.rows import (
     may_be_null,
 )
 from pipelines.features.language.tree import signature
+from pipelines.tables.declare import INTEGER, MONEY, MOVED, NUMBER, TEXT, TEXTS, TIME, Log
 
 AT: Final = EVENT_TIMESTAMP
 ORDER: Final = "row_order"
@@ -42,10 +42,10 @@ _IBIS_TYPES: Final = {
 }
 
 
-def log_table(name: str) -> ir.Table:
+def log_table(log: Log) -> ir.Table:
     """An unbound Ibis table with the columns of one processed log."""
-    types = {column: _IBIS_TYPES[kind] for column, kind in BY_NAME[name].types.items()}
-    return ibis.table(types, name=name)
+    types = {column: _IBIS_TYPES[kind] for column, kind in log.types.items()}
+    return ibis.table(types, name=log.name)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def prepare(
         aggregations: of these rows.
         all_rows: whether more is wanted than the rows that an aggregation counts.
     """
-    table = log_table(rows.log.name)
+    table = log_table(rows.log)
     if rows.kind == FACTS:
         table = table.filter(table["op"] == "I")
     elif rows.kind == REPORTS:

@@ -15,13 +15,13 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any, Final
 
-from pipelines.change_log.logs import MOVED
 from pipelines.features.compilers.evaluation import evaluate, microseconds
 from pipelines.features.language.aggregations import Aggregation, AsOf, RowTime
 from pipelines.features.language.expressions import Typed
 from pipelines.features.language.group import FeatureGroup, WhileKnown
 from pipelines.features.language.rows import CHANGES, FACTS, REPORTS, Column, Rows, SincePrevious
 from pipelines.features.language.tree import signature
+from pipelines.tables.declare import MOVED
 
 Row = Mapping[str, Any]
 Key = tuple[Any, ...]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pipelines.errors import DeclarationError
 from pipelines.features.language.expressions import (
     Expression,
     Typed,
@@ -29,7 +30,6 @@ from pipelines.features.language.value_types import (
     STRING,
     STRINGS,
     WHOLE,
-    DeclarationError,
     Type,
 )
 

@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeAlias
 
+from pipelines.errors import DeclarationError
 from pipelines.features.language.value_types import (
     FLAG,
     FLOAT,
@@ -21,7 +22,6 @@ from pipelines.features.language.value_types import (
     STRING,
     WHOLE,
     WORDS,
-    DeclarationError,
     Type,
     is_numeric,
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipelines.errors import DeclarationError
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.language.aggregations import Aggregation, AsOf
 from pipelines.features.language.expressions import Expression, Typed, literal, resolve, walk
 from pipelines.features.language.rows import CHANGES, Column, Rows, SincePrevious
-from pipelines.features.language.value_types import DeclarationError, Type
+from pipelines.features.language.value_types import Type
+from pipelines.tables.declare import NAME
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class FeatureGroup:
             then in which all features are null.
         features: by name, in the order of the dictionary.
         about: when a row is due, in words.
+        ttl: how long a row is served online after its event time, in microseconds; 0 for as long
+            as there is no newer one. As `owner` and `tags`, it is for a group that is declared
+            outside of the package: those of `feature_repo` say it there.
+        owner: who answers for it.
+        tags: what else Feast's registry shall say of it.
     """
 
     name: str
@@ -55,6 +62,9 @@ class FeatureGroup:
     entity: Rows
     features: Mapping[str, Feature]
     about: str = ""
+    ttl: int = 0
+    owner: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def triggers(self) -> tuple[Rows, ...]:
@@ -97,6 +107,9 @@ def group(
     entity: Rows,
     features: Sequence[Feature],
     about: str = "",
+    ttl: int = 0,
+    owner: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> FeatureGroup:
     """Declare a group.
 
@@ -107,12 +120,15 @@ def group(
         entity: changes of the record that stands for the entity.
         features: in the order of the dictionary.
         about: when a row is due, in words.
+        ttl, owner, tags: see `FeatureGroup`; give the time to live as `days(…)` or `hours(…)`.
 
     Raises:
         DeclarationError: it cannot be meant; the group and the feature are named.
     """
     triggers = (rows,) if isinstance(rows, (Rows, WhileKnown)) else tuple(rows)
-    whole = FeatureGroup(name, tuple(keys), triggers, entity, {}, about)
+    whole = FeatureGroup(
+        name, tuple(keys), triggers, entity, {}, about, ttl, owner, dict(tags or {})
+    )
     try:
         _check(whole)
     except DeclarationError as error:
@@ -121,6 +137,10 @@ def group(
     made: dict[str, Feature] = {}
     for feature in features:
         try:
+            if not NAME.fullmatch(feature.name):
+                raise DeclarationError(
+                    "the name must be of a–z, 0–9 and _, and begin with a letter"
+                )
             if feature.name in (*made, *keys, EVENT_TIMESTAMP, CREATED_TIMESTAMP):
                 raise DeclarationError("there are two columns of this name: it must be its own")
             found = literal(resolve(feature.value, known))
@@ -134,6 +154,13 @@ def group(
 
 
 def _check(found: FeatureGroup) -> None:
+    for name in (found.name, *found.keys):
+        if not NAME.fullmatch(name):
+            raise DeclarationError(
+                f"{name!r} is no name: it must be of a–z, 0–9 and _, and begin with a letter"
+            )
+    if found.ttl < 0:
+        raise DeclarationError("its ttl is negative: it must be at least 0")
     if not found.keys or len(set(found.keys)) < len(found.keys):
         raise DeclarationError("it needs at least one key, and each once")
     if not found.triggers:
@@ -158,7 +185,12 @@ def _check(found: FeatureGroup) -> None:
 
 def _check_keys(found: FeatureGroup, rows: Rows) -> None:
     for key in found.keys:
-        rows.column_of(key)
+        column, entity = rows.column_of(key), found.entity.column_of(key)
+        if rows.log.types[column] != found.entity.log.types[entity]:
+            raise DeclarationError(
+                f"{rows.log.name}.{column} and {found.entity.log.name}.{entity}, which both stand"
+                f" for the key {key}, are of different types"
+            )
 
 
 def _check_feature(group: FeatureGroup, found: Typed) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipelines.change_log.logs import BY_NAME, MOVED, Log
+from pipelines.errors import DeclarationError
 from pipelines.features.columns import COMMITTED_AT
 from pipelines.features.language.expressions import Call, Expression, Literal, Typed, Unresolved
-from pipelines.features.language.value_types import OF_COLUMN, SPAN, DeclarationError, Type
+from pipelines.features.language.value_types import OF_COLUMN, SPAN, Type
+from pipelines.tables.declare import MOVED, Log
 
 FACTS: Final = "facts"
 CHANGES: Final = "changes"
@@ -111,54 +112,60 @@ class SincePrevious(Typed):
     type: Type = SPAN
 
 
-def facts(log: str, at: str) -> Rows:
+def facts(log: Log, at: str | None = None) -> Rows:
     """What was inserted into a log of facts.
 
+    Args:
+        log: an append-only one.
+        at: the column with the event time; the log's `event_time` when this is left out.
+
     Raises:
-        DeclarationError: there is no such log or column, or its rows are not facts.
+        DeclarationError: there is no such column, or the log's rows are not facts.
     """
-    found = _log(log)
-    if not found.append_only:
-        allowed = ", ".join(name for name, other in BY_NAME.items() if other.append_only)
-        raise DeclarationError(f"{log} is no log of facts: use changes(); facts are in {allowed}")
-    return _rows(found, at, FACTS)
+    _check_log(log)
+    if not log.append_only:
+        raise DeclarationError(f"{log.name} is no append-only log: use changes() of it")
+    return _rows(log, at or str(log.event_time), FACTS)
 
 
-def changes(log: str, at: str | None = None) -> Rows:
+def changes(log: Log, at: str | None = None) -> Rows:
     """Every state of a log's records, deletions included.
 
     Args:
-        log: its name.
+        log: the log.
         at: the column with the event time, which deletions must have too: `committed_at`, or the
             log's own (`changed_at`), which is taken when this is left out.
 
     Raises:
-        DeclarationError: there is no such log or column, or deletions have no time there.
+        DeclarationError: there is no such column, or deletions have no time there.
     """
-    found = _log(log)
-    timed = list(dict.fromkeys([found.changed_at or COMMITTED_AT, COMMITTED_AT]))
+    _check_log(log)
+    timed = list(dict.fromkeys([log.changed_at or COMMITTED_AT, COMMITTED_AT]))
     at = at or timed[0]
-    if at in found.types and at not in timed:
+    if at in log.types and at not in timed:
         raise DeclarationError(
-            f"deletions from {log} have no time in {at}: changes() are at {' or '.join(timed)}"
+            f"deletions from {log.name} have no time in {at}: changes() are at {' or '.join(timed)}"
         )
-    return _rows(found, at, CHANGES)
+    return _rows(log, at, CHANGES)
 
 
-def reports(log: str, at: str) -> Rows:
+def reports(log: Log, at: str) -> Rows:
     """The last state of each record that has the time `at`, for example when it was delivered.
 
+    Args:
+        log: one that marks moves.
+        at: the column with the event time; a record is reported once it is there.
+
     Raises:
-        DeclarationError: there is no such log or column.
+        DeclarationError: there is no such column, or the log does not mark moves.
     """
-    found = _log(log)
-    if not found.marks_moves:
-        allowed = ", ".join(name for name, other in BY_NAME.items() if other.marks_moves)
+    _check_log(log)
+    if not log.marks_moves:
         raise DeclarationError(
-            f"{log} does not say which records have other keys now, as reports() must know;"
-            f" these do: {allowed}"
+            f"{log.name} does not say which records have other keys now, as reports() must know:"
+            " declare it with marks_moves=True"
         )
-    return _rows(found, at, REPORTS)
+    return _rows(log, at, REPORTS)
 
 
 def since_previous(rows: Rows) -> SincePrevious:
@@ -184,10 +191,12 @@ def may_be_null(value: Expression | None) -> bool:
     return value.operation == "ratio" or any(map(may_be_null, value.arguments))
 
 
-def _log(name: str) -> Log:
-    if name not in BY_NAME:
-        raise DeclarationError(f"there is no log {name}: there are {', '.join(BY_NAME)}")
-    return BY_NAME[name]
+def _check_log(log: object) -> None:
+    if not isinstance(log, Log):
+        raise DeclarationError(
+            f"{log!r} is no declared log: take one of pipelines.tables.shop, such as ORDERS, or one"
+            " of your own"
+        )
 
 
 def _rows(log: Log, at: str, kind: str) -> Rows:

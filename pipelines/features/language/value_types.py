@@ -8,12 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipelines.change_log.logs import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
-from pipelines.errors import SynchroChainError
-
-
-class DeclarationError(SynchroChainError):
-    """A declaration that cannot be meant: it names the group, the feature and what is allowed."""
+from pipelines.tables.declare import INTEGER, MONEY, NUMBER, TEXT, TEXTS, TIME
 
 
 @dataclass(frozen=True)

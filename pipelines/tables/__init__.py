@@ -1,0 +1,1 @@
+"""The live tables and their logs, each declared once: columns, types, rules, references."""
