@@ -1,4 +1,4 @@
-"""Runs the feature functions on DuckDB."""
+"""Computes a declared view on any DuckDB connection: in a notebook, a script, a test."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pipelines.features.views import VIEWS, view_named
 class FeatureEngineer:
     """Computes feature views on a DuckDB connection whose relations are named after the logs.
 
-    The same compiled statement serves the batch flow, whose relations read Parquet, and the
-    real-time flow, whose relations are tables in memory.
+    It runs the statements that the two flows run: `view_named(view).query(…)`.
     """
 
     views: Final = tuple(view.name for view in VIEWS)

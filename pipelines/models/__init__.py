@@ -1,2 +1,1 @@
-"""The models: networks, losses, encodings and the environment; no input, no output, nothing else
-of ours."""
+"""One folder per model, from its features to its evaluation."""

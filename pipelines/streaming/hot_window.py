@@ -135,8 +135,8 @@ class WindowWriter:
             watermarks: by view, the event time from which on its rows are exact.
 
         Returns:
-            By view, the hashes of the keys that are affected; and the `seq` of changes left to the
-            batch flow, since the history of their key is not in the window.
+            By view, the hashes of the keys that are affected; and the `seq` of changes
+            deferred to the batch flow, since the history of their key is not in the window.
         """
         affected: dict[str, set[int]] = {}
         cold: list[int] = []
@@ -152,7 +152,7 @@ class WindowWriter:
                 if source is None:
                     beside, changed = self._beside(view, log, mine)
                     affected.setdefault(view.name, set()).update(beside)
-                    cold += changed  # of offsets not in the window the rows are computed anew too
+                    cold += changed  # for the keys that are not in the window
                 names = [hashed(view) if source else NO_HASH, *hot_columns(view, log)]
                 if source:
                     hashes = affected.setdefault(view.name, set())

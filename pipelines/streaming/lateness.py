@@ -1,8 +1,8 @@
 """What is late: watermarks follow the newest event times, and tell late changes from others.
 
 A view's rows are exact here from its watermark on: `allowed_lateness` before the newest event time
-of its logs. A change before it is late: its rows are left to the batch flow, which sees all of
-history.
+of its logs. A change before it is late: its rows are deferred to the batch flow, which sees
+all of history.
 """
 
 from __future__ import annotations

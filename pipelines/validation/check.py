@@ -48,7 +48,8 @@ def check(
 
     A row is rejected for a wrong type, a value out of range, a missing key or an unknown parent.
     Parents are checked before children, so a row whose parent is rejected is rejected as well, and
-    one whose parent is accepted now is accepted with it. See `lives` for the rules of `op`.
+    one whose parent is accepted now is accepted with it. `normalise_operations`
+    has the rules of `op`.
 
     Args:
         connection: a workspace that holds `raw_<log>` and `old_<log>` for each log.

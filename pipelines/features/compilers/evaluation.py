@@ -1,4 +1,4 @@
-"""What the operations of row and feature expressions are, on single Python values.
+"""What the operations of row and feature expressions are, on single Python values: for `state`.
 
 Null is None, and logic has three values, as in SQL.
 """
