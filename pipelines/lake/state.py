@@ -128,7 +128,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         with self._transaction() as connection:
             connection.execute("DELETE FROM cycles WHERE started_at < ?", (as_text(before),))
             connection.execute(
-                "DELETE FROM late_changes WHERE cycle < (SELECT min(id) FROM cycles)"
+                "DELETE FROM resolved_changes WHERE cycle < (SELECT min(id) FROM cycles)"
             )
 
     def commit_pending(
@@ -182,7 +182,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
                 [(view, as_text(a), as_text(b)) for view, (a, b) in (to_materialize or {}).items()],
             )
             connection.executemany(
-                "INSERT INTO late_changes VALUES (?, ?, ?)",
+                "INSERT INTO resolved_changes VALUES (?, ?, ?)",
                 [(cycle, log, seq) for log, seqs in (resolved or {}).items() for seq in seqs],
             )
             connection.executemany(
@@ -191,7 +191,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
 
     def last_resolved_cycle(self) -> int:
         """The last cycle that accepted rows which were rejected before; 0 if there is none."""
-        rows = self._query("SELECT coalesce(max(cycle), 0) AS cycle FROM late_changes")
+        rows = self._query("SELECT coalesce(max(cycle), 0) AS cycle FROM resolved_changes")
         return int(rows[0]["cycle"])
 
     def resolved_changes(self, after: int) -> tuple[int, dict[str, list[int]]]:
@@ -202,7 +202,9 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         """
         found: dict[str, list[int]] = {}
         last = after
-        for row in self._query("SELECT * FROM late_changes WHERE cycle > ? ORDER BY seq", after):
+        for row in self._query(
+            "SELECT * FROM resolved_changes WHERE cycle > ? ORDER BY seq", after
+        ):
             found.setdefault(row["log"], []).append(row["seq"])
             last = max(last, row["cycle"])
         return last, found
@@ -221,7 +223,7 @@ class PipelineState(ReaderOffsets, PublishedFiles):
             connection.execute("UPDATE files SET status = 'pending'")
             connection.execute("DELETE FROM offsets")
             connection.execute("DELETE FROM pending_materializations")
-            connection.execute("DELETE FROM late_changes")
+            connection.execute("DELETE FROM resolved_changes")
             connection.execute(
                 "DELETE FROM metadata WHERE name IN (?, ?) OR name LIKE 'trimmed %'",
                 (STREAM_STATUS, DELETIONS_UNCHECKED),

@@ -88,6 +88,9 @@ _DECLARED_BY_FEATURE: Final = (
 )
 """What the published rows were declared from: one hash by view, before there was one by feature."""
 
+_RESOLVED: Final = ("ALTER TABLE late_changes RENAME TO resolved_changes",)
+"""Late is what is older than a watermark."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FORMAT_1,
     _FILES_KNOWN,
@@ -97,6 +100,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FIELD_WORDS,
     _STREAM_WORDS,
     _DECLARED_BY_FEATURE,
+    _RESOLVED,
 )
 """Statements by step; the first creates a new file, each later one leads to the next format."""
 

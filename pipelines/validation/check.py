@@ -69,8 +69,8 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
     connection.execute(
         f"CREATE OR REPLACE TABLE ready AS {ready(log, rejected) if waiting else empty(log)}"
     )
-    late = count(connection, "ready")
-    if not late and not count(connection, f"raw_{log.name}"):
+    retried = count(connection, "ready")
+    if not retried and not count(connection, f"raw_{log.name}"):
         connection.execute(f"CREATE OR REPLACE VIEW new_{log.name} AS {empty(log)}")
         end_waiting(connection, log)
         return Checked(given_up=given_up(connection, log, rejected) if waiting else ())
@@ -89,7 +89,7 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
     _attach_keys(connection, log)
     if waiting or count(connection, f"bad_{log.name}"):
         end_waiting(connection, log)
-    resolved = passed(connection, log) if late else []
+    resolved = passed(connection, log) if retried else []
     ended = given_up(connection, log, rejected) if waiting else []
     normalise_operations(connection, log)
     if log.marks_moves and count(connection, RENAMED):
@@ -106,7 +106,7 @@ def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) 
         f"SELECT {columns(log)} FROM typed_{log.name} {good}"
     )
     accepted = count(connection, f"typed_{log.name}") - bad
-    again = late - len(resolved)
+    again = retried - len(resolved)
     return Checked(accepted - len(resolved), bad - again, resolved, ended)
 
 

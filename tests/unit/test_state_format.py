@@ -150,6 +150,20 @@ def test_a_report_that_is_no_document_does_not_hinder_the_upgrade(tmp_path: Path
     assert PipelineState(path).metadata(STREAM_STATUS) == "{"
 
 
+def test_rows_resolved_under_an_earlier_format_are_still_to_be_taken_in(tmp_path: Path) -> None:
+    """A streamer that starts after the upgrade learns of them; they were called late changes."""
+    path = unnumbered(tmp_path / "state.db")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for step in STEPS[1:8]:
+            for statement in step:
+                connection.execute(statement)
+        connection.execute("INSERT INTO late_changes VALUES (4, 'orders', 17), (2, 'users', 5)")
+    set_version(path, 8)
+    state = PipelineState(path)
+    assert state.last_resolved_cycle() == 4
+    assert state.resolved_changes(2) == (4, {"orders": [17]})
+
+
 def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:
     """Also when another process upgrades it while this one uses it."""
     path = tmp_path / "state.db"

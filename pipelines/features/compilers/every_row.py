@@ -34,7 +34,7 @@ from pipelines.features.language.group import FeatureGroup
 from pipelines.features.language.tree import signature
 
 _WEIGHT: Final = 2**40
-"""A text's score is its count, then how late its last row stands among its key's."""
+"""A text's score is its count, then where its last row stands among its key's."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _with_state(plan: Plan, found: ir.Table, state: States, *, is_there: bool) -
 
 
 def _word_states(plan: Plan) -> list[States]:
-    """How late the last row of each word of a vocabulary stands among its key's."""
+    """Where the last row of each word of a vocabulary stands among its key's."""
     found: list[States] = []
     for prepared, some in plan.by_rows("most_frequent"):
         for a in {signature(a.of): a for a in some if vocabulary(a)}.values():

@@ -1,7 +1,9 @@
 """A group's newest rows in Python, key by key, as changes come in. Not used by the streamer yet.
 
-The streamer runs the SQL of `newest_row`; an engine that keeps states will take this one, and until
-then the property tests hold it to the same meaning. For each key it holds the rows that its windows may still need, in order of time. A change touches
+The streamer runs the SQL of `newest_row`. An engine that keeps states will take this one; until
+then the property tests hold it to the same meaning.
+
+For each key it holds the rows that its windows may still need, in order of time. A change affects
 the keys that it is about; a row is computed from what its key holds.
 """
 

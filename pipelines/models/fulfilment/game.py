@@ -182,15 +182,15 @@ class FulfilmentGame:
     def _advance(self) -> None:
         """Let the time until the next order pass: midnights, and what a day ago has left."""
         e, now = self.episodes, self.turn
-        while (late := np.flatnonzero(self._today < e.day[:, now])).size:
-            self._today[late] += 1
-            day = self._today[late]
-            self.stock[late] += self.arriving[late, day]
-            due = day[:, None] + e.leads[late, day]
-            r, s = np.nonzero((self.used[late] > 0) & (due < self.config.days))
-            self.arriving[late[r], due[r, s], s] += self.used[late[r], s].astype(np.int32)
-            self.used[late] = 0
-            self.packed[late] = 0
+        while (behind := np.flatnonzero(self._today < e.day[:, now])).size:
+            self._today[behind] += 1
+            day = self._today[behind]
+            self.stock[behind] += self.arriving[behind, day]
+            due = day[:, None] + e.leads[behind, day]
+            r, s = np.nonzero((self.used[behind] > 0) & (due < self.config.days))
+            self.arriving[behind[r], due[r, s], s] += self.used[behind[r], s].astype(np.int32)
+            self.used[behind] = 0
+            self.packed[behind] = 0
         while True:
             oldest = np.minimum(self._oldest, self.length - 1)
             past = e.time[self._rows, oldest] <= e.time[:, now] - DAY_HOURS

@@ -46,10 +46,10 @@ class RollingProgramme:
             self._packing = np.zeros((batch, game.shop.demand.shape[0]))
             self._stock = np.zeros(game.stock.shape)
         today = game.episodes.day[:, now]
-        late = np.flatnonzero(self._days < today)
-        if late.size:
-            self._days[late] = today[late]
-            self._solve(game, late)
+        behind = np.flatnonzero(self._days < today)
+        if behind.size:
+            self._days[behind] = today[behind]
+            self._solve(game, behind)
         rows, place = np.arange(batch)[:, None], np.maximum(game.candidates[:, now], 0)
         held = self._stock[rows, game.episodes.shelf[:, now]] * game.quantity[:, now, None]
         prices = self._packing[rows, place] + held
