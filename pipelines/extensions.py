@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cache
 from types import ModuleType
 from typing import Final, TypeVar
@@ -36,8 +36,8 @@ _CIRCLE: Final = (
 T = TypeVar("T")
 
 
-def declared(kind: type[T], known: Iterable[T]) -> tuple[T, ...]:
-    """What the modules declare of one kind, in their order, each once.
+def declared(kind: type[T], known: Collection[T]) -> dict[T, str]:
+    """What the modules declare of one kind, in their order, each with the first module's name.
 
     Args:
         kind: `Log` or `FeatureGroup`.
@@ -47,14 +47,17 @@ def declared(kind: type[T], known: Iterable[T]) -> tuple[T, ...]:
         ConfigurationError: there is no such module.
         DeclarationError: a module cannot be imported.
     """
-    own = {id(one) for one in known}
-    found = {
-        id(value): value
-        for module in modules()
-        for value in vars(module).values()
-        if isinstance(value, kind) and id(value) not in own
-    }
-    return tuple(found.values())
+    found: dict[T, str] = {}
+    for module in modules():
+        for value in vars(module).values():
+            if isinstance(value, kind) and value not in known:
+                found.setdefault(value, module.__name__)
+    return found
+
+
+def is_set() -> bool:
+    """Whether the setting is there, be it empty."""
+    return FEATURES in os.environ
 
 
 @cache

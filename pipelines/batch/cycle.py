@@ -33,6 +33,7 @@ from pipelines.lake.declarations import (
     DeclarationWatch,
     ViewChange,
     as_recorded,
+    check_setting,
     compare,
 )
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
@@ -103,6 +104,7 @@ class DataProcessor:
         """
         self._declarations.look()
         changes_declared = compare(self._state)
+        check_setting(changes_declared)
         readers = readers_of(self._data)
         check_published(self._state, self._config)
         history = {log.name: self._state.files("log", log.name) for log in LOGS}

@@ -56,8 +56,8 @@ def outside_views(
     """
     known = {entity.join_key: entity for entity in entities}
     found: list[Entity | FeatureView] = []
-    for group in OUTSIDE:
-        schema = VIEWS_BY_NAME[group.name].schema
+    for name in OUTSIDE:
+        group, schema = VIEWS_BY_NAME[name].group, VIEWS_BY_NAME[name].schema
         for key in group.keys:
             if key not in known:
                 whole = pa.types.is_integer(schema.field(key).type)

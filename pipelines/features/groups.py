@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipelines.errors import ConfigurationError, DeclarationError
@@ -92,6 +92,7 @@ def _check_modules() -> None:
 
 
 _check_modules()
-OUTSIDE: Final = declared(FeatureGroup, OWN)
-"""Those that the modules of `SYNCHROCHAIN_FEATURES` declare."""
-GROUPS: Final = all_groups(OWN, OUTSIDE, LOGS)
+_outside: Final = declared(FeatureGroup, OWN)
+OUTSIDE: Final[Mapping[str, str]] = {group.name: module for group, module in _outside.items()}
+"""By name of a group that a module of `SYNCHROCHAIN_FEATURES` declares, that module."""
+GROUPS: Final = all_groups(OWN, tuple(_outside), LOGS)

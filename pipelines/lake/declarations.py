@@ -11,11 +11,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pipelines.errors import DeclaredAnewError
+from pipelines import extensions
+from pipelines.errors import ConfigurationError, DeclaredAnewError
+from pipelines.features.groups import OUTSIDE
 from pipelines.features.language.tree import signature
 from pipelines.features.views import VIEWS, View
 from pipelines.lake.state import DECLARED, PipelineState
 from pipelines.lake.state_values import as_document
+from pipelines.settings import FEATURES
 
 UNCHANGED: Final = "unchanged"
 NEW: Final = "new"
@@ -35,6 +38,7 @@ class ViewChange:
         rows_changed: whether rows are due at other times, or have other keys.
         order_changed: whether the features stand in another order, and nothing else differs.
         known: the features that its rows were stored with, as far as is recorded.
+        module: the module that declared it, if that was one from outside of the package.
     """
 
     view: str
@@ -45,6 +49,7 @@ class ViewChange:
     rows_changed: bool = False
     order_changed: bool = False
     known: tuple[str, ...] = ()
+    module: str = ""
 
     @property
     def why(self) -> str:
@@ -98,8 +103,10 @@ class DeclarationWatch:
 
         Raises:
             DeclaredAnewError: it was not.
+            ConfigurationError: a module declared some of it, and no module is named here.
         """
         self.recorded = self._state.metadata(DECLARED)
+        check_setting(_compared(as_document(self.recorded) or {}, (), VIEWS))
         if self.recorded is not None and (other := _differing(self.recorded)):
             raise DeclaredAnewError(other, "published")
 
@@ -113,6 +120,20 @@ class DeclarationWatch:
         if recorded is not None and recorded != self.recorded and (other := _differing(recorded)):
             raise DeclaredAnewError(other, "since")
         self.recorded = recorded
+
+
+def check_setting(changes: Iterable[ViewChange]) -> None:
+    """Make sure that groups are not given up because a setting was forgotten.
+
+    Raises:
+        ConfigurationError: a module declared some, and no module is named any more.
+    """
+    gone = {change.view: change.module for change in changes if change.module}
+    if gone and not extensions.is_set():
+        raise ConfigurationError(
+            f"{', '.join(gone)}: declared by {', '.join(sorted({*gone.values()}))}, and {FEATURES}"
+            f" is not set here: set it as before, or to nothing ({FEATURES}=) to give their rows up"
+        )
 
 
 def declared_otherwise(state: PipelineState) -> list[str]:
@@ -135,8 +156,10 @@ def _compared(
         _change(view.name, recorded.get(view.name), view.name in published, _declared(view))
         for view in views
     ]
-    gone = sorted({*recorded, *published} - {*names})
-    return changes + [ViewChange(n, REMOVED, known=_features(recorded.get(n))) for n in gone]
+    for name in sorted({*recorded, *published} - {*names}):
+        known = recorded.get(name)
+        changes.append(ViewChange(name, REMOVED, known=_features(known), module=_module(known)))
+    return changes
 
 
 def _differing(recorded: str) -> list[str]:
@@ -165,6 +188,10 @@ def _change(name: str, known: Any, published: bool, now: Mapping[str, Any]) -> V
     )
 
 
+def _module(known: Any) -> str:
+    return str(known.get("module", "")) if isinstance(known, Mapping) else ""
+
+
 def _features(known: Any) -> tuple[str, ...]:
     features = known.get("features") if isinstance(known, Mapping) else None
     return tuple(features) if isinstance(features, Mapping) else ()
@@ -174,7 +201,9 @@ def _declared(view: View) -> dict[str, Any]:
     group = view.group
     due = [(signature(r), r is not d) for r, d in zip(group.triggers, group.rows, strict=True)]
     keys = [(key, str(view.schema.field(key).type)) for key in group.keys]
+    module = OUTSIDE.get(group.name)
     return {
+        **({"module": module} if module else {}),
         "whole": view.declaration,
         "rows": _hash((keys, due, signature(group.entity))),
         "features": {

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pipelines.features.views import LONGEST_WINDOW, VIEWS_BY_NAME
-from pipelines.lake.declarations import REMOVED, UNCHANGED, ViewChange, compare
+from pipelines.lake.declarations import REMOVED, UNCHANGED, ViewChange, check_setting, compare
 from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
 from pipelines.lake.state_copy import copied_state
 from pipelines.settings import BatchConfig
@@ -95,7 +95,9 @@ def feature_plan(config: BatchConfig, now: datetime) -> FeaturePlan:
         logs: dict[str, int] = {}
         for file in state.files("log"):
             logs[file.name] = logs.get(file.name, 0) + file.rows
-        return FeaturePlan(False, [_group(state, c, logs, horizon) for c in compare(state)])
+        changes = compare(state)
+        check_setting(changes)
+        return FeaturePlan(False, [_group(state, c, logs, horizon) for c in changes])
 
 
 def _group(

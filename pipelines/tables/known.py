@@ -94,7 +94,7 @@ def _refuse_circles(logs: tuple[Log, ...], by_name: Mapping[str, Log]) -> None:
         raise DeclarationError("logs refer to one another in a circle: leave out one way") from None
 
 
-LOGS: Final = all_logs(SHOP_LOGS, declared(Log, SHOP_LOGS))
+LOGS: Final = all_logs(SHOP_LOGS, tuple(declared(Log, SHOP_LOGS)))
 BY_NAME: Final[Mapping[str, Log]] = {log.name: log for log in LOGS}
 
 if set(READING_ORDER) != set(DATABASE_NAMES):

@@ -145,6 +145,30 @@ def test_a_table_that_was_not_declared_for_a_while_is_read_from_where_it_stood(
     assert len(shop.published("view", "user_returns")) == 7
 
 
+def test_a_forgotten_setting_gives_nothing_up(shop: Shop, knowing: BatchProcess) -> None:
+    """A cycle without it, say by cron, changes nothing: one line says what to set."""
+    shop.returns(1, 2)
+    cycle(knowing, shop)
+    before = shop.published("view", "user_returns")
+    lines = (
+        "from pipelines.batch import BatchConfig, BatchProcessor",
+        "from pipelines.settings import DataConfig",
+        "from pipelines.errors import SynchroChainError",
+        f"folder = {str(shop.folder)!r}",
+        "processor = BatchProcessor(BatchConfig(data_dir=folder), DataConfig(data_dir=folder))",
+        "try: processor.run_cycle(update=False)",
+        "except SynchroChainError as error: print(error)",
+    )
+    said = python(None, *lines)
+    assert said == (
+        "user_returns: declared by shop_returns, and SYNCHROCHAIN_FEATURES is not set here: set it"
+        " as before, or to nothing (SYNCHROCHAIN_FEATURES=) to give their rows up\n"
+    )
+    assert shop.published("view", "user_returns") == before
+    assert python("", *lines) == ""
+    assert shop.published("view", "user_returns") == []
+
+
 def test_what_is_not_declared_is_not_trimmed(shop: Shop) -> None:
     """Nobody has read it; what is declared goes when it has expired."""
     old = NOW - timedelta(days=90)
@@ -189,13 +213,19 @@ def stream(shop: Shop, modules: Path) -> str:
 
 def knowing_python(modules: Path, *lines: str) -> str:
     """What lines of Python print in a process that knows returns."""
-    environment = os.environ | {
-        "SYNCHROCHAIN_FEATURES": "shop_returns",
-        "PYTHONPATH": os.pathsep.join([str(modules), str(PROJECT_ROOT)]),
-    }
+    return python("shop_returns", *lines, path=str(modules))
+
+
+def python(features: str | None, *lines: str, path: str = "") -> str:
+    """What lines of Python print; without `features` the setting is not there."""
+    environment = dict(os.environ)
+    environment.pop("SYNCHROCHAIN_FEATURES", None)
+    paths = [path, str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
+    if features is not None:
+        environment["SYNCHROCHAIN_FEATURES"] = features
     ran = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],
-        env=environment,
+        env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
         check=True,
