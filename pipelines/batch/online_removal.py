@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.feast_plugins.repository import description, is_ours
+from pipelines.feast_plugins.repository import CHECKED, description, is_ours
 from pipelines.lake.process_lock import STREAM_LOCK, held_by
 from pipelines.lake.state import STALE_ONLINE, STALE_VIEWS, PipelineState
 from pipelines.settings import BatchConfig, DataConfig
@@ -110,6 +110,7 @@ def forget_stale_views(
             forget_views(client, stale)
             client.delete(STREAM_MARK)  # a streamer that writes already has to do so again
         logger.info("removed %d values of %s online", removed, ", ".join(stale))
+        state.forget_metadata(CHECKED)  # that there are fewer keys is no loss
     state.forget_metadata(STALE_VIEWS)
 
 

@@ -66,7 +66,10 @@ def print_plan(plan: FeaturePlan) -> None:
         ],
     )
     for group in plan.differing:
-        answers.print(f"{group.change.view}: {group.change.why}; {_what_comes(group)}")
+        said = f"{group.change.view}: {group.change.why}; {_what_comes(group)}"
+        if group.models:
+            said += f"; versions of {', '.join(group.models)} read it: train them again"
+        answers.print(said)
     answers.print(
         "`synchrochain batch --once` does it; then start again what runs: the stream, batch "
         "cycles, the server of decisions"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pipelines.errors import UnknownNameError
 from pipelines.features.views import LONGEST_WINDOW, VIEWS_BY_NAME
 from pipelines.lake.declarations import REMOVED, UNCHANGED, ViewChange, check_setting, compare
 from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
@@ -31,6 +32,7 @@ class GroupPlan:
         log_rows: by log, the processed rows that will be read; what is new comes on top.
         expired_before: where published rows are older than what the processed logs hold whole: up
             to then they are computed from what is left.
+        models: registered models that read it: their versions have to be trained again.
         seconds: about how long it will take; None where nothing was measured that tells.
         measured_in: the number of the cycle that tells.
     """
@@ -40,6 +42,7 @@ class GroupPlan:
     rows: int
     files: int
     log_rows: Mapping[str, int]
+    models: Sequence[str] = ()
     expired_before: datetime | None = None
     seconds: float | None = None
     measured_in: int | None = None
@@ -59,6 +62,7 @@ class GroupPlan:
             "rows": self.rows,
             "files": self.files,
             "log_rows": dict(self.log_rows),
+            "models": list(self.models),
             "expired_before": self.expired_before,
             "seconds": self.seconds,
             "measured_in_cycle": self.measured_in,
@@ -106,7 +110,7 @@ def _group(
     files = state.files("view", change.view)
     rows = sum(file.rows for file in files)
     if change.kind in (UNCHANGED, REMOVED):
-        return GroupPlan(change, False, rows, len(files), {})
+        return GroupPlan(change, False, rows, len(files), {}, _models_that_read(change))
     needed = VIEWS_BY_NAME[change.view].group.logs
     log_rows = {name: logs[name] for name in needed if name in logs}
     measured = _measured(state, change.view, rows)
@@ -116,10 +120,21 @@ def _group(
         rows=rows,
         files=len(files),
         log_rows=log_rows,
+        models=_models_that_read(change),
         expired_before=horizon if _reaches_back(files, needed, horizon) else None,
         seconds=None if measured is None else round(rows * measured[1], 1),
         measured_in=None if measured is None else measured[0],
     )
+
+
+def _models_that_read(change: ViewChange) -> list[str]:
+    if change.kind == UNCHANGED:
+        return []
+    try:
+        from pipelines.registry.signatures import CONTRACTS
+    except UnknownNameError:  # they read a group that is gone
+        return []
+    return [name for name, contract in CONTRACTS.items() if change.view in contract.views]
 
 
 def _reaches_back(files: list[PublishedFile], logs: tuple[str, ...], horizon: datetime) -> bool:

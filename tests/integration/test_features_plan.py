@@ -118,6 +118,7 @@ def test_the_plan_names_the_features(processed: BatchProcessor) -> None:
         "changed": ["sessions_7d"],
     }
     assert found["rows_changed"]
+    assert found["models"] == ["intent_transformer", "ppo_agent"]
     said = " ".join(features(processed.config.data_dir, "plan").split())
     assert "added: carts_7d; removed: searches_7d; changed: sessions_7d" in said
 

@@ -31,6 +31,9 @@ from serving_shop import (
 )
 
 from pipelines.feast_plugins.repository import open_store
+from pipelines.features.views import VIEWS
+from pipelines.lake.declarations import as_recorded
+from pipelines.lake.state import DECLARED, PipelineState
 from pipelines.live_databases import LiveDatabases, inventory
 from pipelines.redis_server import ensure_server
 from pipelines.registry.signatures import CONTRACTS
@@ -505,6 +508,48 @@ def test_before_it_has_started_it_says_so(folder: Path, databases: LiveDatabases
         waiting.decide(an_order())
     assert waiting.readiness().reasons == ["it is starting"]
     waiting.stop()
+
+
+def test_other_declarations_are_said_once_and_while_they_last(
+    folder: Path,
+    store: Any,
+    databases: LiveDatabases,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is not ready, for features mean something else by now; decisions go on meanwhile."""
+    differing = ["user_intent"]
+    orchestrator = ModelOrchestrator(
+        LiveDatabases.open(DataConfig(data_dir=folder)),
+        OnlineFeatures(lambda: store),
+        Models.all(),
+        DecisionLog(tmp_path / "decisions.db", 10, 0.05),
+        declared_otherwise=lambda: differing,
+    )
+    with orchestrator:
+        orchestrator._look_at_declarations()
+        (reason,) = orchestrator.readiness().reasons
+        assert reason.startswith("user_intent: what is published was declared otherwise")
+        assert caplog.text.count(reason) == 1
+        assert orchestrator.decide(an_order()).status == "decided"
+        differing.clear()  # a cycle has been run with this process' declarations
+        orchestrator._look_at_declarations()
+        assert orchestrator.readiness().ready
+
+
+def test_the_declarations_are_those_of_the_data_directory(tmp_path: Path) -> None:
+    """Before there is a state none is made, and nothing differs."""
+    config = BatchConfig(data_dir=tmp_path)
+    opened = ModelOrchestrator.open(DataConfig(data_dir=tmp_path), config)
+    assert opened._declared_otherwise() == ()
+    assert not config.state_path.exists()
+    state = PipelineState(config.state_path)
+    assert opened._declared_otherwise() == []
+    state.set_metadata(DECLARED, as_recorded())
+    assert opened._declared_otherwise() == []
+    state.set_metadata(DECLARED, "{}")
+    assert opened._declared_otherwise() == [view.name for view in VIEWS]
+    opened.stop()
 
 
 def test_the_network_is_read_again_when_it_is_old(make: Make, store: Any) -> None:
