@@ -166,8 +166,9 @@ class DataProcessor:
                 files = self._state.files("view", change.view)
                 found += [file.path for file in files]
                 logger.warning(
-                    "%s is not declared any more: its %d rows are removed, offline and online",
+                    "%s is %s: its %d rows are removed, offline and online",
                     change.view,
+                    change.why,
                     sum(file.rows for file in files),
                 )
         return found

@@ -24,6 +24,7 @@ UNCHANGED: Final = "unchanged"
 NEW: Final = "new"
 CHANGED: Final = "changed"
 REMOVED: Final = "removed"
+_GONE: Final = "not declared any more, in the package or by SYNCHROCHAIN_FEATURES"
 Kind = Literal["unchanged", "new", "changed", "removed"]
 
 
@@ -55,7 +56,7 @@ class ViewChange:
     def why(self) -> str:
         """The reason in words."""
         if self.kind != CHANGED:
-            return {NEW: "a new group", REMOVED: "not declared any more"}.get(self.kind, "")
+            return {NEW: "a new group", REMOVED: _GONE}.get(self.kind, "")
         said = ["rows are due at other times, or have other keys"] if self.rows_changed else []
         said += ["the features have another order"] if self.order_changed else []
         for what in ("added", "removed", "changed"):

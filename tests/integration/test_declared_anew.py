@@ -121,9 +121,10 @@ def test_a_group_that_is_gone_takes_its_rows_with_it_and_nothing_else(
     state = processed.state
     record(state, lambda known: known.update({GONE: {**known["user_orders"]}}))
     before = state_of(processed)
+    found = {change.view: change for change in compare(state)}[GONE]
     again = started_again(processed)
     assert again.run_cycle(update=False).feature_rows == {}
-    assert f"{GONE} is not declared any more: its {file.rows} rows are removed" in caplog.text
+    assert f"{GONE} is {found.why}: its {file.rows} rows are removed" in caplog.text
     assert state.files("view", GONE) == []
     assert GONE not in state.pending_materializations()
     assert GONE not in recorded(state)

@@ -27,7 +27,7 @@ from pipelines.redis_server import connect, ensure_server, stop_server
 from pipelines.settings import BatchConfig, DataConfig
 
 PAGE = "pipelines/features/user_intent.py"
-VIEWS = "pipelines/features/views.py"
+GROUPS = "pipelines/features/groups.py"
 SOURCES = "feature_repo/data_sources.py"
 REPOSITORY = "feature_repo/feature_views.py"
 NOW = datetime(2024, 3, 10)
@@ -126,12 +126,12 @@ def with_a_group(copy: EditedCopy) -> None:
     page, source, view = python_blocks("docs/features.md")[1:4]
     copy.write("pipelines/features/user_searches.py", f'"""Searches."""\n\n{page}')
     copy.edit(
-        VIEWS,
+        GROUPS,
         "from pipelines.features.user_orders import USER_ORDERS\n",
         "from pipelines.features.user_orders import USER_ORDERS\n"
         "from pipelines.features.user_searches import USER_SEARCHES\n",
     )
-    copy.edit(VIEWS, "for group in (USER_INTENT,", "for group in (USER_SEARCHES, USER_INTENT,")
+    copy.edit(GROUPS, "OWN: Final = (USER_INTENT,", "OWN: Final = (USER_SEARCHES, USER_INTENT,")
     copy.edit(SOURCES, "order_request = ", f"{source}\norder_request = ")
     copy.edit(
         REPOSITORY,
@@ -143,7 +143,7 @@ def with_a_group(copy: EditedCopy) -> None:
 
 def without_the_group(copy: EditedCopy, *, in_feast: bool = False) -> None:
     """As the package is; or still in the feature repository."""
-    for name in (VIEWS, *(() if in_feast else (SOURCES, REPOSITORY))):
+    for name in (GROUPS, *(() if in_feast else (SOURCES, REPOSITORY))):
         copy.restore(name)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import Clock
 from live_logs import append_changes, complete_log
+from old_directory import unpack
 from redeclared import (
     CHANGES,
     GONE,
@@ -32,7 +33,6 @@ from redeclared import (
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.errors import DamagedStateError, NewerFormatError
 from pipelines.features.views import VIEWS
-from pipelines.lake.state import DECLARED
 from pipelines.lake.state_migrations import FORMAT
 from pipelines.monitoring.feature_plan import feature_plan
 from pipelines.settings import DataConfig
@@ -164,7 +164,10 @@ def test_a_new_group_and_one_that_is_gone_are_in_the_plan(processed: BatchProces
     assert (gone["change"], gone["computed"], gone["rows"]) == ("removed", False, file.rows)
     assert gone["log_rows"] == {}
     said = " ".join(features(processed.config.data_dir, "plan").split())
-    assert f"{GONE}: not declared any more; its rows are removed, offline and online" in said
+    assert (
+        f"{GONE}: not declared any more, in the package or by SYNCHROCHAIN_FEATURES; its rows are"
+        in said
+    )
 
 
 def crashed(processed: BatchProcessor) -> None:
@@ -174,16 +177,6 @@ def crashed(processed: BatchProcessor) -> None:
     path = processed.config.state_path
     subprocess.run([sys.executable, "-c", CRASHED, str(path), json.dumps(known)], check=True)
     assert path.with_name(f"{path.name}-wal").stat().st_size
-
-
-def of_an_earlier_version(processed: BatchProcessor) -> None:
-    """It has one hash by view."""
-    known = {name: of["whole"] for name, of in recorded(processed.state).items()}
-    known["user_intent"] = "another"
-    processed.state.set_metadata(DECLARED, json.dumps(known))
-    with closing(sqlite3.connect(processed.config.state_path)) as connection:
-        connection.execute(f"PRAGMA user_version = {FORMAT - 1}")
-        connection.commit()
 
 
 def at_rest(processed: BatchProcessor) -> None:
@@ -197,7 +190,7 @@ def without_live_databases(processed: BatchProcessor) -> None:
     shutil.rmtree(processed.data.db_path)
 
 
-@pytest.mark.parametrize("state", [at_rest, crashed, of_an_earlier_version, without_live_databases])
+@pytest.mark.parametrize("state", [at_rest, crashed, without_live_databases])
 def test_a_plan_writes_nothing(
     processed: BatchProcessor, state: Callable[[BatchProcessor], None]
 ) -> None:
@@ -207,6 +200,17 @@ def test_a_plan_writes_nothing(
     before = content(folder)
     assert list(differing(folder)) == ["user_intent"]
     assert content(folder) == before
+
+
+def test_a_directory_of_an_earlier_version_is_planned_and_left_as_it_is(tmp_path: Path) -> None:
+    """The next cycle upgrades it and computes every group; the plan only says so."""
+    unpack(tmp_path)
+    before = content(tmp_path)
+    found = differing(tmp_path)
+    assert list(found) == [view.name for view in VIEWS]
+    assert {(group["change"], group["computed"]) for group in found.values()} == {("changed", True)}
+    assert {group["why"] for group in found.values()} == {dict(CHANGES)[not_at_all]}
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("number", [FORMAT + 1, -1])
