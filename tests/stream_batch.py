@@ -94,7 +94,7 @@ def _cycle(asked: dict[str, Any]) -> dict[str, Any]:
         report = processor.run_cycle(update=asked["update"])
     except SynchroChainError as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"extracted": report.extracted, "quarantined": report.quarantined, "end": str(instant)}
+    return {"changes": report.changes, "quarantined": report.quarantined, "end": str(instant)}
 
 
 def _serve() -> None:

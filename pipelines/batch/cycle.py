@@ -1,6 +1,6 @@
-"""The data of one cycle, stage by stage: read, validate, transform, stage, commit.
+"""The data of one cycle, stage by stage: read, validate, transform, stage, publish.
 
-Each stage is a function that returns a value for the next one. They stand in `change_log.extract`,
+Each stage is a function that returns a value for the next one. They stand in `change_log.reading`,
 `validation.check`, `batch.transform` and `lake.publishing` (stage, publish); here is their order.
 """
 
@@ -21,8 +21,8 @@ from pipelines.batch.older_deletions import log_older_deletions_again
 from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.report import CycleReport
 from pipelines.batch.transform import Validated, transform
-from pipelines.change_log.extract import Span, extract, plan, readers_of
 from pipelines.change_log.reader import ChangeLogReader
+from pipelines.change_log.reading import Span, plan, read, readers_of
 from pipelines.errors import LiveDatabaseBusyError
 from pipelines.features.views import VIEWS_BY_NAME, compile_all
 from pipelines.lake import declared_logs
@@ -93,7 +93,7 @@ class DataProcessor:
         self._declarations = DeclarationWatch(state)
 
     def process(self, report: CycleReport) -> None:
-        """Read, validate, transform, stage and commit what is new: all of it, or nothing.
+        """Read, validate, transform, stage and publish what is new: all of it, or nothing.
 
         Args:
             report: of this cycle; what was done is entered.
@@ -110,7 +110,7 @@ class DataProcessor:
         history = {log.name: self._state.files("log", log.name) for log in LOGS}
         with workspace(self._config.data_dir / STAGING / f"cycle-{report.cycle}") as connection:
             for attempt in retrying(self._config, LiveDatabaseBusyError):
-                with attempt, report.timed("extract"):
+                with attempt, report.timed("read"):
                     changes = self._read(connection, readers, report)
             rejected = self._rejected()
             checked: Mapping[str, Checked] = {}
@@ -121,10 +121,10 @@ class DataProcessor:
                 published = [file for files in history.values() for file in files]
                 check_contents(self._state, [*published, *kept], afresh=True)
                 attach_history(connection, history)
-                with report.timed("check"):
+                with report.timed("validate"):
                     checked = check(connection, rejected)
                     for found in checked.values():
-                        self._progress("check", found.accepted + found.rejected)
+                        self._progress("validate", found.accepted + found.rejected)
                 with report.timed("transform"):
                     valid = Validated(
                         report.cycle,
@@ -140,7 +140,7 @@ class DataProcessor:
                             connection, self._config, valid, self._progress, report.feature_seconds
                         )
                     )
-            with report.timed("load"):
+            with report.timed("publish"):
                 self._commit(report, changes, checked, staged, changes_declared)
 
     def _redeclared(
@@ -198,12 +198,12 @@ class DataProcessor:
         if any(span.upto > span.after for span in spans.values()):
             # Reading SQLite leaves a core idle.
             threading.Thread(target=compile_all, daemon=True).start()
-        count = extract(
+        count = read(
             connection,
             readers,
             spans,
             self._config.batch_size,
-            lambda rows: self._progress("extract", rows),
+            lambda rows: self._progress("read", rows),
             unread,
         )
         return Changes(spans, count, created, unread)
@@ -286,7 +286,7 @@ class DataProcessor:
         self._state.forget_metadata(DELETIONS_UNCHECKED)
         if checked and self._state.metadata(KEPT_NOTE) is None:
             self._state.set_metadata(KEPT_NOTE, str(report.cycle))
-        report.extracted = changes.count
+        report.changes = changes.count
         report.accepted = {n: c.accepted for n, c in checked.items() if c.accepted}
         report.quarantined = {n: c.rejected for n, c in checked.items() if c.rejected}
         report.resolved = {n: len(c.resolved) for n, c in checked.items() if c.resolved}

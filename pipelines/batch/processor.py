@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class BatchProcessor:
-    """Runs the batch flow: extract, check, transform, load, update, cleanup.
+    """Runs the batch flow: read, validate, transform, publish, update, cleanup.
 
     Args:
         config: how often, how much, where to.
@@ -90,7 +90,7 @@ class BatchProcessor:
 
         Raises:
             CycleInProgressError: another cycle runs on this data directory, here or elsewhere.
-            SynchroChainError: a step failed. What was not loaded is repeated by the next cycle.
+            SynchroChainError: a step failed. What was not published is repeated by the next cycle.
         """
         with only_cycle(self.config):
             started = self._clock()
@@ -135,7 +135,7 @@ class BatchProcessor:
             outcome: CycleReport | SynchroChainError
             try:
                 outcome = self.run_cycle()
-                logger.info("cycle %d: %d changes", outcome.cycle, outcome.extracted)
+                logger.info("cycle %d: %d changes", outcome.cycle, outcome.changes)
             except DeclaredAnewError:
                 raise  # the next cycle would fail too
             except SynchroChainError as error:

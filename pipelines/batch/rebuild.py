@@ -6,7 +6,7 @@ import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pipelines.change_log.extract import plan, readers_of
+from pipelines.change_log.reading import plan, readers_of
 from pipelines.errors import CycleInProgressError
 from pipelines.lake.process_lock import BATCH_LOCK, only_one
 from pipelines.lake.set_aside import check_places

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-STEPS: Final = ("extract", "check", "transform", "load", "update", "cleanup")
+STEPS: Final = ("read", "validate", "transform", "publish", "update", "cleanup")
+"""Rows are transformed while they are staged, so both are `transform`."""
 
 
 @dataclass
@@ -17,7 +18,7 @@ class CycleReport:
 
     cycle: int
     started_at: str
-    extracted: int = 0
+    changes: int = 0
     accepted: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, int] = field(default_factory=dict)
     resolved: dict[str, int] = field(default_factory=dict)

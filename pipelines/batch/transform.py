@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipelines.batch.quarantine import KIND as QUARANTINE
 from pipelines.batch.quarantine import brought_up_to_date, quarantine_lines
-from pipelines.change_log.extract import Span
+from pipelines.change_log.reading import Span
 from pipelines.change_log.types import ARROW_TYPES
 from pipelines.features.columns import COMMITTED_AT, CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.views import VIEWS, VIEWS_BY_NAME, Source, View

@@ -159,8 +159,8 @@ def _cycles(outputs: dict[Path, Path], count: int, say: Say) -> dict[Path, list[
             started = time.perf_counter()
             report = processor.run_cycle(update=False)
             took = time.perf_counter() - started
-            if report.extracted != CHANGES or report.quarantined:
-                raise SynchroChainError(f"a cycle took in {report.extracted} of {CHANGES} changes")
+            if report.changes != CHANGES or report.quarantined:
+                raise SynchroChainError(f"a cycle took in {report.changes} of {CHANGES} changes")
             if number:
                 seconds[world].append(round(took, 4))
     for world, found in seconds.items():
@@ -324,7 +324,7 @@ def _ours(world: Path, output: Path) -> dict[str, Any]:
     files = [file for kind in ("view", "log") for file in processor.state.files(kind)]
     return {
         "seconds": round(seconds, 3),
-        "changes": report.extracted,
+        "changes": report.changes,
         "clickstream": report.accepted.get("clickstream", 0),
         "feature_rows": sum(report.feature_rows.values()),
         "without_rows": [view.name for view in VIEWS if not report.feature_rows.get(view.name)],

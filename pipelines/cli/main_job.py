@@ -191,10 +191,10 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
             f"{simulated['total_rows']:,} rows in the live databases",
             seconds["simulate"],
         ],
-        ["extract", f"{cycle.extracted:,} changes", cycle.seconds.get("extract", 0.0)],
-        ["check", f"{rejected:,} rejected", cycle.seconds.get("check", 0.0)],
+        ["read", f"{cycle.changes:,} changes", cycle.seconds.get("read", 0.0)],
+        ["validate", f"{rejected:,} rejected", cycle.seconds.get("validate", 0.0)],
         ["transform", f"{feature_rows:,} feature rows", cycle.seconds.get("transform", 0.0)],
-        ["load", f"{cycle.files:,} files published", cycle.seconds.get("load", 0.0)],
+        ["publish", f"{cycle.files:,} files published", cycle.seconds.get("publish", 0.0)],
         [
             "update",
             ("feast apply, " if cycle.applied else "")

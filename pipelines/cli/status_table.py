@@ -160,7 +160,7 @@ def _cycles(cycles: list[dict[str, Any]]) -> None:
             cycle["id"],
             cycle["started_at"],
             cycle["status"],
-            cycle["report"].get("extracted"),
+            cycle["report"].get("changes"),
             sum(cycle["report"].get("feature_rows", {}).values()),
             sum(cycle["report"].get("quarantined", {}).values()),
             age(sum(cycle["report"].get("seconds", {}).values())),

@@ -91,6 +91,23 @@ _DECLARED_BY_FEATURE: Final = (
 _RESOLVED: Final = ("ALTER TABLE late_changes RENAME TO resolved_changes",)
 """Late is what is older than a watermark."""
 
+_STAGES: Final = (
+    "UPDATE cycles SET step = CASE step WHEN 'extract' THEN 'read' WHEN 'check' THEN 'validate' "
+    "WHEN 'load' THEN 'publish' ELSE step END",
+    *(
+        f"UPDATE cycles SET report = json_remove(json_set(report, '$.{new}', "
+        f"json_extract(report, '$.{old}')), '$.{old}') "
+        f"WHERE CASE WHEN json_valid(report) THEN json_type(report, '$.{old}') END IS NOT NULL"
+        for old, new in {
+            "extracted": "changes",
+            "seconds.extract": "seconds.read",
+            "seconds.check": "seconds.validate",
+            "seconds.load": "seconds.publish",
+        }.items()
+    ),
+)
+"""Renames in the records of cycles."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _FORMAT_1,
     _FILES_KNOWN,
@@ -101,6 +118,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     _STREAM_WORDS,
     _DECLARED_BY_FEATURE,
     _RESOLVED,
+    _STAGES,
 )
 """Statements by step; the first creates a new file, each later one leads to the next format."""
 

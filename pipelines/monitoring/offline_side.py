@@ -16,7 +16,7 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from pipelines.change_log.extract import extract, plan, readers_of
+from pipelines.change_log.reading import plan, read, readers_of
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import Source, View
 from pipelines.lake.published_snapshot import published
@@ -150,9 +150,7 @@ def offline_side(
         files = [file for of_log in known.files.values() for file in of_log]
         check_contents(state, files, afresh=True)
         attach_history(connection, known.files)
-        extract(
-            connection, readers, spans, config.batch_size, lambda rows: progress("extract", rows)
-        )
+        read(connection, readers, spans, config.batch_size, lambda rows: progress("read", rows))
         check(connection)
         yield OfflineSide(connection, {name: span.upto for name, span in spans.items()})
 

@@ -22,7 +22,7 @@ from reference import VIEWS, compute
 
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.batch.transform import Validated, transform
-from pipelines.change_log.extract import extract, plan, readers_of
+from pipelines.change_log.reading import plan, read, readers_of
 from pipelines.errors import (
     ChangeLogGapError,
     ContractError,
@@ -341,7 +341,7 @@ def test_no_row_can_stop_the_flow(
     """However absurd a value, its row is rejected or computed; the cycle ends well."""
     change(data, table, row)
     report = processor.run_cycle(update=False)
-    assert report.extracted == sum(map(len, world.values())) + 1
+    assert report.changes == sum(map(len, world.values())) + 1
     processor.get_feature_summary()
 
 
@@ -398,7 +398,7 @@ def test_every_change_is_either_accepted_or_rejected(
         if not total:
             corrupt(data, random.Random(seed), 0.2)
         report = processor.run_cycle(update=False)
-        assert report.extracted == changes
+        assert report.changes == changes
         assert sum(report.accepted.values()) + sum(report.quarantined.values()) == changes
         total += changes
     accepted = {log.name: logged(processor, log.name) for log in LOGS}
@@ -470,7 +470,7 @@ def test_a_cycle_with_nothing_to_do_notices_damage_too(
 ) -> None:
     """A quiet night is the time to notice it."""
     processor.run_cycle(update=False)
-    assert processor.run_cycle(update=False).extracted == 0
+    assert processor.run_cycle(update=False).changes == 0
     file = processor.state.files("log", "clickstream")[0].path
     damage(file, "truncated")
     with pytest.raises(CorruptFileError, match=rf"{file.name} has \d+ bytes instead of \d+"):
@@ -563,7 +563,7 @@ def test_a_locked_database_is_tried_again(
         finally:
             stamina.instrumentation.set_on_retry_hooks(None)
     assert [type(error) for error in retries] == [LiveDatabaseBusyError]
-    assert report.extracted == sum(map(len, world.values()))
+    assert report.changes == sum(map(len, world.values()))
     assert_equals_reference(impatient, world)
 
 
@@ -577,7 +577,7 @@ def test_a_database_that_stays_locked_fails_the_cycle(
     ):
         impatient.run_cycle(update=False)
     assert_nothing_happened(impatient)
-    assert impatient.run_cycle(update=False).extracted == sum(map(len, world.values()))
+    assert impatient.run_cycle(update=False).changes == sum(map(len, world.values()))
 
 
 def test_changes_that_vanished_unread_are_noticed(
@@ -616,9 +616,9 @@ def test_a_log_that_was_emptied_once_it_was_read_goes_on(
     processor.run_cycle(update=False)
     with closing(sqlite3.connect(database(data, "orders"))) as connection, connection:
         connection.execute("DELETE FROM change_log")
-    assert processor.run_cycle(update=False).extracted == 0
+    assert processor.run_cycle(update=False).changes == 0
     change(data, "orders", ORDER)
-    assert processor.run_cycle(update=False).extracted == 1
+    assert processor.run_cycle(update=False).changes == 1
 
 
 def test_another_database_in_its_place_is_noticed(
@@ -720,7 +720,7 @@ def test_a_killed_cycle_leaves_nothing_doubled(
     readers = readers_of(data)
     spans = plan(readers, processor.state.bound_offsets(BATCH_READER))
     with workspace(processor.config.data_dir / "staging" / "killed") as connection:
-        extract(connection, readers, spans, 1_000, lambda _rows: None)
+        read(connection, readers, spans, 1_000, lambda _rows: None)
         logs = {log.name: processor.state.files("log", log.name) for log in LOGS}
         attach_history(connection, logs)
         valid = Validated(cycle, clock(), spans, check(connection), Rejected())
@@ -753,7 +753,7 @@ def test_a_second_cycle_at_the_same_time_is_refused(
     refusals = []
 
     def meddle(step: str, _rows: int) -> None:
-        if step == "check" and not refusals:
+        if step == "validate" and not refusals:
             with pytest.raises(CycleInProgressError) as caught:
                 processor.run_cycle(update=False)
             refusals.append(caught.value)
@@ -762,8 +762,8 @@ def test_a_second_cycle_at_the_same_time_is_refused(
     report = first.run_cycle(update=False)
     assert [error.pid for error in refusals] == [os.getpid()]
     assert f"process {os.getpid()}" in str(refusals[0])
-    assert report.extracted == sum(map(len, world.values()))
-    assert processor.run_cycle(update=False).extracted == 0
+    assert report.changes == sum(map(len, world.values()))
+    assert processor.run_cycle(update=False).changes == 0
 
 
 def test_a_blob_in_the_change_log_is_read_as_text(

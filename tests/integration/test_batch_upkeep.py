@@ -223,7 +223,7 @@ def test_offsets_survive_a_trimmed_log(tmp_path: Path, data: DataConfig, clock: 
     assert changes_left(data, "users") == len(
         lasting_changes(logs["users"], "user_id") | {last_of(logs)}
     )
-    assert processor.run_cycle(update=False).extracted == 0
+    assert processor.run_cycle(update=False).changes == 0
 
 
 def test_rebuilding_makes_the_same_again(processor: BatchProcessor, data: DataConfig) -> None:

@@ -217,7 +217,7 @@ def test_a_cycle_answers_with_one_document(processed: Processed) -> None:
     answer = processed.cycle
     assert answer.status == 0
     found = answer.document
-    assert found["extracted"] == sum(found["accepted"].values())
+    assert found["changes"] == sum(found["accepted"].values())
     assert found["quarantined"] == {}
     assert found["applied"]
     assert set(found["materialized"]) == set(found["feature_rows"])

@@ -143,7 +143,7 @@ def test_a_damaged_state_is_mended_by_the_command_in_the_message(
     processor = processor_of(shop)
     assert sum(file.rows for file in processor.state.files("log", "clickstream")) == 493
     assert sum(file.rows for file in processor.state.files("quarantine")) == 3
-    assert processor.run_cycle(update=False).extracted == 0
+    assert processor.run_cycle(update=False).changes == 0
     folders = ("processed", "feature_store/offline", "quarantine")
     on_disk = {p for f in folders for p in (shop / f).rglob("*") if p.is_file()}
     assert on_disk == processor.state.known_paths()
@@ -262,7 +262,7 @@ def test_what_is_in_the_place_of_ours_is_named_by_every_command(
     path.rmdir() if path.is_dir() else path.unlink()
     if elsewhere.exists():
         elsewhere.rename(path)
-    assert processor_of(shop).run_cycle(update=False).extracted == 0
+    assert processor_of(shop).run_cycle(update=False).changes == 0
 
 
 def test_the_status_shows_a_cycle_whose_report_cannot_be_read(shop: Path) -> None:

@@ -118,11 +118,11 @@ def test_a_table_is_read_from_the_beginning_once_it_is_declared(
     shop.returns(*range(1, 11))
     cycle(without, shop)
     assert shop.published("log", "returns") == []
-    assert cycle(knowing, shop)["extracted"] == 10
+    assert cycle(knowing, shop)["changes"] == 10
     assert sorted(row["return_id"] for row in shop.published("log", "returns")) == [*range(1, 11)]
     counts = [row["returns_30d"] for row in shop.published("view", "user_returns")]
     assert sorted(counts) == [*range(1, 11)]
-    assert cycle(knowing, shop)["extracted"] == 0
+    assert cycle(knowing, shop)["changes"] == 0
 
 
 def test_a_table_that_was_not_declared_for_a_while_is_read_from_where_it_stood(
@@ -136,7 +136,7 @@ def test_a_table_that_was_not_declared_for_a_while_is_read_from_where_it_stood(
         cycle(without, shop)
     cycle(without, shop)
     shop.returns(6)
-    assert cycle(knowing, shop)["extracted"] == 3 + 2
+    assert cycle(knowing, shop)["changes"] == 3 + 2
     cycle(without, shop)
     shop.returns(7)
     cycle(knowing, shop)

@@ -77,7 +77,7 @@ def test_the_load_passes_the_checks_and_its_event_times_only_grow(
     shop.close()
 
     report = processor.run_cycle(update=False)
-    assert report.extracted == len(load)
+    assert report.changes == len(load)
     assert not report.quarantined
     assert report.feature_rows.keys() >= {offer.view for offer in offers}
     for name in DATABASE_NAMES:

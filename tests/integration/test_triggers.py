@@ -182,7 +182,7 @@ def test_rows_that_are_unknown_are_said_until_they_are_known(
     assert "orders: 3 rows of orders changed without" in " ".join(status.out.split())
     script(folder, "orders", "UPDATE orders SET status = 'shipped'")
     report = processor.run_cycle(update=False)
-    assert (report.unknown_rows, report.extracted) == ({}, 3)
+    assert (report.unknown_rows, report.changes) == ({}, 3)
     assert (
         collect_status(processor.config, processor.data)["databases"]["orders"]["unknown_rows"]
         == {}

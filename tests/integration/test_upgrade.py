@@ -61,7 +61,7 @@ def test_an_old_directory_is_what_it_was_and_the_next_cycle_goes_on(old: Path) -
         ModelRegistry(BatchConfig()).load(champion)
 
     report = processor.run_cycle()
-    assert report.extracted > 30
+    assert report.changes > 30
     assert report.quarantined == {"orders": 1}
     assert audit(DataConfig(), BatchConfig(), sample=0, now=Clock(LATER)).consistency == 1.0
     ours = features_of(processor)

@@ -44,12 +44,12 @@ CHECK = {
 CYCLE = {
     "cycle": 412,
     "started_at": "2026-11-27 23:28:17.273209",
-    "extracted": 503_590,
+    "changes": 503_590,
     "accepted": {"users": 8000, "sessions": 48_885, "clickstream": 294_673, "routes": 103_103},
     "materialized": {"user_intent": ["2026-10-29 09:49:38.137049", "2026-11-27 09:47:48.384211"]},
     "online_check": CHECK,
     "unknown_rows": {},
-    "seconds": {"extract": 0.285, "check": 1.299, "load": 0.001, "update": 2.219},
+    "seconds": {"read": 0.285, "validate": 1.299, "publish": 0.001, "update": 2.219},
     "offsets": {"inventory": 11_857, "orders": 2480, "supply_chain": 137_695, "users": 351_558},
 }
 DATABASE = {

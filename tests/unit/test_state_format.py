@@ -164,6 +164,27 @@ def test_rows_resolved_under_an_earlier_format_are_still_to_be_taken_in(tmp_path
     assert state.resolved_changes(2) == (4, {"orders": [17]})
 
 
+def test_records_of_cycles_get_the_new_names_of_stages(tmp_path: Path) -> None:
+    """The status shows earlier cycles as it shows new ones; odd records stay as they are."""
+    path = unnumbered(tmp_path / "state.db")
+    report = {"extracted": 7, "seconds": {"extract": 0.1, "check": 0.2, "load": 0.3, "update": 4.0}}
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO cycles (started_at, finished_at, pid, status, step, report) "
+            "VALUES ('2026-01-01 00:00:00', '2026-01-01 00:00:01', 1, 'failed', ?, ?)",
+            [("load", json.dumps(report)), ("update", "{"), ("check", None)],
+        )
+    PipelineState(path)
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT step, report FROM cycles ORDER BY id").fetchall()
+    assert [step for step, _ in found] == ["publish", "update", "validate"]
+    assert json.loads(found[0][1]) == {
+        "changes": 7,
+        "seconds": {"read": 0.1, "validate": 0.2, "publish": 0.3, "update": 4.0},
+    }
+    assert [report for _, report in found[1:]] == ["{", None]
+
+
 def test_a_newer_file_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:
     """Also when another process upgrades it while this one uses it."""
     path = tmp_path / "state.db"

@@ -68,7 +68,7 @@ def plan(
     return spans
 
 
-def extract(
+def read(
     connection: duckdb.DuckDBPyConnection,
     readers: Mapping[str, ChangeLogReader],
     spans: Mapping[str, Span],
