@@ -16,7 +16,7 @@ from killing import files_on_disk, kill_at_random
 from live_logs import offline_rows
 from old_directory import restore_redis, unpack
 from stream_helpers import StreamWorld
-from test_upgrade import LATER, OFFSETS, STREAMED, processor_of
+from test_upgrade import LATER, OFFSETS, processor_of
 
 from pipelines.batch import BatchConfig
 from pipelines.cache import RealtimeCache
@@ -56,7 +56,7 @@ def test_an_upgrade_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path) ->
         shutil.copytree(folders[0], folder)
     killed = kill_at_random("test_upgrade_killed:cycle", folders[0], folders[1:])
     expected = state_of(folders[0])
-    assert expected["streamed"] == STREAMED or expected["streamed"].keys() == STREAMED.keys()
+    assert not expected["streamed"]  # all views are computed anew, so a streamer begins anew
     assert expected["offsets"].keys() == OFFSETS.keys()
     for at, folder in zip(killed, folders[1:], strict=True):
         cycle(folder)
