@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.errors import ConfigurationError
@@ -24,6 +24,8 @@ PROJECT_ROOT: Final = Path(__file__).resolve().parents[1]
 ENV_PREFIX: Final = "SYNCHROCHAIN_"
 FEATURES: Final = f"{ENV_PREFIX}FEATURES"
 """Names modules that declare tables and groups; see `extensions`."""
+LEAST_MEMORY: Final = 512_000_000
+"""Bytes; the libraries alone take half of it."""
 DATABASE_NAMES: Final = ("orders", "users", "inventory", "supply_chain")
 
 
@@ -114,7 +116,8 @@ class BatchConfig(_Settings):
     """How often the batch flow runs, in what bites, where it writes and how long it keeps.
 
     `processing_interval` is seconds, `batch_size` rows, `retention_days` days; `merge_files` small
-    files of one log or view are merged into one.
+    files of one log or view are merged into one. `memory` is bytes, such as "2GB": what the process
+    of a cycle may hold; beyond it a cycle spills to disk.
     """
 
     model_config = SettingsConfigDict(env_prefix=f"{ENV_PREFIX}BATCH_")
@@ -124,6 +127,7 @@ class BatchConfig(_Settings):
     )
     processing_interval: int = Field(default=300, ge=1)
     batch_size: int = Field(default=10_000, ge=1, le=10_000_000)
+    memory: Annotated[ByteSize, Field(ge=LEAST_MEMORY)] = ByteSize(2_000_000_000)
     retention_days: int = Field(default=30, ge=1)
     feature_store_path: AbsolutePath = Field(
         default_factory=lambda values: values["data_dir"] / "feature_store"
@@ -200,7 +204,13 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
             raise ConfigurationError(f"{name}: there is no such setting; {hint}")
 
 
-_WORDS: Final = {"string_too_short": "at least one character", "path_type": "a path"}
+_BYTES: Final = 'a number of bytes such as "2GB"'
+_WORDS: Final = {
+    "string_too_short": "at least one character",
+    "path_type": "a path",
+    "byte_size": _BYTES,
+    "byte_size_unit": _BYTES,
+}
 
 
 def _one_line(error: ValidationError, owner: type[_Settings]) -> str:

@@ -18,14 +18,14 @@ from typing import Final
 
 import duckdb
 
-from pipelines.batch.transform import ROWS_PER_BATCH, table_of
+from pipelines.batch.transform import table_of
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import LONGEST_WINDOW, VIEWS, VIEWS_BY_NAME
 from pipelines.lake.publishing import compacted, publish, stage
 from pipelines.lake.set_aside import removed
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
-from pipelines.lake.workspace import quoted, read_files
+from pipelines.lake.workspace import ROWS_PER_BATCH, quoted, read_files
 from pipelines.settings import BatchConfig
 from pipelines.tables.declare import Log
 from pipelines.tables.known import LOGS

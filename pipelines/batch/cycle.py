@@ -108,7 +108,8 @@ class DataProcessor:
         readers = readers_of(self._data)
         check_published(self._state, self._config)
         history = {log.name: self._state.files("log", log.name) for log in LOGS}
-        with workspace(self._config.data_dir / STAGING / f"cycle-{report.cycle}") as connection:
+        folder = self._config.data_dir / STAGING / f"cycle-{report.cycle}"
+        with workspace(folder, self._config.memory) as connection:
             for attempt in retrying(self._config, LiveDatabaseBusyError):
                 with attempt, report.timed("read"):
                     changes = self._read(connection, readers, report)

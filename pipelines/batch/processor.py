@@ -188,7 +188,7 @@ class BatchProcessor:
                 self._update(report, streaming)
                 report.after_update = self._add_on()
         folder = self.config.data_dir / STAGING / "cleanup"
-        with report.timed("cleanup"), workspace(folder) as connection:
+        with report.timed("cleanup"), workspace(folder, self.config.memory) as connection:
             Cleanup(connection, self.state, self.config, report.cycle, self._clock()).run()
             for attempt in retrying(self.config, LiveDatabaseBusyError):
                 with attempt:

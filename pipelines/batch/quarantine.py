@@ -18,13 +18,14 @@ import duckdb
 from pipelines.lake.publishing import Lines
 from pipelines.lake.rejected import GIVEN_UP
 from pipelines.lake.state import PublishedFile
+from pipelines.lake.workspace import ROWS_PER_BATCH
 from pipelines.tables.declare import Log
 from pipelines.validation.check import Checked
 
 KIND: Final = "quarantine"
 
 
-def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int) -> list[str]:
+def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int) -> Iterator[str]:
     """The rejected changes of a log, a JSON object each: the change as it was and the reason.
 
     Args:
@@ -32,12 +33,14 @@ def quarantine_lines(connection: duckdb.DuckDBPyConnection, log: Log, cycle: int
         log: the log.
         cycle: the number of the cycle.
     """
-    rows = connection.execute(
-        f"SELECT to_json({{'table': '{log.table}', 'seq': raw.seq, 'op': op, 'row': raw.row, "
-        f"'committed_at': committed_at, 'cycle': {cycle}, 'reason': bad.reason}}) "
-        f"FROM raw_{log.name} AS raw JOIN bad_{log.name} AS bad USING (seq) ORDER BY raw.seq"
-    ).fetchall()
-    return [row[0] for row in rows]
+    with connection.cursor() as cursor:
+        found = cursor.execute(
+            f"SELECT to_json({{'table': '{log.table}', 'seq': raw.seq, 'op': op, 'row': raw.row, "
+            f"'committed_at': committed_at, 'cycle': {cycle}, 'reason': bad.reason}})::VARCHAR "
+            f"FROM raw_{log.name} AS raw JOIN bad_{log.name} AS bad USING (seq) ORDER BY raw.seq"
+        )
+        for batch in found.to_arrow_reader(ROWS_PER_BATCH):
+            yield from batch.column(0).to_pylist()
 
 
 def brought_up_to_date(

@@ -28,6 +28,24 @@ def differing_rows(ours: Path, theirs: Path) -> dict[str, int]:
         return {view.name: _differing(connection, view, ours, theirs) for view in VIEWS}
 
 
+def fingerprints(output: Path) -> dict[str, tuple[int, int]]:
+    """Per view, how many rows its offline source has, and a sum of their hashes.
+
+    The order of rows does not matter, nor when they were computed.
+    """
+    found = {}
+    with duckdb.connect() as connection:
+        for view in VIEWS:
+            files = (output / "feature_store" / "offline" / view.name).glob("*.parquet")
+            rows = _rows(connection, view, sorted(files))
+            columns = ", ".join(name for name in view.schema.names if name != CREATED_TIMESTAMP)
+            row = connection.execute(
+                f"SELECT count(*), coalesce(sum(hash({columns})), 0) FROM {rows}"
+            ).fetchone()
+            found[view.name] = row or (0, 0)
+    return found
+
+
 def _differing(connection: duckdb.DuckDBPyConnection, view: View, ours: Path, theirs: Path) -> int:
     offline = (ours / "feature_store" / "offline" / view.name).glob("*.parquet")
     sides = {

@@ -31,7 +31,7 @@ import sqlalchemy as sa
 from pipelines import live_databases as live
 from pipelines.batch import BatchConfig, BatchProcessor
 from pipelines.benchmarks import Say
-from pipelines.benchmarks.batch_equality import differing_rows
+from pipelines.benchmarks.batch_equality import differing_rows, fingerprints
 from pipelines.benchmarks.pandas_features import features_from_change_logs
 from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
@@ -47,6 +47,8 @@ SESSIONS, CLICKS_PER_SESSION, ROUTES, DELIVERIES, STOCKS, ORDERS = 125, 6, 75, 1
 """A thousand changes, in the proportions of a simulated shop of a million clickstream events."""
 CHANGES: Final = SESSIONS * (1 + CLICKS_PER_SESSION) + ROUTES + 2 * DELIVERIES + STOCKS + ORDERS
 ENVIRONMENT: Final = "SYNCHROCHAIN_"
+UNBOUNDED: Final = 2**40
+"""Bytes; more than any machine has that this runs on."""
 
 
 def measure(
@@ -87,6 +89,54 @@ def measure(
         "cycle_changes": CHANGES,
         "cycle_seconds": small_cycles[large],
         "cycle_seconds_tenth_history": small_cycles[small],
+        **_versions(),
+    }
+
+
+def measure_memory(events: int, memory: int, say: Say = print, *, days: int = 30) -> dict[str, Any]:
+    """Backfill once within a bound of memory and once without, in a temporary directory.
+
+    Args:
+        events: clickstream events of the world, about.
+        memory: `BatchConfig.memory` of the first, bytes.
+        say: callback with a line on what is going on.
+        days: how much time the events are spread over.
+
+    Returns:
+        Of both the seconds and the most resident memory that the process ever had.
+
+    Raises:
+        SynchroChainError: the two publish other features, or one failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="synchrochain-bench-") as folder:
+        home = Path(folder)
+        world = _world(home / "world", events, days, say)
+        runs, features = {}, {}
+        for name, bound in (("bounded", memory), ("unbounded", UNBOUNDED)):
+            run = runs[name] = _run_aside("ours", world, home / name, str(bound))
+            say(f"{name}: {run['seconds']:.1f} s, {run['peak_bytes']:,} bytes")
+            features[name] = fingerprints(home / name)
+            shutil.rmtree(home / name)
+    if features["bounded"] != features["unbounded"]:
+        raise SynchroChainError(f"other features within {memory:,} bytes: {features}")
+    found = runs["bounded"]
+    return {
+        "changes": found["changes"],
+        "clickstream_events": found["clickstream"],
+        "feature_rows": found["feature_rows"],
+        "memory_bytes": memory,
+        "equal": True,
+        **{
+            f"{name}_{figure}": run[figure]
+            for name, run in runs.items()
+            for figure in ("peak_bytes", "seconds", "steps")
+        },
+        **_versions(),
+    }
+
+
+def _versions() -> dict[str, Any]:
+    return {
         "python": platform.python_version(),
         **{name: version(name) for name in ("duckdb", "pandas", "pyarrow")},
         "cores": os.cpu_count(),
@@ -306,15 +356,19 @@ def _data(world: Path) -> DataConfig:
     return DataConfig(data_dir=world, db_path=folder, **urls)
 
 
-def _config(output: Path) -> BatchConfig:
+def _config(output: Path, **values: Any) -> BatchConfig:
     store = output / "feature_store"
     return BatchConfig(
-        data_dir=output, feature_store_path=store, processed_data_path=output / "processed"
+        data_dir=output,
+        feature_store_path=store,
+        processed_data_path=output / "processed",
+        **values,
     )
 
 
-def _ours(world: Path, output: Path) -> dict[str, Any]:
-    processor = BatchProcessor(_config(output), _data(world))
+def _ours(world: Path, output: Path, memory: str | None = None) -> dict[str, Any]:
+    bound = {} if memory is None else {"memory": int(memory)}
+    processor = BatchProcessor(_config(output, **bound), _data(world))
     _import("adbc_driver_sqlite.dbapi", "ibis.expr.sql", "ibis.backends.sql.compilers")
     started = time.perf_counter()
     report = processor.run_cycle(update=False)
@@ -330,7 +384,18 @@ def _ours(world: Path, output: Path) -> dict[str, Any]:
         "without_rows": [view.name for view in VIEWS if not report.feature_rows.get(view.name)],
         "steps": report.seconds,
         "bytes": sum(file.bytes for file in files),
+        "peak_bytes": _own_peak(),
     }
+
+
+def _own_peak() -> int:
+    """The most resident memory that this process ever had, where the system says it; else 0."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except OSError:
+        return 0
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def _pandas(world: Path, output: Path) -> dict[str, Any]:
@@ -352,10 +417,10 @@ def _import(*names: str) -> None:
         import_module(name)
 
 
-def _run_aside(side: str, world: Path, output: Path) -> dict[str, Any]:
+def _run_aside(side: str, world: Path, output: Path, *options: str) -> dict[str, Any]:
     """One side in a process of its own, with the most memory that it held."""
     environment = {k: v for k, v in os.environ.items() if not k.upper().startswith(ENVIRONMENT)}
-    command = [sys.executable, __file__, side, str(world), str(output)]
+    command = [sys.executable, __file__, side, str(world), str(output), *options]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -368,7 +433,8 @@ def _run_aside(side: str, world: Path, output: Path) -> dict[str, Any]:
     if process.returncode:
         reason = complaint.strip().splitlines()[-1:] or [f"status {process.returncode}"]
         raise SynchroChainError(f"benchmark, {side}: {reason[0]}")
-    return {**json.loads(printed), "peak_bytes": peak}
+    found: dict[str, Any] = json.loads(printed)
+    return {**found, "peak_bytes": max(peak, found.get("peak_bytes", 0))}
 
 
 def _peak_while(process: subprocess.Popen[str]) -> int:
@@ -388,5 +454,5 @@ def _ratio(slow: list[float], fast: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    sides = {"ours": _ours, "pandas": _pandas}
-    print(json.dumps(sides[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))))
+    sides: dict[str, Any] = {"ours": _ours, "pandas": _pandas}
+    print(json.dumps(sides[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])))

@@ -56,16 +56,26 @@ def batch(
     events: Annotated[
         int, typer.Option(min=1000, help="Clickstream events of the large world.")
     ] = 1_000_000,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead, one backfill within so much memory, such as 2GB, and one without."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Backfill against pandas, and the cost of a small cycle on ten times the history.
 
     Example: `synchrochain bench batch --events 200000 --json`
     """
-    from pipelines.benchmarks.bench_batch import measure
+    from pipelines.benchmarks.bench_batch import measure, measure_memory
     from pipelines.cli.console import messages, print_json, print_table
+    from pipelines.settings import BatchConfig
 
-    found = measure(events, messages.print)
+    if memory is None:
+        found = measure(events, messages.print)
+    else:
+        found = measure_memory(events, BatchConfig(memory=memory).memory, messages.print)
     if as_json:
         print_json(found)
     else:

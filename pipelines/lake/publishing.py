@@ -72,7 +72,7 @@ class Lines:
     target: Path
     kind: str
     name: str
-    lines: Sequence[str]
+    lines: Iterable[str]
     replaces: Sequence[Path] = ()
 
 
@@ -182,12 +182,18 @@ def _texts(schema: pa.Schema) -> list[str]:
 
 def write_lines(text: Lines) -> StagedFile | None:
     """Write text lines into a staged file; None if there are no lines."""
-    if not text.lines:
+    lines = iter(text.lines)
+    first = next(lines, None)
+    if first is None:
         return None
     partial = partial_path(text.target)
+    rows = 0
     with _removing_on_failure(partial):
-        partial.write_text("".join(f"{line}\n" for line in text.lines), encoding="utf-8")
-        return _staged(text, partial, len(text.lines))
+        with partial.open("w", encoding="utf-8") as file:
+            for line in chain((first,), lines):
+                file.write(f"{line}\n")
+                rows += 1
+        return _staged(text, partial, rows)
 
 
 def publish(

@@ -18,6 +18,11 @@ from pipelines.stopping import interruptible
 from pipelines.tables.declare import Log
 from pipelines.tables.known import LOGS
 
+DUCKDB_SHARE: Final = 0.4
+"""Of the memory of a process: with ten million changes libraries, record batches, files being
+written and what DuckDB does not count took as much again, and the allocator keeps some."""
+ROWS_PER_BATCH: Final = 8_192
+"""Several batches are under way for each file, and rows may hold lists."""
 STAGING: Final = "staging"
 """Where workspaces spill to, in the data directory."""
 Progress = Callable[[str, int], None]
@@ -25,8 +30,12 @@ Progress = Callable[[str, int], None]
 
 
 @contextmanager
-def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def workspace(folder: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection that spills to `folder` when memory runs short; the folder is removed.
+
+    Args:
+        folder: where it spills to.
+        memory: bytes that the process may hold.
 
     Raises:
         StorageFullError: there was no room left to spill.
@@ -35,6 +44,7 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect(config={"temp_directory": str(folder)})
     try:
+        connection.execute(f"SET memory_limit = '{int(memory * DUCKDB_SHARE)}B'")
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET TimeZone = 'UTC'")
         # Many rows of long texts make more than 2 GB in a record batch.
@@ -46,8 +56,8 @@ def workspace(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             raise StorageFullError(f"no room left on the disk of {folder}: free some") from None
         if isinstance(error, duckdb.OutOfMemoryException):
             raise MemoryFullError(
-                "not enough memory for the changes that are dealt with at once: free some, or use "
-                "a machine with more, and run the command again; nothing is lost"
+                f"not enough memory for the changes that are dealt with at once: {memory:,} bytes, "
+                "set SYNCHROCHAIN_BATCH_MEMORY to more and run the command again; nothing is lost"
             ) from None
         raise
     finally:

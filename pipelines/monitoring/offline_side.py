@@ -143,7 +143,7 @@ def offline_side(
     """
     readers = readers_of(data)
     name = f"audit-{os.getpid()}-{uuid.uuid4().hex}"
-    with workspace(config.data_dir / STAGING / name) as connection:
+    with workspace(config.data_dir / STAGING / name, config.memory) as connection:
         first(connection)
         known = published(state)
         spans = plan(readers, known.bound_offsets)  # later commits are not read

@@ -24,7 +24,7 @@ from pipelines.lake.rejected import (
 )
 from pipelines.lake.workspace import columns, count, empty, quoted
 from pipelines.tables.declare import MOVED, Log
-from pipelines.tables.known import BY_NAME, parents_first
+from pipelines.tables.known import BY_NAME, LOGS, logs_of, parents_first
 from pipelines.validation.deletions import date_deletions, reject_unknown_deletions
 from pipelines.validation.operations import normalise_operations
 
@@ -46,6 +46,8 @@ def check(
 ) -> dict[str, Checked]:
     """Turn `raw_<log>` into `new_<log>` (good rows) and `bad_<log>` (seq, reason), for every log.
 
+    Of `raw_<log>` only the bad rows are left, to save memory.
+
     A row is rejected for a wrong type, a value out of range, a missing key or an unknown parent.
     Parents are checked before children, so a row whose parent is rejected is rejected as well, and
     one whose parent is accepted now is accepted with it. `normalise_operations`
@@ -57,7 +59,25 @@ def check(
     """
     rejected = rejected or Rejected()
     attach_rejected(connection, rejected)
-    return {log.name: _check(connection, log, rejected) for log in parents_first()}
+    unchecked = {log.name for log in LOGS}
+    found = {}
+    for log in parents_first():
+        found[log.name] = _check(connection, log, rejected)
+        unchecked.remove(log.name)
+        if unchecked.isdisjoint(other.name for other in logs_of(log.database)):
+            _drop_good(connection, log.database)
+    return found
+
+
+def _drop_good(connection: duckdb.DuckDBPyConnection, database: str) -> None:
+    """Drop what was read of a database, but for the bad rows."""
+    for log in logs_of(database):
+        connection.execute(
+            f"CREATE TABLE raw_bad AS FROM raw_{log.name} SEMI JOIN bad_{log.name} USING (seq)"
+        )
+        connection.execute(f"DROP VIEW raw_{log.name}")
+        connection.execute(f"ALTER TABLE raw_bad RENAME TO raw_{log.name}")
+    connection.execute(f"DROP TABLE IF EXISTS changes_{database}")
 
 
 def _check(connection: duckdb.DuckDBPyConnection, log: Log, rejected: Rejected) -> Checked:

@@ -719,7 +719,8 @@ def test_a_killed_cycle_leaves_nothing_doubled(
     cycle = processor.state.begin_cycle(clock())
     readers = readers_of(data)
     spans = plan(readers, processor.state.bound_offsets(BATCH_READER))
-    with workspace(processor.config.data_dir / "staging" / "killed") as connection:
+    folder = processor.config.data_dir / "staging" / "killed"
+    with workspace(folder, processor.config.memory) as connection:
         read(connection, readers, spans, 1_000, lambda _rows: None)
         logs = {log.name: processor.state.files("log", log.name) for log in LOGS}
         attach_history(connection, logs)

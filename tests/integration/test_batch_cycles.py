@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from comparing import differences
 from live_logs import append_changes, complete_log, offline_rows, parts_of
+from random_log import Logs
 from reference import VIEWS, compute
 
-from pipelines.batch import BatchProcessor
+from pipelines.batch import BatchProcessor, transform
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DataConfig
 
@@ -29,10 +30,37 @@ def test_cycles_add_up_to_the_reference(
 ) -> None:
     """However the log is cut into cycles, late rows and corrections included."""
     logs = complete_log(seed, size=90)
+    run(processor, data, logs, cycles)
+    assert_equals_reference(processor, logs)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 20])
+@pytest.mark.parametrize("cycles", [1, 4])
+def test_parts_of_keys_add_up_to_the_reference(
+    processor: BatchProcessor,
+    data: DataConfig,
+    cycles: int,
+    rows_at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However little memory there is: what a key's rows need is in its part, even a report on a
+    delivery that stood under another key before."""
+    monkeypatch.setattr(transform, "BYTES_PER_ROW", processor.config.memory // rows_at_once)
+    logs = complete_log(3, size=90)
+    run(processor, data, logs, cycles)
+    assert_equals_reference(processor, logs)
+
+
+def run(processor: BatchProcessor, data: DataConfig, logs: Logs, cycles: int) -> None:
+    """Append the logs in so many parts, and run a cycle after each."""
     for part in parts_of(logs, cycles):
         append_changes(data, part)
         report = processor.run_cycle(update=False)
         assert not report.quarantined
+
+
+def assert_equals_reference(processor: BatchProcessor, logs: Logs) -> None:
+    """What is published is what the reference says."""
     for view in VIEWS:
         ours, theirs = (
             by_key(view, rows) for rows in (offline_rows(processor, view), compute(view, logs))

@@ -17,6 +17,7 @@ from pinned_clock import stopped_clock
 from pipelines.benchmarks import bench_batch
 from pipelines.benchmarks.batch_equality import differing_rows
 from pipelines.features.views import VIEWS, View
+from pipelines.settings import LEAST_MEMORY
 
 FIGURES = {
     "rows_per_s",
@@ -47,6 +48,20 @@ def test_a_tiny_run_gives_every_figure(tmp_path: Path, monkeypatch: pytest.Monke
     assert found["changes"] > found["clickstream_events"] > 1000
     assert found["views_without_rows"] == []
     assert said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tiny_run_within_a_bound_publishes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most memory that the process had is said, with the bound and without."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    said: list[str] = []
+    found = bench_batch.measure_memory(1000, LEAST_MEMORY, said.append, days=3)
+    assert found["equal"]
+    assert found["memory_bytes"] == LEAST_MEMORY
+    assert 0 < found["bounded_peak_bytes"] < 10 * LEAST_MEMORY
+    assert found["unbounded_peak_bytes"] > 0
     assert not list(tmp_path.iterdir())
 
 

@@ -74,7 +74,7 @@ def test_rows_of_long_texts_are_written_in_parts(
 
 def test_a_workspace_yields_record_batches_of_any_size(tmp_path: Path) -> None:
     """DuckDB refuses to make one of more than 2 GB of text with the shorter offsets."""
-    with workspace(tmp_path / "w") as connection, connection.cursor() as cursor:
+    with workspace(tmp_path / "w", 10**9) as connection, connection.cursor() as cursor:
         for made in (connection, cursor):
             reader = made.execute("SELECT 'a' AS name").to_arrow_reader(10)
             assert reader.schema == pa.schema([("name", pa.large_string())])
@@ -84,8 +84,7 @@ def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
     """A workspace that finds no room for a few vectors of long texts says so."""
 
     def fill() -> None:
-        with workspace(tmp_path / "w") as connection:
-            connection.execute("SET memory_limit = '20MB'")
+        with workspace(tmp_path / "w", 50_000_000) as connection:
             connection.execute(
                 "CREATE TABLE long AS SELECT repeat('x', 1000000) || range AS a FROM range(2000)"
             )

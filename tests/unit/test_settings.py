@@ -37,6 +37,7 @@ DATA_FIELDS: dict[str, tuple[str, Any]] = {
 BATCH_FIELDS: dict[str, tuple[str, Any]] = {
     "processing_interval": ("10", 10),
     "batch_size": ("50", 50),
+    "memory": ("1.5GB", 1_500_000_000),
     "retention_days": ("7", 7),
     "feature_store_path": ("/features", Path("/features")),
     "processed_data_path": ("/processed", Path("/processed")),
@@ -175,6 +176,9 @@ def test_a_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         (BatchConfig, "data_dir", "", "a path"),
         (BatchConfig, "processing_interval", 0, "greater than or equal to 1"),
         (BatchConfig, "batch_size", "many", "a valid integer"),
+        (BatchConfig, "memory", "much", 'a number of bytes such as "2GB"'),
+        (BatchConfig, "memory", "2XB", 'a number of bytes such as "2GB"'),
+        (BatchConfig, "memory", "100MB", "greater than or equal to 512000000"),
         (BatchConfig, "retention_days", 0, "greater than or equal to 1"),
         (BatchConfig, "retry_attempts", 0, "greater than or equal to 1"),
         (BatchConfig, "retry_max_wait", -1, "greater than or equal to 0"),

@@ -22,11 +22,19 @@ from pipelines.features.compilers.plan import (
     Plan,
     amount,
     attached,
+    deletions,
     finished,
     sums,
     vocabulary,
 )
-from pipelines.features.compilers.prepared import AT, DELETED, MEMBER, ORDER, Prepared
+from pipelines.features.compilers.prepared import (
+    AT,
+    DELETED,
+    IS_LAST,
+    MEMBER,
+    ORDER,
+    Prepared,
+)
 from pipelines.features.compilers.tombstones import unless
 from pipelines.features.compilers.windows import Sliding, last_per_instant, totals_at
 from pipelines.features.language.aggregations import AT_ONCE, MICROSECOND, Aggregation
@@ -82,13 +90,19 @@ def every_row(group: FeatureGroup) -> ir.Table:
         found = _with_state(plan, found, state, is_there=state is base)
     found = _extremes(plan, _with_favourites(plan, found))
     for lookup in {signature(a): a for a in group.lookups}.values():
-        found = looked_up(found, lookup, plan.name(lookup))
-    return finished(plan, found)
+        found = looked_up(found, lookup, plan.name(lookup), _times(plan))
+    # Lists have no rows at the times of deletions.
+    return finished(plan, found, alive=base is not None and bool(base.lists))
 
 
 def _instants(plan: Plan) -> ir.Table:
+    return _times(plan).distinct()
+
+
+def _times(plan: Plan) -> ir.Table:
+    """The instants, some of them several times."""
     every = [prepared.table.select(*plan.keys, AT) for prepared in plan.triggers]
-    return reduce(lambda one, other: one.union(other), every).distinct()
+    return reduce(lambda one, other: one.union(other), every)
 
 
 def _at_once(plan: Plan) -> list[ir.Table]:
@@ -171,13 +185,26 @@ def _list_states(plan: Plan) -> list[States]:
         for size in sorted({a.size for a in some}):
             same = [a for a in some if a.size == size]
             lists = {plan.name(a): prepared.column(a.of) for a in same}
-            table = lists_at(prepared.there, plan.keys, lists, size)
-            table = table.mutate(**dict.fromkeys(places, table[COUNT])).drop(COUNT)
             direct = plan.has_all_instants(prepared)
+            rows = prepared.there_numbered
+            rows = _without_times_of_deletions(plan, rows) if direct else rows
+            table = lists_at(rows, plan.keys, lists, size)
+            table = table.mutate(**dict.fromkeys(places, table[COUNT])).drop(COUNT)
             number = None if direct else f"lists_{len(found)}"
             found.append(States(table, number, lists=tuple(lists), counts=tuple(places)))
             places = []
     return found
+
+
+def _without_times_of_deletions(plan: Plan, rows: ir.Table) -> ir.Table:
+    """Rows that count, but give no row of their own where their entity is deleted.
+
+    Before there are lists, for a join might keep all of them in memory.
+    """
+    dead = deletions(plan).distinct().mutate(is_dead=True)
+    joined = rows.left_join(dead, [*plan.keys, AT])
+    last = joined[IS_LAST] & joined.is_dead.isnull()
+    return joined.select(*[joined[n] for n in rows.columns if n != IS_LAST], **{IS_LAST: last})
 
 
 def _previous_states(plan: Plan) -> list[States]:

@@ -13,18 +13,16 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
-from pipelines.features.compilers.prepared import AT, ORDER
+from pipelines.features.compilers.prepared import AT, IS_LAST, ORDER, PLACE, SIZE
 
 COUNT: Final = "rows_so_far"
-_PLACE: Final = "place"
-_LAST: Final = "is_last"
 
 
 def lists_at(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
     """Lists of the last k values at each time of a key's rows.
 
     Args:
-        rows: `keys`, time, order and the values.
+        rows: `keys`, time, `place`, `size`, `is_last` and the values.
         keys: the entity keys.
         lists: the column of the values by the name of the list.
         k: how many are kept.
@@ -32,16 +30,16 @@ def lists_at(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: i
     Returns:
         keys, event_timestamp, the lists (oldest first) and `rows_so_far`.
     """
-    blocks = _blocks(_numbered(rows, keys, lists, k), keys, lists, k)
+    blocks = _blocks(rows, keys, lists, k)
     every = blocks.mutate(upto=ibis.range(blocks.first, blocks.events.length() + 1).unnest())
     latest = {name: every[name][ibis.greatest(every.upto - k, 0) : every.upto] for name in lists}
     found = every.select(
         *keys,
-        **{AT: every.times[every.upto - 1], _LAST: every.lasts[every.upto - 1]},
+        **{AT: every.times[every.upto - 1], IS_LAST: every.lasts[every.upto - 1]},
         **{COUNT: (every.upto + ibis.greatest(every.block - 1, 0) * k).cast("int64")},
         **latest,
     )
-    return found.filter(found[_LAST]).drop(_LAST)
+    return found.filter(found[IS_LAST]).drop(IS_LAST)
 
 
 def newest_lists(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
@@ -66,33 +64,17 @@ def without_null(values: ir.Value) -> ir.Value:
     return ibis.coalesce(values, ibis.literal([], values.type()))
 
 
-def _numbered(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
-    """Each row with its `place` among those of its key, from 1; `is_last`: the last at its time."""
-    in_order = ibis.window(group_by=list(keys), order_by=[rows[AT], rows[ORDER]])
-    after = rows[AT].lead().over(in_order)
-    numbered = rows.select(
-        *keys,
-        AT,
-        *dict.fromkeys(lists.values()),
-        **{
-            _LAST: ibis.coalesce(after != rows[AT], True),
-            _PLACE: (ibis.row_number().over(in_order) + 1).cast("int64"),
-            "size": ibis._.count().over(in_order),
-        },
-    )
+def _blocks(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
+    """Per block, lists of its rows and the previous block's; `first` is its own first row."""
 
     def block(place: ir.Value) -> ir.Value:
         return ((place - 1) // k).cast("int64")
 
-    return numbered.mutate(block=block(numbered[_PLACE]), last_block=block(numbered["size"]))
-
-
-def _blocks(events: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
-    """Per block, lists of its rows and the previous block's; `first` is its own first row."""
+    events = rows.mutate(block=block(rows[PLACE]), last_block=block(rows[SIZE]))
     followed = events.filter(events.block < events.last_block)
     known = events.union(followed.mutate(block=followed.block + 1))
     event = ibis.struct(
-        {name: known[name] for name in (_PLACE, AT, _LAST, *dict.fromkeys(lists.values()))}
+        {name: known[name] for name in (PLACE, AT, IS_LAST, *dict.fromkeys(lists.values()))}
     )
     grouped = known.group_by([*keys, "block"]).agg(events=event.collect())
     # Structs sort by their first field, the place, which is unique.
@@ -100,6 +82,6 @@ def _blocks(events: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: 
     return in_order.mutate(
         first=ibis.ifelse(in_order.block == 0, 1, k + 1),
         times=in_order.events.map(lambda event: event[AT]),
-        lasts=in_order.events.map(lambda event: event[_LAST]),
+        lasts=in_order.events.map(lambda event: event[IS_LAST]),
         **{n: in_order.events.map(lambda event, c=c: event[c]) for n, c in lists.items()},
     )

@@ -11,7 +11,7 @@ import ibis
 import ibis.expr.types as ir
 
 from pipelines.features.compilers.lists import COUNT, newest_lists, without_null
-from pipelines.features.compilers.lookups import looked_up
+from pipelines.features.compilers.lookups import looked_up_newest
 from pipelines.features.compilers.plan import SINCE, Plan, attached, distinct_counts, finished
 from pipelines.features.compilers.prepared import AT, DELETED, MEMBER, ORDER, Prepared
 from pipelines.features.compilers.tombstones import unless
@@ -27,6 +27,8 @@ def newest_row(group: FeatureGroup) -> ir.Table:
     """Keys, event time and features at the newest instant at which a row of each key is due."""
     plan = Plan.of(group)
     found = _start(plan)
+    if not group.needs_entity:  # else the instants are not final yet
+        found = _with_lookups(plan, found)
     for prepared, some in plan.by_rows("count", "sum", "min", "max", "time_since_previous"):
         wanted = [a for a in some if plan.name(a) not in found.columns]
         if wanted:
@@ -46,9 +48,15 @@ def newest_row(group: FeatureGroup) -> ir.Table:
     lasts = sorted(plan.lasts(), key=lambda last: not plan.is_only_trigger(last[0]))
     for prepared, some, of_entity in lasts:
         found = _with_last(plan, found, prepared, some, of_entity=of_entity)
-    for lookup in {signature(a): a for a in group.lookups}.values():
-        found = looked_up(found, lookup, plan.name(lookup), newest=True)
+    if group.needs_entity:
+        found = _with_lookups(plan, found)
     return finished(plan, found, newest=True)
+
+
+def _with_lookups(plan: Plan, found: ir.Table) -> ir.Table:
+    for lookup in {signature(a): a for a in plan.group.lookups}.values():
+        found = looked_up_newest(found, lookup, plan.name(lookup), plan.keys)
+    return found
 
 
 def _start(plan: Plan) -> ir.Table:

@@ -191,13 +191,20 @@ def attached(found: ir.Table, other: ir.Table, on: Sequence[str], *, fill: Any =
     return joined.select(*[joined[n] for n in found.columns], **more)
 
 
-def finished(plan: Plan, found: ir.Table, *, newest: bool = False) -> ir.Table:
+def deletions(plan: Plan) -> ir.Table:
+    """The keys and times at which entities were deleted."""
+    entity = plan.entity.table
+    return entity.filter(entity[DELETED]).select(*plan.keys, AT)
+
+
+def finished(plan: Plan, found: ir.Table, *, newest: bool = False, alive: bool = False) -> ir.Table:
     """The features of a group, and the tombstones of deleted entities.
 
     Args:
         plan: of the group.
         found: instants with a column per aggregation and lookup.
         newest: one instant per key.
+        alive: none is at the time of a deletion.
     """
 
     def leaf(part: Typed) -> ir.Value:
@@ -212,9 +219,7 @@ def finished(plan: Plan, found: ir.Table, *, newest: bool = False) -> ir.Table:
         values = {name: unless(gone, value) for name, value in values.items()}
         return found.select(*plan.keys, AT, **values)
     rows = found.select(*plan.keys, AT, **values)
-    entity = plan.entity.table
-    dead = entity.filter(entity[DELETED]).select(*plan.keys, AT)
-    return with_tombstones(rows, dead, plan.keys, newest=newest)
+    return with_tombstones(rows, deletions(plan), plan.keys, newest=newest, alive=alive)
 
 
 def _published(feature: Typed, value: ir.Value) -> ir.Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Final
+from typing import Any, Final
 
 import ibis
 import ibis.expr.types as ir
@@ -31,6 +31,12 @@ ORDER: Final = "row_order"
 """The column that orders rows of the same key and time."""
 DELETED: Final = "deleted"
 MEMBER: Final = "member"
+PLACE: Final = "place"
+"""The column with the place of a row among those of its key, from 1."""
+SIZE: Final = "size"
+"""The column with the number of a key's rows."""
+IS_LAST: Final = "is_last"
+"""The column that says if a row is the last at its time."""
 
 _IBIS_TYPES: Final = {
     INTEGER: "int64",
@@ -57,18 +63,24 @@ class Prepared:
         table: entity keys, `event_timestamp`, `row_order`, `deleted` of changes, `member` (a
             struct) where the records are not the entities, and a column per value.
         columns: the column of each value, by its signature.
+        numbered: `table` with `place`, `size` and `is_last`, by the sort that times since the row
+            before take too. Deletions are numbered apart.
     """
 
     rows: Rows
     table: ir.Table
     columns: dict[object, str]
+    numbered: ir.Table
 
     @property
     def there(self) -> ir.Table:
         """The rows without deletions."""
-        return (
-            self.table.filter(~self.table[DELETED]) if DELETED in self.table.columns else self.table
-        )
+        return _without_deletions(self.table)
+
+    @property
+    def there_numbered(self) -> ir.Table:
+        """The same, numbered."""
+        return _without_deletions(self.numbered)
 
     @property
     def has_members(self) -> bool:
@@ -120,7 +132,26 @@ def prepare(
         if mark not in columns:
             columns[mark] = f"v{len(columns)}"
             taken[columns[mark]] = row_value(table, rows, keys, part)
-    return Prepared(rows, table.select(**taken), columns)
+    in_order = _in_order(table, rows, keys)
+    at = table[rows.at]
+    numbers = {
+        PLACE: (ibis.row_number().over(in_order) + 1).cast("int64"),
+        SIZE: table.count().over(in_order),
+        IS_LAST: ibis.coalesce(at.lead().over(in_order) != at, True),
+    }
+    return Prepared(rows, table.select(**taken), columns, table.select(**taken, **numbers))
+
+
+def _without_deletions(table: ir.Table) -> ir.Table:
+    return table.filter(~table[DELETED]) if DELETED in table.columns else table
+
+
+def _in_order(table: ir.Table, rows: Rows, keys: Sequence[str]) -> Any:
+    """The window over a key's rows; deletions are no rows."""
+    same = [table[rows.column_of(key)] for key in keys]
+    if rows.kind == CHANGES:
+        same.append(is_deletion(table, rows))
+    return ibis.window(group_by=same, order_by=[table[rows.at], table[rows.order]])
 
 
 def is_deletion(table: ir.Table, rows: Rows) -> ir.Value:
@@ -135,12 +166,9 @@ def row_value(table: ir.Table, rows: Rows, keys: Sequence[str], expression: Type
         if isinstance(part, Column):
             return column_value(table, part)
         assert isinstance(part, SincePrevious)
-        same = [table[rows.column_of(key)] for key in keys]
-        if rows.kind == CHANGES:  # deletions are no rows
-            same.append(is_deletion(table, rows))
-        in_order = ibis.window(group_by=same, order_by=[table[rows.at], table[rows.order]])
         at = table[rows.at]
-        return at.delta(at.lag().over(in_order), unit="microsecond")
+        before = at.lag().over(_in_order(table, rows, keys))
+        return at.delta(before, unit="microsecond")
 
     return as_ibis(expression, leaf)
 

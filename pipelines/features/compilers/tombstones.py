@@ -37,7 +37,12 @@ def unless(deleted: ir.Value, value: ir.Value) -> ir.Value:
 
 
 def with_tombstones(
-    rows: ir.Table, gone: ir.Table, keys: Sequence[str], *, newest: bool = False
+    rows: ir.Table,
+    gone: ir.Table,
+    keys: Sequence[str],
+    *,
+    newest: bool = False,
+    alive: bool = False,
 ) -> ir.Table:
     """Add a row of nulls at each deletion; it replaces a row at the same event time.
 
@@ -45,14 +50,14 @@ def with_tombstones(
         rows: `keys`, `event_timestamp` and features.
         gone: `keys` and `event_timestamp` of the deletions.
         newest: `rows` holds the newest row of each key, and so does the result.
+        alive: no row is at the time of a deletion.
     """
     features = [name for name in rows.columns if name not in (*keys, EVENT_TIMESTAMP)]
     if not newest:
         nulls = {name: ibis.null(rows[name].type()) for name in features}
         dead = gone.distinct()
-        return rows.anti_join(dead, [*keys, EVENT_TIMESTAMP]).union(
-            dead.select(*keys, EVENT_TIMESTAMP, **nulls)
-        )
+        others = rows if alive else rows.anti_join(dead, [*keys, EVENT_TIMESTAMP])
+        return others.union(dead.select(*keys, EVENT_TIMESTAMP, **nulls))
     last = gone.group_by(list(keys)).agg(**{_GONE: gone[EVENT_TIMESTAMP].max()})
     both = rows.outer_join(last, list(keys))
     is_dead = both[_GONE].notnull() & (
