@@ -81,8 +81,9 @@ def _what_comes(group: GroupPlan) -> str:
         return "its rows are removed, offline and online"
     if not group.computed:
         return "there is no history to compute it for"
-    read = ", ".join(f"{rows:,} of {log}" for log, rows in group.log_rows.items())
-    said = f"it is computed for all of history, from {read or 'no rows'}"
+    read = [f"{rows:,} of {log}" for log, rows in group.log_rows.items()]
+    read += [f"all that the change log holds of {log}" for log in group.unread_logs]
+    said = f"it is computed for all of history, from {', '.join(read) or 'no rows'}"
     if group.expired_before is not None:
         said += (
             f"; rows from before {group.expired_before:%Y-%m-%d} are computed from what the "

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pipelines.errors import UnknownNameError
 from pipelines.features.views import LONGEST_WINDOW, VIEWS_BY_NAME
+from pipelines.lake import declared_logs
 from pipelines.lake.declarations import REMOVED, UNCHANGED, ViewChange, check_setting, compare
 from pipelines.lake.state import BATCH_READER, PipelineState, PublishedFile
 from pipelines.lake.state_copy import copied_state
@@ -30,6 +31,7 @@ class GroupPlan:
         computed: whether the next cycle computes it for all of history.
         rows, files: published now; they are replaced, or removed with the group.
         log_rows: by log, the processed rows that will be read; what is new comes on top.
+        unread_logs: logs that no cycle has read yet: they are read from their beginning.
         expired_before: where published rows are older than what the processed logs hold whole: up
             to then they are computed from what is left.
         models: registered models that read it: their versions have to be trained again.
@@ -43,6 +45,7 @@ class GroupPlan:
     files: int
     log_rows: Mapping[str, int]
     models: Sequence[str] = ()
+    unread_logs: Sequence[str] = ()
     expired_before: datetime | None = None
     seconds: float | None = None
     measured_in: int | None = None
@@ -62,6 +65,7 @@ class GroupPlan:
             "rows": self.rows,
             "files": self.files,
             "log_rows": dict(self.log_rows),
+            "unread_logs": list(self.unread_logs),
             "models": list(self.models),
             "expired_before": self.expired_before,
             "seconds": self.seconds,
@@ -90,6 +94,8 @@ def feature_plan(config: BatchConfig, now: datetime) -> FeaturePlan:
         now: UTC, naive.
 
     Raises:
+        ConfigurationError: a module declared some groups, and no module is named here.
+        DeclarationError: a log has other columns than those in which it is published.
         SynchroChainError: the state cannot be read.
     """
     with copied_state(config.state_path) as state:
@@ -101,11 +107,16 @@ def feature_plan(config: BatchConfig, now: datetime) -> FeaturePlan:
             logs[file.name] = logs.get(file.name, 0) + file.rows
         changes = compare(state)
         check_setting(changes)
-        return FeaturePlan(False, [_group(state, c, logs, horizon) for c in changes])
+        unread = list(declared_logs.unread(state))
+        return FeaturePlan(False, [_group(state, c, logs, unread, horizon) for c in changes])
 
 
 def _group(
-    state: PipelineState, change: ViewChange, logs: Mapping[str, int], horizon: datetime
+    state: PipelineState,
+    change: ViewChange,
+    logs: Mapping[str, int],
+    unread: Sequence[str],
+    horizon: datetime,
 ) -> GroupPlan:
     files = state.files("view", change.view)
     rows = sum(file.rows for file in files)
@@ -113,14 +124,16 @@ def _group(
         return GroupPlan(change, False, rows, len(files), {}, _models_that_read(change))
     needed = VIEWS_BY_NAME[change.view].group.logs
     log_rows = {name: logs[name] for name in needed if name in logs}
+    unread_logs = [name for name in needed if name in unread]
     measured = _measured(state, change.view, rows)
     return GroupPlan(
         change,
-        computed=bool(files or log_rows),
+        computed=bool(files or log_rows or unread_logs),
         rows=rows,
         files=len(files),
         log_rows=log_rows,
         models=_models_that_read(change),
+        unread_logs=unread_logs,
         expired_before=horizon if _reaches_back(files, needed, horizon) else None,
         seconds=None if measured is None else round(rows * measured[1], 1),
         measured_in=None if measured is None else measured[0],

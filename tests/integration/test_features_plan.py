@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Clock
+from documented import python_blocks
 from live_logs import append_changes, complete_log
 from old_directory import unpack
 from redeclared import (
@@ -31,7 +32,7 @@ from redeclared import (
 )
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.errors import DamagedStateError, NewerFormatError
+from pipelines.errors import ConfigurationError, DamagedStateError, NewerFormatError
 from pipelines.features.views import VIEWS
 from pipelines.lake.state_migrations import FORMAT
 from pipelines.monitoring.feature_plan import feature_plan
@@ -47,11 +48,11 @@ os._exit(0)
 """
 
 
-def features(folder: Path, *arguments: str) -> str:
+def features(folder: Path, *arguments: str, **environment: str) -> str:
     """What a command on features prints, at 80 columns."""
     found = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", "features", *arguments],
-        env={"COLUMNS": "80", "SYNCHROCHAIN_DATA_DIR": str(folder)},
+        env={"COLUMNS": "80", "SYNCHROCHAIN_DATA_DIR": str(folder), **environment},
         capture_output=True,
         text=True,
         check=True,
@@ -168,6 +169,28 @@ def test_a_new_group_and_one_that_is_gone_are_in_the_plan(processed: BatchProces
         f"{GONE}: not declared any more, in the package or by SYNCHROCHAIN_FEATURES; its rows are"
         in said
     )
+
+
+def test_a_group_over_a_table_of_ones_own_is_in_the_plan(
+    processed: BatchProcessor, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The table's log is read from its beginning; without the setting it would be given up, which
+    the plan refuses as the cycle does."""
+    modules, folder = tmp_path_factory.mktemp("modules"), processed.config.data_dir
+    (modules / "shop_returns.py").write_text(python_blocks("docs/features.md")[-1], "utf-8")
+    outside = {"SYNCHROCHAIN_FEATURES": "shop_returns", "PYTHONPATH": str(modules)}
+    groups = json.loads(features(folder, "plan", "--json", **outside))["groups"]
+    (new,) = (group for group in groups if group["change"] != "unchanged")
+    assert (new["group"], new["change"], new["computed"]) == ("user_returns", "new", True)
+    assert new["unread_logs"] == ["returns"]
+    said = " ".join(features(folder, "plan", **outside).split())
+    assert "all that the change log holds of returns" in said
+    record(
+        processed.state,
+        lambda known: known.update({"user_returns": known["user_orders"] | {"module": "shop"}}),
+    )
+    with pytest.raises(ConfigurationError, match="user_returns: declared by shop, and"):
+        feature_plan(processed.config, NOW)
 
 
 def crashed(processed: BatchProcessor) -> None:
