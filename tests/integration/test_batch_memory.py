@@ -22,7 +22,7 @@ from pipelines.settings import DataConfig
 CLICKS = 60_000
 LONG = 3_500
 """Bytes of what the shop notes of a click beside the columns that we know."""
-PART = 10
+PART = 8
 MANY = f"""
 WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {CLICKS}),
 known AS (SELECT row, committed_at, row_number() OVER (ORDER BY seq) AS place
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_spilled_and_gives_the_same_features(
     data: DataConfig, clock: Callable[[], datetime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a cycle that is given a small part of what it is given by default."""
-    config = BatchConfig(data_dir=data.data_dir, retention_days=30 * 365)
+    config = BatchConfig(data_dir=data.data_dir, retention_days=30 * 365, batch_size=1_000)
     free = BatchProcessor(config, data, clock=clock)
     free.run_cycle(update=False)
     expected = {view.name: offline_rows(free, view.name) for view in VIEWS}
