@@ -185,6 +185,11 @@ class BatchConfig(_Settings):
         return f"{duckdb_pattern(self.offline_path / view)}/*.parquet"
 
 
+def foreign_environment() -> dict[str, str]:
+    """The environment without settings of ours."""
+    return {n: text for n, text in os.environ.items() if not n.upper().startswith(ENV_PREFIX)}
+
+
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
     """Refuse a misspelt variable, which would otherwise change nothing without a word.
 

@@ -10,8 +10,8 @@ from pipelines.models.fulfilment.game import FulfilmentGame
 from pipelines.models.fulfilment.tariff import (
     COST_FACTOR,
     FIXED_COST,
+    METHODS,
     PROMISE_FACTOR,
-    SHIPPING_METHODS,
 )
 from pipelines.models.fulfilment.world import (
     FulfilmentConfig,
@@ -28,7 +28,7 @@ def little_shop(seed: int = 0) -> Shop:
     """Warehouse w is 5·(1 + |w − r|) hours by road from region r; air takes half, at four times."""
     rng = np.random.default_rng(seed)
     warehouses, regions, products, hours = 3, 2, 4, DAYS * 24
-    route_of = np.empty((warehouses, regions, len(SHIPPING_METHODS)), dtype=np.int64)
+    route_of = np.empty((warehouses, regions, len(METHODS)), dtype=np.int64)
     base_hours, base_cost, carbon, names = [], [], [], []
     for w in range(warehouses):
         for r in range(regions):
@@ -60,13 +60,13 @@ def little_shop(seed: int = 0) -> Shop:
         regions=["R0", "R1"],
         products=[f"P{p}" for p in range(products)],
         routes=names,
-        methods=SHIPPING_METHODS,
+        methods=METHODS,
         candidates=candidates,
         route_of=route_of,
         base_hours=np.array(base_hours),
         base_cost=np.array(base_cost),
-        cost_factor=np.array([COST_FACTOR[m] for m in SHIPPING_METHODS]),
-        promise_factor=np.array([PROMISE_FACTOR[m] for m in SHIPPING_METHODS]),
+        cost_factor=np.array([COST_FACTOR[m] for m in METHODS]),
+        promise_factor=np.array([PROMISE_FACTOR[m] for m in METHODS]),
         fixed_cost=FIXED_COST,
         carbon=np.array(carbon),
         price=np.array([10.0, 30.0, 60.0, 120.0]),
@@ -94,7 +94,7 @@ def little_lines(count: int = 200, seed: int = 1) -> Lines:
         region=rng.integers(0, 2, count),
         product=rng.integers(0, 4, count),
         quantity=rng.geometric(0.5, count),
-        method=rng.integers(0, len(SHIPPING_METHODS), count),
+        method=rng.integers(0, len(METHODS), count),
         urgency=rng.uniform(0, 1, count),
         features={**features, "hour_of_day": np.floor(time)},
         preferred=np.full(count, "standard", dtype=object),

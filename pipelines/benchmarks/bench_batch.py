@@ -37,7 +37,7 @@ from pipelines.errors import SynchroChainError
 from pipelines.features.views import VIEWS
 from pipelines.lake.clock import utc_now
 from pipelines.live_databases import LiveDatabases
-from pipelines.settings import DATABASE_NAMES, DataConfig
+from pipelines.settings import DATABASE_NAMES, DataConfig, foreign_environment
 
 ROUNDS: Final = 3
 CYCLES: Final = 7
@@ -46,7 +46,6 @@ CLICKS_PER_DAY: Final = 1.25
 SESSIONS, CLICKS_PER_SESSION, ROUTES, DELIVERIES, STOCKS, ORDERS = 125, 6, 75, 15, 12, 8
 """A thousand changes, in the proportions of a simulated shop of a million clickstream events."""
 CHANGES: Final = SESSIONS * (1 + CLICKS_PER_SESSION) + ROUTES + 2 * DELIVERIES + STOCKS + ORDERS
-ENVIRONMENT: Final = "SYNCHROCHAIN_"
 UNBOUNDED: Final = 2**40
 """Bytes; more than any machine has that this runs on."""
 
@@ -419,10 +418,13 @@ def _import(*names: str) -> None:
 
 def _run_aside(side: str, world: Path, output: Path, *options: str) -> dict[str, Any]:
     """One side in a process of its own, with the most memory that it held."""
-    environment = {k: v for k, v in os.environ.items() if not k.upper().startswith(ENVIRONMENT)}
     command = [sys.executable, __file__, side, str(world), str(output), *options]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=foreign_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             peak = _peak_while(process)

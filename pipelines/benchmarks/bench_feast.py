@@ -26,8 +26,9 @@ from pipelines.benchmarks.feast_history import measure_history
 from pipelines.benchmarks.feast_materialize import measure_materialize
 from pipelines.benchmarks.feast_online import measure_online
 from pipelines.benchmarks.feast_plot import check_plotting, plot
-from pipelines.benchmarks.feast_space import Space, private_space, quiet
+from pipelines.benchmarks.feast_space import Space, private_space
 from pipelines.errors import UsageError
+from pipelines.feast_plugins.repository import quiet
 
 PARTS: Final = ("materialize", "online", "history")
 KEYS: Final = 50_000

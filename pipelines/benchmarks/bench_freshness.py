@@ -30,6 +30,7 @@ from pipelines.benchmarks.freshness_probe import LoadProcess, Prober
 from pipelines.benchmarks.freshness_run import LONG_S, WARM_UP_S, Bench
 from pipelines.benchmarks.freshness_streamer import START_S, Streamer, streamer_command
 from pipelines.benchmarks.freshness_world import config_of, make_load, make_world
+from pipelines.benchmarks.own_settings import own_settings
 from pipelines.errors import SynchroChainError
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS
@@ -43,7 +44,6 @@ STEPS: Final = (2000, 3500, 5000, 6500, 8000, 10_000)
 """Rates that are tried, changes a second."""
 TRIAL_S: Final = 15.0
 HOLD_S: Final = 60.0
-ENVIRONMENT: Final = "SYNCHROCHAIN_"
 WARM_READS: Final = 200
 
 
@@ -82,7 +82,8 @@ def measure(
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="synchrochain-bench-") as folder,
-        _surroundings(Path(folder) / "data"),
+        own_settings(Path(folder) / "data"),
+        _on_few_cores(),
         contextlib.ExitStack() as stack,
     ):
         home, load = Path(folder) / "data", Path(folder) / "load.db"
@@ -149,19 +150,12 @@ def _bench(
 
 
 @contextlib.contextmanager
-def _surroundings(home: Path) -> Iterator[None]:
-    """Two cores for all, and settings of our own: Feast's plug-ins read the environment."""
-    ours = {name: text for name, text in os.environ.items() if name.upper().startswith(ENVIRONMENT)}
+def _on_few_cores() -> Iterator[None]:
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    for name in ours:
-        del os.environ[name]
-    os.environ[f"{ENVIRONMENT}DATA_DIR"] = str(home)
     if cores:
         os.sched_setaffinity(0, sorted(cores)[:CORES])
     try:
         yield
     finally:
-        del os.environ[f"{ENVIRONMENT}DATA_DIR"]
-        os.environ.update(ours)
         if cores:
             os.sched_setaffinity(0, cores)

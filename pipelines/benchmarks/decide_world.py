@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from pipelines.benchmarks import Say
+from pipelines.benchmarks.own_settings import own_settings
 from pipelines.errors import UsageError
 from pipelines.lake.clock import utc_now
 from pipelines.live_databases import LiveDatabases, orders, user_sessions, users
@@ -22,7 +22,6 @@ from pipelines.settings import BatchConfig, DataConfig
 USERS: Final = 4000
 DAYS: Final = 21
 SEED: Final = 7
-DATA_DIR: Final = "SYNCHROCHAIN_DATA_DIR"
 
 
 @contextlib.contextmanager
@@ -40,7 +39,7 @@ def world_at(data_dir: Path | None, say: Say) -> Iterator[tuple[DataConfig, Batc
             )
         yield data, batch
         return
-    with tempfile.TemporaryDirectory(prefix="sc-") as folder, _environment(folder):
+    with tempfile.TemporaryDirectory(prefix="sc-") as folder, own_settings(Path(folder, "data")):
         from pipelines.redis_server import stop_server
 
         data, batch = DataConfig(), BatchConfig()
@@ -109,17 +108,3 @@ def _fill(data: DataConfig, batch: BatchConfig, say: Say) -> None:
     BatchProcessor(batch, data).run_cycle()
     say("training the three models, quickly")
     train(batch, tasks=TASKS, gate=gate, quick=True)
-
-
-@contextlib.contextmanager
-def _environment(folder: str) -> Iterator[None]:
-    """Settings of our own: Feast's plug-ins read the environment."""
-    ours = {name: text for name, text in os.environ.items() if name.startswith("SYNCHROCHAIN_")}
-    for name in ours:
-        del os.environ[name]
-    os.environ[DATA_DIR] = str(Path(folder) / "data")
-    try:
-        yield
-    finally:
-        del os.environ[DATA_DIR]
-        os.environ.update(ours)

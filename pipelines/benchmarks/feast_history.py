@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipelines.benchmarks import Say
 from pipelines.benchmarks.feast_figures import Figures, in_turns, paired_ratio, rounded
 from pipelines.benchmarks.feast_limits import asof_join
-from pipelines.benchmarks.feast_space import Space, quiet
+from pipelines.benchmarks.feast_space import Space
 from pipelines.benchmarks.feast_world import (
     SERVICE,
     View,
@@ -26,6 +26,7 @@ from pipelines.benchmarks.feast_world import (
     write_views,
 )
 from pipelines.errors import SynchroChainError
+from pipelines.feast_plugins.repository import quiet
 
 ROWS_PER_KEY: Final = 50
 EXPIRES: Final = timedelta(days=2)  # of one view: a good part of its values has expired

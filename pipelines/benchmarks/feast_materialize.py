@@ -26,7 +26,7 @@ from pipelines.benchmarks.feast_limits import (
     hash_shape,
     hset_rows_per_s,
 )
-from pipelines.benchmarks.feast_space import Space, quiet
+from pipelines.benchmarks.feast_space import Space
 from pipelines.benchmarks.feast_world import (
     KEY,
     Settings,
@@ -40,6 +40,7 @@ from pipelines.benchmarks.feast_world import (
 )
 from pipelines.benchmarks.feast_writer import written_rows_per_s
 from pipelines.errors import SynchroChainError
+from pipelines.feast_plugins.repository import quiet
 
 TRIED: Final[tuple[Settings, ...]] = (
     {},

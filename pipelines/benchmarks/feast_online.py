@@ -14,7 +14,7 @@ from pipelines.benchmarks import Say
 from pipelines.benchmarks.feast_figures import Figures, in_turns, quantiles_ms, ratio
 from pipelines.benchmarks.feast_limits import hash_fields, hash_keys, hmget_of
 from pipelines.benchmarks.feast_materialize import compare, materialize
-from pipelines.benchmarks.feast_space import Space, quiet
+from pipelines.benchmarks.feast_space import Space
 from pipelines.benchmarks.feast_world import (
     KEY,
     SERVICE,
@@ -26,6 +26,7 @@ from pipelines.benchmarks.feast_world import (
     write_views,
 )
 from pipelines.errors import SynchroChainError
+from pipelines.feast_plugins.repository import quiet
 from pipelines.redis_server import connect
 
 BLOCKS: Final = 10

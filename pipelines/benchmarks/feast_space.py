@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +12,10 @@ from typing import Any, Final
 
 import redis
 
+from pipelines.benchmarks.own_settings import own_settings
 from pipelines.errors import RedisUnavailableError, UsageError
 from pipelines.redis_server import RedisEndpoint, connect, ensure_server, stop_server
-from pipelines.settings import ENV_PREFIX, DataConfig
+from pipelines.settings import DataConfig
 
 REWRITE_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.01
@@ -67,7 +65,7 @@ def private_space() -> Iterator[Space]:
     Raises:
         UsageError: this machine has no Redis server but the stand-in.
     """
-    with tempfile.TemporaryDirectory(prefix="sc-") as name, _environment(name):
+    with tempfile.TemporaryDirectory(prefix="sc-") as name, own_settings(Path(name)):
         data = DataConfig()
         try:
             endpoint = ensure_server(data)
@@ -81,29 +79,3 @@ def private_space() -> Iterator[Space]:
                 yield Space(Path(name), endpoint, client)
         finally:
             stop_server(data)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Feast's prints, bars and warnings off the terminal."""
-    printed = io.StringIO()
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def _environment(folder: str) -> Iterator[None]:
-    before = {name: text for name, text in os.environ.items() if name.startswith(ENV_PREFIX)}
-    for name in before:
-        del os.environ[name]
-    os.environ[f"{ENV_PREFIX}DATA_DIR"] = folder
-    try:
-        yield
-    finally:
-        del os.environ[f"{ENV_PREFIX}DATA_DIR"]
-        os.environ.update(before)

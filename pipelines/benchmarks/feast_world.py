@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.benchmarks.feast_space import Space, quiet
+from pipelines.benchmarks.feast_space import Space
+from pipelines.feast_plugins.repository import quiet
 from pipelines.lake.clock import aware_now
 
 KEY: Final = "user_id"

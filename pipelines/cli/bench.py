@@ -17,7 +17,7 @@ Requests = Annotated[
     int, typer.Option(min=10, help="Requests of one key; a fifth of them of 100 keys.")
 ]
 Rows = Annotated[int, typer.Option(min=1000, help="Entity rows that the history is asked for.")]
-ViewRows = Annotated[int, typer.Option(min=1000, help="Rows of each of its three views.")]
+RowsOfView = Annotated[int, typer.Option(min=1000, help="Rows of each of its three views.")]
 Repeats = Annotated[int, typer.Option(min=1, max=100, help="How often each side is measured.")]
 Plot = Annotated[
     Path | None, typer.Option("--plot", help="Also draw the figures into this PNG file.")
@@ -161,7 +161,7 @@ def online(
 
 def history(
     rows: Rows = 100_000,
-    view_rows: ViewRows = 500_000,
+    view_rows: RowsOfView = 500_000,
     repeats: Repeats = 5,
     plot: Plot = None,
     as_json: AsJson = False,
@@ -178,7 +178,7 @@ def everything(
     stored: Stored = 10_000,
     requests: Requests = 1000,
     rows: Rows = 100_000,
-    view_rows: ViewRows = 500_000,
+    view_rows: RowsOfView = 500_000,
     repeats: Repeats = 5,
     plot: Plot = None,
     as_json: AsJson = False,

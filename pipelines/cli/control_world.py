@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import SynchroChainError
+from pipelines.settings import foreign_environment
 
 
 def train_control(
@@ -49,10 +49,9 @@ def train_control(
 
 def _run(folder: Path, *words: str) -> str:
     # A Redis server that was configured for the real world must not get the control's features.
-    own = {n: v for n, v in os.environ.items() if not n.startswith("SYNCHROCHAIN_")}
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", *words, "--data-dir", str(folder)],
-        env=own,
+        env=foreign_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

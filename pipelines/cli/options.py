@@ -10,6 +10,7 @@ import typer
 
 from pipelines.errors import UsageError
 from pipelines.paths import absolute
+from pipelines.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
     from pipelines.batch import BatchProcessor
@@ -21,7 +22,7 @@ def _use_data_dir(text: str) -> Path:
         path = absolute(text)
     except ValueError as error:
         raise UsageError(f"--data-dir {text!r} is not allowed: it must be {error}") from None
-    os.environ["SYNCHROCHAIN_DATA_DIR"] = str(path)
+    os.environ[f"{ENV_PREFIX}DATA_DIR"] = str(path)
     return path
 
 

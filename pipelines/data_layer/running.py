@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -24,7 +23,7 @@ from pipelines.lake.declarations import declared_otherwise
 from pipelines.lake.state import BATCH_READER
 from pipelines.monitoring.scoring import champions_scorer
 from pipelines.printable import set_up_output
-from pipelines.settings import ENV_PREFIX, BatchConfig, DataConfig
+from pipelines.settings import ENV_PREFIX, BatchConfig, DataConfig, foreign_environment
 from pipelines.stopping import PART_SECONDS, end_with_parent
 from pipelines.streaming import DataStreamer
 
@@ -136,8 +135,7 @@ def _environment(data: DataConfig, batch: BatchConfig) -> dict[str, str]:
     """The environment in which the configuration by default, Feast's included, is this one."""
     given = {f"{ENV_PREFIX}{name}": value for name, value in data}
     given |= {f"{ENV_PREFIX}BATCH_{name}": value for name, value in batch if name != "data_dir"}
-    others = {n: v for n, v in os.environ.items() if not n.upper().startswith(ENV_PREFIX)}
-    return others | {
+    return foreign_environment() | {
         name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in given.items()
         if value is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import ByteString, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -41,7 +41,7 @@ from pipelines.feast_plugins.reading.response import ColumnarResponse
 from pipelines.feast_plugins.stale_fallback import Block, ReadMode, StaleFallback
 from pipelines.feast_plugins.writing.damage import Damage
 from pipelines.feast_plugins.writing.newer_wins import PUT_UNLESS_OLDER, created_field, time_fields
-from pipelines.lake.clock import aware_now
+from pipelines.lake.clock import EPOCH, aware_now
 from pipelines.redis_server import (
     RedisEndpoint,
     connect,
@@ -57,7 +57,6 @@ Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 ReadRow = tuple[datetime | None, dict[str, Value] | None]
 
 ROWS_PER_ROUND_TRIP: Final = 500
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 _WITHOUT_EFFECT: Final = frozenset(
@@ -320,7 +319,7 @@ class SharedRedisOnlineStore(RedisOnlineStore):
                 self.damage.found(1, f"rows of {feature_view} whose event time is none")
             return None, None
         stamp = event_time(times.stamps[0])
-        time = _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
+        time = EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
         found = {name: value_message(cell) for name, cell in cells.items()}
         return time, {n: Value() if value is None else value for n, value in found.items()}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 Source = Callable[[], datetime]
 
 source: Source = partial(datetime.now, UTC)

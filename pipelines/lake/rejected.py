@@ -178,7 +178,7 @@ def given_up(
         log: the log.
         rejected: what earlier cycles rejected.
     """
-    same = _same_key(log)
+    same = same_key(log, "e", "r")
     connection.execute(
         f"CREATE OR REPLACE TABLE given_up_{log.name} AS SELECT cycle, seq, CASE WHEN over "
         f"THEN '{OVER}' "
@@ -198,12 +198,8 @@ def end_waiting(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
         connection.execute(
             f"UPDATE bad_{log.name} SET waits = FALSE, reason = reason || '{GIVEN_UP}: {OVER}' "
             "WHERE waits AND seq IN (SELECT seq FROM typed AS r SEMI JOIN ended AS e "
-            f"ON {_same_key(log)} AND r.seq BETWEEN e.since AND e.last WHERE NOT retried)"
+            f"ON {same_key(log, 'e', 'r')} AND r.seq BETWEEN e.since AND e.last WHERE NOT retried)"
         )
-
-
-def _same_key(log: Log) -> str:
-    return same_key(log, "e", "r")
 
 
 def _ended(connection: duckdb.DuckDBPyConnection, log: Log) -> str:

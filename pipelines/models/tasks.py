@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from pipelines.registry.packaging import Predictor
 from pipelines.registry.store import ModelRegistry
-from pipelines.training.task import Predictor, Task
+from pipelines.training.task import Task
 
 MODELS: Final[Mapping[str, str]] = {
     "intent": "intent_transformer",

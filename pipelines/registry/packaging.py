@@ -11,7 +11,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,13 @@ KINDS: Final[Mapping[str, str]] = {
 }
 """Where the class of each kind is; it has `save(folder)`, a classmethod `load(folder)` and
 `predict(columns)`. Named, not imported: a package names its kind, and models stand to the right."""
+
+
+class Predictor(Protocol):
+    """Columns in, columns of the same length out."""
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:
+        """The outputs of the model's signature."""
 
 
 _FAILURES_OF_LOADING: Final = (

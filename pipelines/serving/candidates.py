@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.fulfilment import features
-from pipelines.models.fulfilment.tariff import SHIPPING_METHODS, mode_of, promised_hours, ship_cost
+from pipelines.models.fulfilment.tariff import METHODS, mode_of, promised_hours, ship_cost
 from pipelines.serving.orders import Order, OrderError, UnservedOrderError
 from pipelines.serving.reference import Reference, Route, ServingWarehouse
 
@@ -113,7 +113,7 @@ def candidates_of(warehouses: Sequence[ServingWarehouse], weight_kg: float) -> l
     """Every candidate, nearest warehouse first, slowest method first."""
     found = []
     for warehouse_id, routes in warehouses:
-        for method in SHIPPING_METHODS:
+        for method in METHODS:
             mode = mode_of(method, set(routes))
             if mode is not None:
                 route = routes[mode]

@@ -5,24 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.errors import said
-from pipelines.registry.packaging import BrokenModelError
+from pipelines.registry.packaging import BrokenModelError, Predictor
 from pipelines.registry.signatures import CHAMPION, MODELS
 from pipelines.settings import BatchConfig
 
 logger = logging.getLogger(__name__)
-
-
-class Predictor(Protocol):
-    """Columns in, columns of the same length out."""
-
-    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The outputs of the model's signature."""
 
 
 @dataclass(frozen=True)

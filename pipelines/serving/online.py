@@ -26,7 +26,7 @@ _PRESENT, _NOT_FOUND, _OUTSIDE_MAX_AGE = 1, 3, 4
 
 
 @dataclass(frozen=True)
-class ViewRows:
+class RowStates:
     """The rows of one view.
 
     `stamps` are event times in seconds since 1970 (0 if missing), `states` whether a row counts. A
@@ -47,7 +47,7 @@ class OnlineRows:
     """
 
     columns: dict[str, list[Any]]
-    views: dict[str, ViewRows]
+    views: dict[str, RowStates]
     read_mode: str = "redis"
     mode_age: float = 0.0
     read_at: float = field(default_factory=unix_now)
@@ -125,7 +125,7 @@ class OnlineFeatures:
         columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in rows[0]}
         columns |= {name: [None] * len(rows) for name in view_of}
         views = {
-            view: ViewRows([0.0] * len(rows), ["missing"] * len(rows))
+            view: RowStates([0.0] * len(rows), ["missing"] * len(rows))
             for view in set(view_of.values())
             if view in VIEWS_BY_NAME
         }
@@ -169,12 +169,12 @@ class OnlineFeatures:
         return OnlineRows(columns, views, mode, age, read_at)
 
 
-def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRows]:
+def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, RowStates]:
     if hasattr(response, "view_rows"):
         rows = response.view_rows().items()
         return {name: _view(*read) for name, read in rows if name in VIEWS_BY_NAME}
     # A store other than ours: read Feast's own message.
-    views: dict[str, ViewRows] = {}
+    views: dict[str, RowStates] = {}
     message = response.proto
     for name, vector in zip(message.metadata.feature_names.val, message.results, strict=True):
         view = view_of.get(name, "")
@@ -189,7 +189,7 @@ def _views(response: Any, view_of: Mapping[str, str]) -> dict[str, ViewRows]:
     return views
 
 
-def _without_tombstones(read: ViewRows, features: Sequence[list[Any]]) -> ViewRows:
+def _without_tombstones(read: RowStates, features: Sequence[list[Any]]) -> RowStates:
     gone = [
         row
         for row, state in enumerate(read.states)
@@ -200,11 +200,11 @@ def _without_tombstones(read: ViewRows, features: Sequence[list[Any]]) -> ViewRo
     stamps, states = list(read.stamps), list(read.states)
     for row in gone:
         stamps[row], states[row] = 0.0, "missing"
-    return ViewRows(stamps, states)
+    return RowStates(stamps, states)
 
 
-def _view(stamps: list[float], statuses: Sequence[int]) -> ViewRows:
-    return ViewRows(stamps, list(map(_state, statuses)))
+def _view(stamps: list[float], statuses: Sequence[int]) -> RowStates:
+    return RowStates(stamps, list(map(_state, statuses)))
 
 
 def _mode_of(response: Any) -> tuple[str, float]:

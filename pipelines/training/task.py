@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from pipelines.registry.packaging import Predictor
 from pipelines.training.source import TrainingSource
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ Progress = Callable[[str, float], None]
 """Callback: the current step, and the fraction of the task that is done, 0 to 1."""
 SEEDS: Final = (0, 1, 2, 3, 4)
 QUICK_SEEDS: Final = (0,)
-
-
-class Predictor(Protocol):
-    """Columns in, columns of the same length out; served models are also packaged, by kind."""
-
-    def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
-        """The outputs of the model's signature."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.config import ServingConfig
 from pipelines.serving.fair_lock import FairLock
 from pipelines.serving.network_snapshot import NetworkSnapshots, Snapshot
-from pipelines.serving.online import OnlineFeatures, OnlineRows, ViewRows
+from pipelines.serving.online import OnlineFeatures, OnlineRows, RowStates
 from pipelines.serving.orders import Order, OrderError, order_from
 from pipelines.serving.recording import pack, unpack
 from pipelines.serving.reference import Reference
@@ -90,7 +90,7 @@ class Fixed(OnlineFeatures):
         levels = {"P1": 2.0, "P2": 4.0, "": None}
         columns["stock_ratio"] = [levels[row["product_id"]] for row in rows]
         return OnlineRows(
-            columns, {"route_conditions": ViewRows([5.0] * count, ["present"] * count)}
+            columns, {"route_conditions": RowStates([5.0] * count, ["present"] * count)}
         )
 
 

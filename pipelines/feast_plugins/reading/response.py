@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
@@ -25,8 +25,8 @@ from pipelines.feast_plugins.reading.on_demand import Columns, Made
 from pipelines.feast_plugins.reading.plan import ReadPlan, ViewRead
 from pipelines.feast_plugins.reading.request import GroupRead, ReadRequest
 from pipelines.feast_plugins.stale_fallback import ReadMode
+from pipelines.lake.clock import EPOCH
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 FEW_ROWS: Final = 8
 _NONE: Final[list[Any]] = []
 
@@ -183,7 +183,7 @@ class ColumnarResponse(OnlineResponse):
         gone = dict.fromkeys(times.absent, _NOT_FOUND)
         if view.ttl is None:
             return gone
-        oldest = self._now - view.ttl - _EPOCH
+        oldest = self._now - view.ttl - EPOCH
         limit = oldest.days * 86_400 + oldest.seconds
         seconds = times.seconds
         if min(seconds) > limit:

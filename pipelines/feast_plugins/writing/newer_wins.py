@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from pipelines.lake.clock import EPOCH
+
 # Whether the hash `key` holds a newer row, and whether that is damaged; arguments: the fields of
 # the event time and the created timestamp, the new values. Stored bytes never raise an error: any
 # row replaces an invalid event time, any row of the same event time an invalid created timestamp,
@@ -180,8 +182,6 @@ return found
 """
 )
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 def time_fields(view: str, event_time: datetime, created: datetime | None) -> list[Any]:
     """The first arguments of the script: both times with their fields.
@@ -194,7 +194,7 @@ def time_fields(view: str, event_time: datetime, created: datetime | None) -> li
     Without a created timestamp, as from a push, the row counts as created at its event time.
     """
     event = serialized(event_time)
-    since = _aware(created or event_time) - _EPOCH
+    since = _aware(created or event_time) - EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     return [f"_ts:{view}", event, created_field(view), event + b"%020d" % microseconds]
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.delay.dataset import rows_of, split
+from pipelines.registry.packaging import Predictor
 from pipelines.training.source import TrainingDataError
-from pipelines.training.task import Dataset, Evaluation, Predictor, take
+from pipelines.training.task import Dataset, Evaluation, take
 
 Floats = NDArray[np.float64]
 Outputs = Mapping[str, NDArray[Any]]

@@ -24,6 +24,7 @@ from pipelines.models.delay.evaluation import (
 from pipelines.models.delay.fit_baselines import GlobalLag, RouteMean, boosting, usual
 from pipelines.models.delay.predictor import Gnn
 from pipelines.models.delay.training import Edges, FitConfig, Fitted, fit
+from pipelines.registry.packaging import Predictor
 from pipelines.registry.unknown_features import ignoring, never_known, without
 from pipelines.training.figures import learning_curve
 from pipelines.training.source import TrainingDataError, TrainingSource
@@ -33,7 +34,6 @@ from pipelines.training.task import (
     Dataset,
     Evaluation,
     Interval,
-    Predictor,
     Progress,
     Trained,
     take,

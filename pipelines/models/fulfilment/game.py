@@ -6,11 +6,13 @@ shelves at midnight and order what was sold, which fills them up to their target
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.features.inventory_levels import LOW_STOCK
+from pipelines.features.route_conditions import HIGH_RISK, MEDIUM_RISK
 from pipelines.models.fulfilment.features import HOUR, wanted_hours
 from pipelines.models.fulfilment.world import (
     DAY_HOURS,
@@ -24,10 +26,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Columns = dict[str, NDArray[Any]]
-
-LOW_STOCK: Final = 50  # as in inventory_levels
-MEDIUM_RISK: Final = 0.2  # as in route_conditions
-HIGH_RISK: Final = 0.5
 
 
 class FulfilmentGame:

@@ -13,7 +13,7 @@ from pipelines.models.fulfilment.features import LONGEST_DELAY, fixed_parts, sto
 from pipelines.models.fulfilment.game import FulfilmentGame
 from pipelines.models.fulfilment.training_observation import masks
 from pipelines.models.fulfilment.world import NONE
-from pipelines.training.task import Predictor
+from pipelines.registry.packaging import Predictor
 
 Floats = NDArray[np.float64]
 Policy = Callable[[FulfilmentGame], Floats]

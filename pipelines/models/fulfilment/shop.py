@@ -32,9 +32,9 @@ from pipelines.models.fulfilment.tables import Tables, check_enough, read_tables
 from pipelines.models.fulfilment.world import Lines, Shop
 from pipelines.models.intent.features import INTENT_COLUMNS, intent_columns, past_urgency
 from pipelines.registry.columns import OBJECTS, Columns, as_column
+from pipelines.registry.packaging import Predictor
 from pipelines.training.memory import too_large
 from pipelines.training.source import TrainingDataError, TrainingSource
-from pipelines.training.task import Predictor
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -87,12 +87,12 @@ def shop_of(
     region_number = {name: number for number, name in enumerate(regions)}
     shape = (len(warehouses), len(products))
 
-    route_of = np.full((len(warehouses), len(regions), len(tariff.SHIPPING_METHODS)), NONE)
+    route_of = np.full((len(warehouses), len(regions), len(tariff.METHODS)), NONE)
     away = np.full((len(regions), len(warehouses)), np.inf)
     for (origin, region), group in outbound.groupby(["origin_id", "destination_id"]):
         w, r = place[str(origin)], region_number[str(region)]
         by_mode = dict(zip(group["mode"], group.index, strict=True))
-        for m, method in enumerate(tariff.SHIPPING_METHODS):
+        for m, method in enumerate(tariff.METHODS):
             mode = tariff.mode_of(method, by_mode)
             route_of[w, r, m] = NONE if mode is None else by_mode[mode]
         away[r, w] = tariff.distance(dict(zip(group["mode"], group.distance_km, strict=True)))
@@ -115,13 +115,13 @@ def shop_of(
         regions=regions,
         products=products.product_id.tolist(),
         routes=routes.route_id.tolist(),
-        methods=tariff.SHIPPING_METHODS,
+        methods=tariff.METHODS,
         candidates=candidates,
         route_of=route_of,
         base_hours=routes.base_hours.to_numpy(np.float64),
         base_cost=routes.base_cost.to_numpy(np.float64),
-        cost_factor=np.array([tariff.COST_FACTOR[m] for m in tariff.SHIPPING_METHODS]),
-        promise_factor=np.array([tariff.PROMISE_FACTOR[m] for m in tariff.SHIPPING_METHODS]),
+        cost_factor=np.array([tariff.COST_FACTOR[m] for m in tariff.METHODS]),
+        promise_factor=np.array([tariff.PROMISE_FACTOR[m] for m in tariff.METHODS]),
         fixed_cost=tariff.FIXED_COST,
         carbon=routes.carbon_cost.to_numpy(np.float64),
         price=products.unit_price.to_numpy(np.float64),

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipelines.models.delay.labels import ROUTES, probes_of
-from pipelines.models.fulfilment.tariff import MODES, SHIPPING_METHODS
+from pipelines.models.fulfilment.tariff import METHODS, MODES
 from pipelines.training.source import TrainingDataError, TrainingSource
 
 FEWEST_LINES: Final = 20
@@ -127,7 +127,7 @@ def usable_orders(tables: Tables) -> tuple[pd.DataFrame, str]:
     checks = {
         "whose customer's region no route goes to": orders.region.isin(regions),
         "of a product that no warehouse carries": orders.product_id.isin(known),
-        "with a shipping method that has no tariff": orders.shipping_method.isin(SHIPPING_METHODS),
+        "with a shipping method that has no tariff": orders.shipping_method.isin(METHODS),
     }
     usable = pd.Series(True, index=orders.index)
     reasons = []

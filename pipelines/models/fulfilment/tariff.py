@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-SHIPPING_METHODS: Final = ("economy", "standard", "express", "overnight")
-"""Slowest first."""
 MODES_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "overnight": ("air", "road"),
-    "express": ("air", "road"),
-    "standard": ("road",),
     "economy": ("rail", "road"),
+    "standard": ("road",),
+    "express": ("air", "road"),
+    "overnight": ("air", "road"),
 }
 """First choice of mode by shipping method; where there is no such route, the next."""
+METHODS: Final = tuple(MODES_OF)
+"""Slowest first: the order in which agents know them."""
 MODES: Final = frozenset(mode for modes in MODES_OF.values() for mode in modes)
 """By which orders go out; goods may come in by others."""
 FIXED_COST: Final = 1.5

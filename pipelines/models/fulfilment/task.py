@@ -23,6 +23,7 @@ from pipelines.models.fulfilment.shop import ShopHistory, read_history
 from pipelines.models.fulfilment.training import PpoConfig, train_agent
 from pipelines.models.fulfilment.tuning import tune
 from pipelines.models.fulfilment.world import FulfilmentConfig, Shop
+from pipelines.registry.packaging import Predictor
 from pipelines.registry.unknown_features import ignoring
 from pipelines.training.source import TrainingSource
 from pipelines.training.task import (
@@ -31,7 +32,6 @@ from pipelines.training.task import (
     Dataset,
     Evaluation,
     Interval,
-    Predictor,
     Progress,
     Trained,
 )

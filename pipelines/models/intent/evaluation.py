@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from pipelines.models.intent.dataset import FIXED_PREFIXES, Events, split
+from pipelines.registry.packaging import Predictor
 from pipelines.training.source import TrainingDataError
-from pipelines.training.task import Claim, Dataset, Evaluation, Interval, Predictor, take
+from pipelines.training.task import Claim, Dataset, Evaluation, Interval, take
 
 Floats = NDArray[np.float64]
 

@@ -27,6 +27,7 @@ from pipelines.models.intent.predictor import Transformer
 from pipelines.models.intent.training import LearningCurve, calibrate, fit_network, forecasts
 from pipelines.models.intent.transformer import IntentConfig, IntentTransformer
 from pipelines.models.intent.windows import EARLY_COUNTS_MORE, make_windows
+from pipelines.registry.packaging import Predictor
 from pipelines.registry.unknown_features import ignoring, never_known, without
 from pipelines.training.figures import learning_curve
 from pipelines.training.source import TrainingSource
@@ -36,7 +37,6 @@ from pipelines.training.task import (
     Dataset,
     Evaluation,
     Interval,
-    Predictor,
     Progress,
     Trained,
     take,
