@@ -1,7 +1,8 @@
 """What each registered model is asked and answers: the columns that every version agrees on.
 
-The one place where they are written down. Features come from the views' own schemas, so a feature
-that is added to a view makes older versions refuse to load instead of reading other columns.
+The one place where they are written down. Features come from the views' own schemas. A version may
+do without some of them: it was trained before they were declared, or does not read them. What its
+own signature names must be there, of the same type.
 """
 
 from __future__ import annotations
@@ -47,15 +48,18 @@ class Contract:
     """One registered model's columns.
 
     Attributes:
+        task: what `synchrochain train` calls it.
         service: the feature service that it reads.
         views: the feature views of that service that hold published rows.
         features: everything that the service has, as Feast names it: `view:feature`.
         inputs: type by column.
-        optional: inputs that a caller may leave out, and outputs that a version may.
+        optional: inputs that a caller may leave out, and outputs that a version may. Versions may
+            also lack features as inputs.
         outputs: type by column.
         labels: the processed log in which its labels arrive.
     """
 
+    task: str
     service: str
     views: tuple[str, ...]
     features: tuple[str, ...]
@@ -74,6 +78,11 @@ def features_of(*views: str) -> dict[str, str]:
     }
 
 
+def numeric_features(view: str) -> tuple[str, ...]:
+    """The features of a view that a model can take as numbers: no texts, no lists."""
+    return tuple(n for n, kind in features_of(view).items() if kind in (NUMBER, COUNT, FLAG))
+
+
 def contract_of(model: str) -> Contract:
     """A registered model's columns.
 
@@ -86,7 +95,7 @@ def contract_of(model: str) -> Contract:
 
 
 def check_columns(model: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Check an example's columns against the model's contract.
+    """Check the columns of a new version's example against the model's contract.
 
     Args:
         model: one of MODELS.
@@ -97,15 +106,13 @@ def check_columns(model: str, inputs: Mapping[str, Any], outputs: Mapping[str, A
         BrokenModelError: a column is missing or not in the contract.
     """
     contract = contract_of(model)
-    needed = contract.inputs.keys() - contract.optional
+    features = {name.partition(":")[2] for name in contract.features}
+    needed = contract.inputs.keys() - contract.optional - features
     wrong = _differences("input", needed - inputs.keys(), inputs.keys() - contract.inputs.keys())
-    promised = contract.outputs.keys() - contract.optional
-    wrong += _differences(
-        "output", promised - outputs.keys(), outputs.keys() - contract.outputs.keys()
-    )
+    wrong += _wrong_outputs(contract, outputs)
     if wrong:
         raise BrokenModelError(
-            f"this is no version of {model}: {'; '.join(wrong)}; train it again, or change "
+            f"this is no version of {model}: {'; '.join(wrong)}; change "
             "pipelines/registry/signatures.py with everything that calls the model"
         )
 
@@ -137,38 +144,46 @@ def signature_of(
     return ModelSignature(inputs=Schema(asked), outputs=Schema(answered))
 
 
-def check_signature(model: str, folder: Path) -> None:
-    """Compare the signature that is stored with a version with what the model is asked now.
+def check_signature(model: str, name: str, folder: Path) -> None:
+    """Check that everything that a version was trained with is still there, of the same type.
 
     Args:
+        model: one of MODELS.
+        name: the version's, for messages.
         folder: the version's artifacts, with MLflow's `MLmodel`.
 
     Raises:
-        BrokenModelError: they differ, or there is none that can be read.
+        BrokenModelError: it is not, or there is no signature that can be read.
     """
     import yaml
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
+    contract = contract_of(model)
     unreadable = (OSError, ValueError, LookupError, TypeError, AttributeError)
+    help_ = f"`synchrochain rollback {model}`, or `synchrochain train {contract.task}`"
     try:
         stored = Model.load(str(folder)).signature
         inputs = {column.name: column.type for column in stored.inputs}
         outputs = {column.name: column.type for column in stored.outputs}
     except (*unreadable, yaml.YAMLError, MlflowException):
         raise BrokenModelError(
-            f"{folder / 'MLmodel'} is missing, damaged or has no signature: roll back, or train "
-            f"{model} again"
+            f"{folder / 'MLmodel'} is missing, damaged or has no signature: {help_}"
         ) from None
-    check_columns(model, inputs, outputs)
-    contract = contract_of(model)
+    gone = sorted(inputs.keys() - contract.inputs.keys())
+    wrong = [f"it was trained with {', '.join(map(repr, gone))}, now gone"] if gone else []
+    known = {**contract.inputs, **contract.outputs}
     for name, found in (inputs | outputs).items():
-        wanted = _mlflow_type(contract.inputs.get(name) or contract.outputs[name])
-        if found != wanted:
-            raise BrokenModelError(
-                f"{folder / 'MLmodel'}: the column {name!r} of {model} is {found!r}, not "
-                f"{wanted!r}: roll back, or train it again"
-            )
+        if name in known and found != (wanted := _mlflow_type(known[name])):
+            wrong.append(f"its {name!r} is {found!r}, and {wanted!r} now")
+    wrong += _wrong_outputs(contract, outputs)
+    if wrong:
+        raise BrokenModelError(f"{name} does not fit any more: {'; '.join(wrong)}: {help_}")
+
+
+def _wrong_outputs(contract: Contract, outputs: Mapping[str, Any]) -> list[str]:
+    missing = contract.outputs.keys() - contract.optional - outputs.keys()
+    return _differences("output", missing, outputs.keys() - contract.outputs.keys())
 
 
 def _differences(what: str, missing: set[str], added: set[str]) -> list[str]:
@@ -204,6 +219,7 @@ def _kind(type_: pa.DataType) -> str:
 
 
 def _contract(
+    task: str,
     service: str,
     views: tuple[str, ...],
     inputs: Mapping[str, str],
@@ -217,6 +233,7 @@ def _contract(
     named = {view: tuple(features_of(view)) for view in views}
     named |= {view: tuple(features) for view, features in (on_demand or {}).items()}
     return Contract(
+        task=task,
         service=service,
         views=views,
         features=tuple(f"{view}:{name}" for view, names in named.items() for name in names),
@@ -229,6 +246,7 @@ def _contract(
 
 CONTRACTS: Final[Mapping[str, Contract]] = {
     "intent_transformer": _contract(
+        "intent",
         "intent_transformer_v1",
         ("session_events", "user_intent"),
         features_of("session_events", "user_intent"),
@@ -236,6 +254,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
         labels="clickstream",
     ),
     "supply_gnn": _contract(
+        "gnn",
         "supply_gnn_v1",
         ("route_conditions", "inventory_levels"),
         {
@@ -261,6 +280,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
         optional_outputs={"delay_index": NUMBER, "expected_risk": NUMBER},
     ),
     "ppo_agent": _contract(
+        "ppo",
         "ppo_agent_v1",
         ("user_intent", "user_orders", "inventory_levels", "route_conditions"),
         {

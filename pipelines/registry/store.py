@@ -205,12 +205,12 @@ class ModelRegistry:
         """The model of a version, an object with `predict(columns)`; its files are checked first.
 
         Raises:
-            BrokenModelError: a file is missing, truncated or altered, or the version was made for
-                other columns than the model is asked with.
+            BrokenModelError: a file is missing, truncated or altered, or an input that the version
+                was trained with is gone or of another type.
             NewerFormatError: a newer version of SynchroChain has registered it.
         """
         check_format(version)
-        check_signature(version.model, version.folder)
+        check_signature(version.model, version.name, version.folder)
         package = version.folder / "data" / PACKAGE
         wanted = version.tags.get("package")
         if wanted is not None and fingerprint(package) != wanted:

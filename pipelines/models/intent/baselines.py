@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.files import read_settings, write_settings
-from pipelines.models.intent.features import WINDOW, aggregates
+from pipelines.models.intent.features import USER_FEATURES, WINDOW, aggregates, recorded_features
 from pipelines.models.intent.outputs import BUYS, IS_SOON, Calibration, logit, outputs, sigmoid
 
 Floats = NDArray[np.float64]
@@ -32,10 +32,11 @@ class GradientBoosting:
     buys: Classifier
     is_soon: Classifier
     calibration: Calibration
+    user_features: tuple[str, ...] = USER_FEATURES
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """Outputs by name, one value a row."""
-        features = aggregates(columns)
+        features = aggregates(columns, self.user_features)
         purchase = self.buys.predict_proba(features)[:, 1]
         soon = self.is_soon.predict_proba(features)[:, 1]
         return outputs(self.calibration.probability(logit(purchase)), soon)
@@ -46,7 +47,11 @@ class GradientBoosting:
 
         skops.io.dump(self.buys, folder / "buys.skops")
         skops.io.dump(self.is_soon, folder / "is_soon.skops")
-        write_settings(folder, {"calibration": asdict(self.calibration)})
+        settings = {
+            "calibration": asdict(self.calibration),
+            "user_features": self.user_features,
+        }
+        write_settings(folder, settings)
 
     @classmethod
     def load(cls, folder: Path) -> GradientBoosting:
@@ -57,7 +62,9 @@ class GradientBoosting:
             skops.io.load(folder / name, trusted=list(_TREE_TYPES))
             for name in ("buys.skops", "is_soon.skops")
         )
-        return cls(buys, is_soon, Calibration(**read_settings(folder)["calibration"]))
+        settings = read_settings(folder)
+        names = recorded_features(settings)
+        return cls(buys, is_soon, Calibration(**settings["calibration"]), names)
 
 
 _TREE_TYPES: Final = (
@@ -79,30 +86,37 @@ class LogisticRegression:
         scale: (features,).
         weights: (2, features + 1), the intercept last: purchase, soon.
         calibration: of the purchase.
+        user_features: the last of the aggregates.
     """
 
     centre: Floats
     scale: Floats
     weights: Floats
     calibration: Calibration
+    user_features: tuple[str, ...] = USER_FEATURES
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """Outputs by name, one value a row."""
-        features = (linear_features(aggregates(columns)) - self.centre) / self.scale
+        features = (self._aggregates(columns) - self.centre) / self.scale
         logits = features @ self.weights[:, :-1].T + self.weights[:, -1]  # (N, 2)
         return outputs(self.calibration.probability(logits[:, BUYS]), sigmoid(logits[:, IS_SOON]))
 
+    def _aggregates(self, columns: Columns) -> Floats:
+        return linear_features(aggregates(columns, self.user_features))
+
     def save(self, folder: Path) -> None:
         """One JSON file."""
-        arrays = {n: getattr(self, n).tolist() for n in ("centre", "scale", "weights")}
-        write_settings(folder, arrays | {"calibration": asdict(self.calibration)})
+        settings = {n: getattr(self, n).tolist() for n in ("centre", "scale", "weights")}
+        settings |= {"calibration": asdict(self.calibration), "user_features": self.user_features}
+        write_settings(folder, settings)
 
     @classmethod
     def load(cls, folder: Path) -> LogisticRegression:
         """From the file that `save` wrote."""
         settings = read_settings(folder)
         centre, scale, weights = (np.array(settings[n]) for n in ("centre", "scale", "weights"))
-        return cls(centre, scale, weights, Calibration(**settings["calibration"]))
+        calibration = Calibration(**settings["calibration"])
+        return cls(centre, scale, weights, calibration, recorded_features(settings))
 
 
 @dataclass

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.registry.columns import as_columns
+from pipelines.registry.signatures import numeric_features
 
 Floats = NDArray[np.float32]
 Columns = Mapping[str, Any]
@@ -26,18 +27,18 @@ VIEW, SEARCH, ADD, REMOVE, CHECKOUT, OTHER = range(len(ACTIONS))
 PADDING: Final = -1
 PURCHASE: Final = "purchase"
 LIST_FEATURES: Final = ("actions", "product_ids", "times_on_page", "scroll_depths", "gaps")
-USER_FEATURES: Final = (
-    "intent_score",
-    "urgency_score",
-    "action_diversity",
-    "products_viewed",
-    "session_duration",
-    "sessions_1d",
-    "sessions_7d",
-    "carts_7d",
-    "purchases_7d",
-    "conversion_rate_7d",
+USER_FEATURES: Final = tuple(
+    name
+    for view in ("user_intent", "session_events")
+    for name in numeric_features(view)
+    if name != "event_count"
 )
+"""What a new version reads beside the events: every number, texts and lists are left out. A version
+records them, for there may be more or fewer when it is loaded."""
+_UNRECORDED: Final = (
+    *("intent_score", "urgency_score", "action_diversity", "products_viewed", "session_duration"),
+    *("sessions_1d", "sessions_7d", "carts_7d", "purchases_7d", "conversion_rate_7d"),
+)  # what versions read that record nothing
 INTENT_COLUMNS: Final = (*LIST_FEATURES, "event_count", *USER_FEATURES)
 """Everything that the model is asked with."""
 _CODES: Final = {action: code for code, action in enumerate(ACTIONS)}
@@ -46,6 +47,11 @@ _TYPICAL_DWELL_S: Final = np.float32(20.0)  # where the network's input is centr
 # Sums in which an event counts for 0.8 of what the next one counts.
 _DECAY: Final = np.tril(0.8 ** np.subtract.outer(np.arange(WINDOW), np.arange(WINDOW))).T
 _DECAY32: Final = _DECAY.astype(np.float32)
+
+
+def recorded_features(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The user features that a version reads, from its settings."""
+    return tuple(settings.get("user_features", _UNRECORDED))
 
 
 def past_urgency(urgency_score: Any) -> NDArray[np.float64]:
@@ -169,11 +175,9 @@ def _looked_at_before(product: NDArray[np.int32]) -> NDArray[np.int8]:
     return found
 
 
-def user_context(columns: Columns) -> Floats:
-    """(N, 2 × user features): log(1 + value), 0 where missing, and which are missing."""
-    values = np.stack(
-        [np.asarray(columns[name], dtype=np.float32) for name in USER_FEATURES], axis=1
-    )
+def user_context(columns: Columns, names: Sequence[str] = USER_FEATURES) -> Floats:
+    """(N, 2 × names): log(1 + value), 0 where missing, and which are missing."""
+    values = np.stack([np.asarray(columns[name], dtype=np.float32) for name in names], axis=1)
     missing = ~np.isfinite(values)
     known = np.log1p(np.maximum(np.where(missing, 0, values), 0))
     return np.concatenate([known, missing.astype(np.float32)], axis=1)
@@ -246,10 +250,14 @@ AGGREGATES: Final = (
 """Columns of `aggregates`; `since` counts events."""
 
 
-def aggregates(columns: Columns) -> NDArray[np.float64]:
+def aggregates(columns: Columns, names: Sequence[str] = USER_FEATURES) -> NDArray[np.float64]:
     """(N, len(AGGREGATES)): the same features without their order, NaN where there is nothing.
 
     For the baselines, and generous to them: recency and the last few events are included.
+
+    Args:
+        columns: of sessions, (N,) each.
+        names: the user features, which come last.
     """
     s = read_sequences(columns)
     rows, width = s.action.shape
@@ -287,5 +295,5 @@ def aggregates(columns: Columns) -> NDArray[np.float64]:
     found += [again.sum(1), again.sum(1) / np.maximum(counts[VIEW], 1), since(again)]
     found += [nth_last(again, 0), (again & (age < 8)).sum(1), (masks[SEARCH] & (age < 8)).sum(1)]
     found += [(s.has_product & (s.back == 0)).sum(1)]
-    found += [np.asarray(columns[name], dtype=np.float64) for name in USER_FEATURES]
+    found += [np.asarray(columns[name], dtype=np.float64) for name in names]
     return np.column_stack(found).astype(np.float64)

@@ -12,7 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.models.files import WEIGHTS, read_settings, write_settings
-from pipelines.models.intent.features import event_inputs, read_sequences, user_context
+from pipelines.models.intent.features import (
+    USER_FEATURES,
+    event_inputs,
+    read_sequences,
+    recorded_features,
+    user_context,
+)
 from pipelines.models.intent.outputs import BUYS, IS_SOON, Calibration, outputs, sigmoid
 from pipelines.models.intent.transformer import IntentConfig, IntentTransformer, member_mean
 
@@ -24,10 +30,11 @@ _BATCH_ROWS: Final = 1024
 
 @dataclass
 class Transformer:
-    """The Intent Transformer with its calibration."""
+    """The Intent Transformer with its calibration, and what it reads of the user."""
 
     network: IntentTransformer
     calibration: Calibration
+    user_features: tuple[str, ...] = USER_FEATURES
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """Outputs by name, one value a row."""
@@ -37,7 +44,7 @@ class Transformer:
     def logits(self, columns: Columns) -> Floats:
         """(N, 2) before calibration."""
         sequences = read_sequences(columns)
-        events, user = event_inputs(sequences), user_context(columns)
+        events, user = event_inputs(sequences), user_context(columns, self.user_features)
         last = np.maximum(sequences.length - 1, 0)
         found = np.empty((len(last), 2))
         self.network.eval()
@@ -61,14 +68,18 @@ class Transformer:
     def save(self, folder: Path) -> None:
         """Weights and settings."""
         torch.save(self.network.state_dict(), folder / WEIGHTS)
-        write_settings(
-            folder, {"config": asdict(self.network.config), "calibration": asdict(self.calibration)}
-        )
+        settings = {
+            "config": asdict(self.network.config),
+            "calibration": asdict(self.calibration),
+            "user_features": self.user_features,
+        }
+        write_settings(folder, settings)
 
     @classmethod
     def load(cls, folder: Path) -> Transformer:
         """From the files that `save` wrote."""
         settings = read_settings(folder)
-        network = IntentTransformer(IntentConfig(**settings["config"]))
+        names = recorded_features(settings)
+        network = IntentTransformer(IntentConfig(**settings["config"]), len(names))
         network.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
-        return cls(network.eval(), Calibration(**settings["calibration"]))
+        return cls(network.eval(), Calibration(**settings["calibration"]), names)

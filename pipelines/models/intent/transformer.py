@@ -49,9 +49,13 @@ class IntentTransformer(nn.Module):
     """Logits for every position of a window; (M members) share the input.
 
     In shapes: M members, B rows, T events, D width, H heads.
+
+    Args:
+        config: sizes.
+        user_features: how many it reads.
     """
 
-    def __init__(self, config: IntentConfig) -> None:
+    def __init__(self, config: IntentConfig, user_features: int = len(USER_FEATURES)) -> None:
         super().__init__()
         self.config = config
         d, m = config.width, config.members
@@ -63,7 +67,7 @@ class IntentTransformer(nn.Module):
             return nn.Parameter(torch.zeros(m, 1, columns))
 
         self.embed, self.embed_bias = weight(EVENT_INPUTS, d), zeros(d)
-        self.user = weight(2 * len(USER_FEATURES), d, 0.3)
+        self.user = weight(2 * user_features, d, 0.3)
         self.layers = nn.ModuleList(
             nn.ParameterDict(
                 {
