@@ -12,7 +12,7 @@ and give, per row, for the shipments that leave in the next 24 hours:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.models.delay.features import inputs, neighbour_means
+from pipelines.models.delay.features import MORE_CONDITIONS, inputs, neighbour_means
 from pipelines.models.files import read_settings, write_settings
 from pipelines.registry.columns import floats
 
@@ -88,22 +88,33 @@ class GradientBoosting:
         trees: a fitted ensemble per output.
         usual: by mode, for what the trees do not answer.
         neighbours: whether they see the neighbours' means.
+        more: the conditions that they see beside those known by name.
     """
 
-    def __init__(self, trees: Mapping[str, Any], usual: Usual, *, neighbours: bool) -> None:
+    def __init__(
+        self,
+        trees: Mapping[str, Any],
+        usual: Usual,
+        *,
+        neighbours: bool,
+        more: Sequence[str] = MORE_CONDITIONS,
+    ) -> None:
         self.trees = dict(trees)
         self.usual = usual
         self.neighbours = neighbours
+        self.more = tuple(more)
 
     @staticmethod
-    def inputs(columns: Columns, *, neighbours: bool) -> Floats:
+    def inputs(
+        columns: Columns, *, neighbours: bool, more: Sequence[str] = MORE_CONDITIONS
+    ) -> Floats:
         """(N, K) of what the trees see."""
-        own = inputs(columns)
+        own = inputs(columns, more)
         return np.hstack([own, neighbour_means(columns)]) if neighbours else own
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """Outputs of the module's description."""
-        seen = self.inputs(columns, neighbours=self.neighbours)
+        seen = self.inputs(columns, neighbours=self.neighbours, more=self.more)
         if not len(seen):
             none = np.zeros(0)
             return self.usual.outputs(columns, late=none, index=none, risk=none, carbon=none)
@@ -116,7 +127,7 @@ class GradientBoosting:
 
         for name in OUTPUTS:
             dump(self.trees[name], folder / f"{name}.skops")
-        write_usual(folder, self.usual, {"neighbours": self.neighbours})
+        write_usual(folder, self.usual, {"neighbours": self.neighbours, "more": self.more})
 
     @classmethod
     def load(cls, folder: Path) -> GradientBoosting:
@@ -129,7 +140,8 @@ class GradientBoosting:
 
         settings, usual = read_usual(folder)
         trees = {name: load(folder / f"{name}.skops", trusted=[_TREE_TYPE]) for name in OUTPUTS}
-        return cls(trees, usual, neighbours=bool(settings["neighbours"]))
+        more = settings.get("more", ())
+        return cls(trees, usual, neighbours=bool(settings["neighbours"]), more=more)
 
 
 class Persistence:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.registry.columns import Columns, Floats, as_column, floats
+from pipelines.registry.signatures import numeric_features
 
 MODES: Final = ("air", "road", "rail", "sea")
 MEASURES: Final = (
@@ -43,6 +44,18 @@ PROBES: Final = 12
 """Products of a warehouse, spread evenly over the ids of those that it carries, whose mean stands
 for its stock. The choice needs no sales figures, so it is the same in training and serving."""
 ROUTE_FEATURES: Final = VIEWS_BY_NAME["route_conditions"].features
+_CONSIDERED: Final = frozenset(
+    {
+        *("delay_risk", "congestion", "carbon_cost", "deliveries_24h", "late_rate_24h"),
+        *("mean_delay_hours_24h", "mean_delay_hours_7d"),
+        *("efficiency_score", "carbon_per_tonne_km"),  # they follow from the others
+    }
+)
+MORE_CONDITIONS: Final = tuple(
+    name for name in numeric_features("route_conditions") if name not in _CONSIDERED
+)
+"""Numbers of a route that are declared beyond those that `inputs` knows by name. New versions of
+this model and of the agent take them as they are, and record which they are."""
 CONSTANTS: Final = (
     *("route_id", "origin_id", "destination_id", "mode"),
     *("distance_km", "base_hours", "base_cost"),
@@ -191,11 +204,15 @@ def aggregate_stock(groups: NDArray[Any], columns: Mapping[str, Any]) -> dict[st
     return found
 
 
-def inputs(columns: Mapping[str, Any]) -> Floats:
-    """(N, INPUTS) of the model's columns; NaN where something is not known.
+def inputs(columns: Mapping[str, Any], more: Sequence[str] = MORE_CONDITIONS) -> Floats:
+    """(N, INPUTS + more) of the model's columns; NaN where something is not known.
 
     Delays are in units of the route's base hours, so that a ship and a plane compare; a recent
     late rate is drawn towards the usual one the more, the fewer deliveries it rests on.
+
+    Args:
+        columns: of the model, (N,) each.
+        more: columns that are taken as they are.
     """
     risk, congestion = floats(columns["delay_risk"]), floats(columns["congestion"])
     base = _positive(columns["base_hours"])
@@ -219,7 +236,14 @@ def inputs(columns: Mapping[str, Any]) -> Floats:
         np.log1p(_positive(columns["warehouse_days_of_cover"])),
     ]
     mode = np.asarray(columns["mode"], dtype=object)
-    return np.stack([*measures, *(np.asarray(mode == m, dtype=np.float64) for m in MODES)], axis=1)
+    modes = [np.asarray(mode == m, dtype=np.float64) for m in MODES]
+    return np.stack([*measures, *modes, *(damped(columns[name]) for name in more)], axis=1)
+
+
+def damped(values: Any) -> Floats:
+    """(N,) any number, far ones nearer: sign(x) · log(1 + |x|), NaN where there is none."""
+    found = floats(values)
+    return np.asarray(np.sign(found) * np.log1p(np.abs(found)), dtype=np.float64)
 
 
 def place_numbers(
@@ -253,7 +277,7 @@ def neighbour_means(columns: Mapping[str, Any]) -> Floats:
     Inputs for a model without edges that shall use its neighbours' conditions.
     """
     place, size, _, _ = place_numbers(columns)
-    conditions = inputs(columns)[:, : len(CONDITIONS)]
+    conditions = inputs(columns, ())[:, : len(CONDITIONS)]
     means = []
     for values in conditions.T:
         there = ~np.isnan(values)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.models.delay.features import INPUTS, place_numbers
+from pipelines.models.delay.features import place_numbers
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SupplyGnn(nn.Module):
 
     Args:
         config: sizes.
-        mean, spread: (INPUTS,) of the training inputs, for standardising; missing values become
+        mean, spread: (I,) of the training inputs, for standardising; missing values become
             the mean and are flagged.
     """
 
@@ -101,7 +101,7 @@ class SupplyGnn(nn.Module):
         self.config = config
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
-        width, seen = config.width, 2 * INPUTS
+        width, seen = config.width, 2 * len(mean)
         self.read = nn.Sequential(nn.Linear(seen, width), nn.SiLU())
         self.overall = nn.Linear(seen, width) if config.rounds else None
         self.trust = nn.ModuleList(nn.Linear(seen, 1) for _ in range(config.rounds))
@@ -115,7 +115,7 @@ class SupplyGnn(nn.Module):
         """Forecast every route.
 
         Args:
-            values: (N, INPUTS) of `inputs`, NaN where unknown.
+            values: (N, I) of `inputs`, NaN where unknown.
             graph: whose N edges the routes are.
         """
         place, places = graph.place, graph.places

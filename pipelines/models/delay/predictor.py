@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.models.delay.baselines import Usual, read_usual, write_usual
-from pipelines.models.delay.features import INPUTS, inputs
+from pipelines.models.delay.features import INPUTS, MORE_CONDITIONS, inputs
 from pipelines.models.delay.network import GnnConfig, Graph, SupplyGnn
 from pipelines.models.files import WEIGHTS
 
@@ -20,11 +20,20 @@ Columns = Mapping[str, Any]
 
 
 class Gnn:
-    """The graph network. Keeps the last graph's structure: it is the same from call to call."""
+    """The graph network. Keeps the last graph's structure: it is the same from call to call.
 
-    def __init__(self, network: SupplyGnn, usual: Usual) -> None:
+    Args:
+        network: the fitted one.
+        usual: by mode, for what the network does not answer.
+        more: the conditions that it reads beside those known by name.
+    """
+
+    def __init__(
+        self, network: SupplyGnn, usual: Usual, more: Sequence[str] = MORE_CONDITIONS
+    ) -> None:
         self.network = network.eval()
         self.usual = usual
+        self.more = tuple(more)
         self._known: tuple[object, Graph] | None = None
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
@@ -33,7 +42,7 @@ class Gnn:
 
     def predict_on(self, columns: Columns, graph: Graph) -> dict[str, NDArray[Any]]:
         """As `predict`, on a given graph, e.g. one with shuffled edges."""
-        values = inputs(columns)
+        values = inputs(columns, self.more)
         if not len(values):
             none = np.zeros(0)
             return self.usual.outputs(columns, late=none, index=none, risk=none, carbon=none)
@@ -57,7 +66,8 @@ class Gnn:
     def save(self, folder: Path) -> None:
         """Weights, and sizes and usual values as JSON."""
         torch.save(self.network.state_dict(), folder / WEIGHTS)
-        write_usual(folder, self.usual, {"network": asdict(self.network.config)})
+        settings = {"network": asdict(self.network.config), "more": self.more}
+        write_usual(folder, self.usual, settings)
 
     @classmethod
     def load(cls, folder: Path) -> Gnn:
@@ -68,7 +78,8 @@ class Gnn:
         """
         settings, usual = read_usual(folder)
         state = torch.load(folder / WEIGHTS, weights_only=True, map_location="cpu")
-        empty = torch.zeros(INPUTS)
+        more = settings.get("more", ())
+        empty = torch.zeros(INPUTS + len(more))
         network = SupplyGnn(GnnConfig(**settings["network"]), empty, empty + 1)
         network.load_state_dict(state)
-        return cls(network, usual)
+        return cls(network, usual, more)

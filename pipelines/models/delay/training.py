@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.models.delay.dataset import rows_of
-from pipelines.models.delay.features import INPUTS, inputs
+from pipelines.models.delay.features import inputs
 from pipelines.models.delay.network import GnnConfig, Graph, Scale, SupplyGnn, Targets, loss
 from pipelines.training.task import Dataset, take
 
@@ -50,7 +50,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Some snapshots of a data set as tensors: inputs (S, R, INPUTS), targets (S, R)."""
+    """Some snapshots of a data set as tensors: inputs (S, R, I), targets (S, R)."""
 
     values: Tensor
     targets: Targets
@@ -59,7 +59,7 @@ class Snapshots:
         return len(self.values)
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Targets]:
-        """Some of the snapshots as one disjoint graph: inputs (B * R, INPUTS), targets (B * R,)."""
+        """Some of the snapshots as one disjoint graph: inputs (B * R, I), targets (B * R,)."""
         targets = {name: value[chosen].reshape(-1) for name, value in vars(self.targets).items()}
         return self.values[chosen].reshape(-1, self.values.shape[2]), Targets(**targets)
 
@@ -84,7 +84,7 @@ def snapshots(data: Dataset, chosen: NDArray[np.bool_], weights: Floats | None =
     # What is published needs no shipment: it counts on all routes of a snapshot alike.
     whole = weight.amax(dim=1, keepdim=True)
     return Snapshots(
-        seen.reshape(-1, size, INPUTS),
+        seen.reshape(-1, size, seen.shape[1]),
         Targets(
             shipments=tensor("shipments") * weight,
             late=tensor("late"),
@@ -143,7 +143,7 @@ def fit(
     sizes = config.network if edges != "none" else GnnConfig(config.network.width, 0)
     learned, judged = snapshots(data, train, weights), snapshots(data, test)
     routes = graph(data, edges, seed)
-    known = learned.values.reshape(-1, INPUTS)
+    known = learned.values.reshape(-1, learned.values.shape[2])
     mean = torch.nan_to_num(known.nanmean(dim=0))
     spread = torch.nan_to_num((known - mean).square().nanmean(dim=0).sqrt(), nan=1.0)
     scale = _scale(learned.targets)

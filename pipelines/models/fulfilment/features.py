@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.models.delay.features import MORE_CONDITIONS, damped
 from pipelines.models.fulfilment.world import FulfilmentConfig
 
 Floats = NDArray[np.float64]
@@ -77,14 +78,18 @@ STOCK: Final = (
 
 
 def encode_fixed(
-    config: FulfilmentConfig, columns: Columns, regions: Sequence[str]
+    config: FulfilmentConfig,
+    columns: Columns,
+    regions: Sequence[str],
+    more: Sequence[str] = MORE_CONDITIONS,
 ) -> NDArray[np.float32]:
-    """(…, len(FIXED) + len(regions)) inputs of about unit size; unknown values get a typical one.
+    """(…, FIXED + more + regions) inputs of about unit size; unknown values get a typical one.
 
     Args:
         config: of the game.
         columns: of the options, by name.
         regions: of warehouses; the last inputs are one-hot over them.
+        more: conditions of the route that are taken as they are, 0 where unknown.
     """
     dollars = fixed_parts(config, columns)
     hour = _known(columns, HOUR, 12.0)
@@ -119,6 +124,7 @@ def encode_fixed(
         np.clip(_known(columns, "urgency_score", 0.5), 0, 4),
         _known(columns, "express_share_30d", 0.3),
         np.log1p(np.maximum(_known(columns, "value_at_risk", 5.0), 0)) / 4,
+        *(damped(_known(columns, name, 0.0)) for name in more),
         *(there == region for region in regions),
     ]
     return _stacked(numbers)

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.models.delay.features import MORE_CONDITIONS
 from pipelines.models.files import read_settings, write_settings
 from pipelines.models.fulfilment.features import (
     HOUR,
@@ -50,14 +51,18 @@ _UNKNOWN: Final = {
 }
 
 
-def read_columns(columns: Columns) -> dict[str, NDArray[Any]]:
+def read_columns(columns: Columns, more: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
     """Columns of numbers (NaN for none) and texts ("" for none), as the encoding wants them.
+
+    Args:
+        columns: of the options, (N,) each.
+        more: numbers that are read beside those known by name.
 
     Raises:
         KeyError: a column is missing.
     """
     read: dict[str, NDArray[Any]] = {}
-    for name in NUMBERS:
+    for name in (*NUMBERS, *more):
         values = np.array(columns[name], dtype=np.float64)  # None becomes NaN
         if name in _UNKNOWN:
             values = np.where(np.isnan(values), _UNKNOWN[name], values)
@@ -117,6 +122,7 @@ class Ppo(Greedy):
         config, weights: of the greedy rule.
         regions: warehouse regions that the agent distinguishes.
         network: names and values of the scorer's weights.
+        more: conditions of a route that it sees beside those known by name.
     """
 
     def __init__(
@@ -125,17 +131,18 @@ class Ppo(Greedy):
         weights: Sequence[float],
         regions: Sequence[str],
         network: Mapping[str, NDArray[np.float32]],
+        more: Sequence[str] = MORE_CONDITIONS,
     ) -> None:
         super().__init__(config, weights)
         self.regions = list(regions)
+        self.more = list(more)
         self.network = dict(network)
 
     def predict(self, columns: Columns) -> dict[str, NDArray[Any]]:
         """`score` of each option; rows of an order need not stand together."""
-        read = read_columns(columns)
-        options = np.concatenate(
-            [encode_fixed(self.config, read, self.regions), encode_stock(read)], axis=1
-        )
+        read = read_columns(columns, self.more)
+        fixed = encode_fixed(self.config, read, self.regions, self.more)
+        options = np.concatenate([fixed, encode_stock(read)], axis=1)
         feasible = read["feasible"] > 0
         score = score_options(self.network, options, feasible, self.dollars(read), read["order"])
         return {"score": score}
@@ -146,7 +153,7 @@ class Ppo(Greedy):
         np.savez(folder / "network.npz", **self.network)  # type: ignore[arg-type]  # the stubs take a flag for names
 
     def _settings(self) -> dict[str, Any]:
-        return {**super()._settings(), "regions": self.regions}
+        return {**super()._settings(), "regions": self.regions, "more": self.more}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -154,7 +161,8 @@ class Ppo(Greedy):
         settings = read_settings(folder)
         with np.load(folder / "network.npz", allow_pickle=False) as stored:
             network = {name: stored[name] for name in stored.files}
-        return cls(*_greedy_of(settings), settings["regions"], network)
+        more = settings.get("more", ())
+        return cls(*_greedy_of(settings), settings["regions"], network, more)
 
 
 def _greedy_of(settings: Mapping[str, Any]) -> tuple[FulfilmentConfig, list[float]]:
