@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from pipelines.settings import PROJECT_ROOT
 
+Popen = subprocess.Popen[str]
 COPIED: Final = ("pipelines", "feature_repo", "simulators")
 
 
@@ -68,8 +69,14 @@ class EditedCopy:
         out, err = started.communicate(timeout=120)
         return subprocess.CompletedProcess(words, started.returncode, out, err)
 
-    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        """Start Python on the copy."""
+    def start(self, *words: str, paths: Sequence[Path] = (), **options: Any) -> Popen:
+        """Start Python on the copy.
+
+        Args:
+            words: its arguments.
+            paths: further folders of modules.
+            options: of the process.
+        """
         ours = {
             n: v for n, v in os.environ.items() if not n.startswith(("SYNCHROCHAIN_", "MLFLOW_"))
         }
@@ -80,7 +87,7 @@ class EditedCopy:
             cwd=self._folder,
             env=ours
             | {
-                "PYTHONPATH": str(self._folder),
+                "PYTHONPATH": os.pathsep.join(map(str, (self._folder, *paths))),
                 "PYTHONDONTWRITEBYTECODE": "1",  # two edits in one second look alike
                 "SYNCHROCHAIN_DATA_DIR": str(self._data_dir),
             },
@@ -96,23 +103,31 @@ class EditedProcess:
 
     def cycle(self, now: datetime) -> dict[str, Any]:
         """Run a batch cycle, the update included; its report, or under `error` what went wrong."""
-        return self._asked({"cycle": now.isoformat()})
+        return self.asked({"cycle": now.isoformat()})
 
     def views(self) -> dict[str, list[str]]:
         """The views of Feast's registry with their features."""
-        return self._asked({"views": True})
+        return self.asked({"views": True})
 
     def online(self, view: str, now: datetime, **keys: Any) -> dict[str, Any]:
         """What Feast serves of one key of a view."""
-        return self._asked({"online": view, "now": now.isoformat(), "keys": keys})
+        return self.asked({"online": view, "now": now.isoformat(), "keys": keys})
 
     def history(self, view: str, at: datetime, **keys: Any) -> dict[str, Any]:
         """What Feast says of one key as of a time."""
-        return self._asked({"history": view, "at": at.isoformat(), "keys": keys})
+        return self.asked({"history": view, "at": at.isoformat(), "keys": keys})
 
     def latest(self) -> dict[str, Any]:
         """What the data layer's cache says, or what went wrong."""
-        return self._asked({"latest": True})
+        return self.asked({"latest": True})
+
+    def asked(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Its answer to a question."""
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps(question), file=self._process.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
 
     def end(self) -> None:
         """End the process."""
@@ -121,13 +136,6 @@ class EditedProcess:
         self._process.wait(60)
         assert self._process.stdout
         self._process.stdout.close()
-
-    def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin
-        assert self._process.stdout
-        print(json.dumps(question), file=self._process.stdin, flush=True)
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
 
 
 class _Answers:

@@ -107,8 +107,9 @@ def consider(
 ) -> Verdict:
     """Put a version before the gate; it becomes champion, or stays challenger.
 
-    A baseline becomes the first champion without the gate, so that there is one to beat. A
-    challenger has to beat the champion, or the newest baseline if the champion does not load.
+    A baseline becomes champion without the gate where none is, or where the champion does not load:
+    rules would decide on. A challenger has to beat the champion, or the newest baseline if the
+    champion does not load.
 
     Args:
         registry: the model registry.
@@ -128,7 +129,7 @@ def consider(
     champion = registry.with_alias(model, CHAMPION)
     if champion is not None and champion.version == challenger.version:
         raise UsageError(f"{challenger.name} is the champion already")
-    if champion is None and challenger.is_baseline:
+    if challenger.is_baseline and not _serves(registry, champion):
         first = Verdict(True, (), first=True)
         registry.promote(model, challenger.version, first.tags(now()))
         return first
@@ -278,6 +279,16 @@ def _new_rows(
             f"SELECT count(*) FROM {log} WHERE committed_at > ?", [after or datetime.min]
         ).fetchone()
     return upto, int(row[0]) if row else 0
+
+
+def _serves(registry: ModelRegistry, champion: ModelVersion | None) -> bool:
+    if champion is None:
+        return False
+    try:
+        registry.load(champion)
+    except BrokenModelError:
+        return False
+    return True
 
 
 def _rival(

@@ -7,7 +7,7 @@ own signature names must be there, of the same type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +19,7 @@ from pipelines.features.views import view_named
 from pipelines.registry.packaging import BrokenModelError
 
 if TYPE_CHECKING:
+    from feast import FeatureService
     from mlflow.models import ModelSignature
 
 NUMBER: Final = "number"
@@ -94,6 +95,29 @@ def contract_of(model: str) -> Contract:
     return CONTRACTS[model]
 
 
+def without_unread(model: str, columns: Mapping[str, Any], read: Collection[str]) -> dict[str, Any]:
+    """An example's columns without the features that no version reads: those may go or change.
+
+    Args:
+        model: one of MODELS.
+        columns: by name.
+        read: the features that are read.
+    """
+    unread = _feature_names(contract_of(model)).difference(read)
+    return {name: values for name, values in columns.items() if name not in unread}
+
+
+def not_applied(service: FeatureService) -> list[str]:
+    """The declared features of a model's service that Feast does not know yet, as view:feature."""
+    known = {
+        f"{projection.name}:{feature.name}"
+        for projection in service.feature_view_projections
+        for feature in projection.features
+    }
+    (contract,) = (c for c in CONTRACTS.values() if c.service == service.name)
+    return [name for name in contract.features if name not in known]
+
+
 def check_columns(model: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
     """Check the columns of a new version's example against the model's contract.
 
@@ -106,8 +130,7 @@ def check_columns(model: str, inputs: Mapping[str, Any], outputs: Mapping[str, A
         BrokenModelError: a column is missing or not in the contract.
     """
     contract = contract_of(model)
-    features = {name.partition(":")[2] for name in contract.features}
-    needed = contract.inputs.keys() - contract.optional - features
+    needed = contract.inputs.keys() - contract.optional - _feature_names(contract)
     wrong = _differences("input", needed - inputs.keys(), inputs.keys() - contract.inputs.keys())
     wrong += _wrong_outputs(contract, outputs)
     if wrong:
@@ -179,6 +202,10 @@ def check_signature(model: str, name: str, folder: Path) -> None:
     wrong += _wrong_outputs(contract, outputs)
     if wrong:
         raise BrokenModelError(f"{name} does not fit any more: {'; '.join(wrong)}: {help_}")
+
+
+def _feature_names(contract: Contract) -> set[str]:
+    return {name.partition(":")[2] for name in contract.features}
 
 
 def _wrong_outputs(contract: Contract, outputs: Mapping[str, Any]) -> list[str]:

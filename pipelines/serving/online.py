@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pipelines.errors import SynchroChainError, first_line
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.lake.clock import unix_now
-from pipelines.registry.signatures import CONTRACTS
+from pipelines.registry.signatures import CONTRACTS, not_applied
 from pipelines.serving.orders import NotReadyError
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ class OnlineFeatures:
                     f"Feast does not know {name}: apply the feature repository with "
                     "`synchrochain batch --once`"
                 ) from None
+            if unknown := not_applied(service):
+                raise NotReadyError(
+                    f"Feast does not know {', '.join(unknown)} yet: apply the declarations with "
+                    "`synchrochain batch --once`"
+                )
             self._services[name] = service
             self._view_of[name] = {
                 feature.name: projection.name

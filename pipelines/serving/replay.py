@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from pipelines.errors import SynchroChainError, said
 from pipelines.models.delay.features import past_delays
-from pipelines.registry.columns import Columns, as_columns
+from pipelines.registry.columns import Columns, as_column
+from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.decision_log import Logged
 from pipelines.serving.forecasts import (
     RULE,
@@ -55,11 +57,13 @@ def replay(logged: Logged, load: Load) -> Replay:
     content = logged.content
     decision = content["decision"]
     options = decision["alternatives"]
-    recorded = as_columns(unpack(content["options"], len(options)))
+    recorded = _still_known("ppo_agent", unpack(content["options"], len(options)))
     models = {name: _model(used, load) for name, used in decision["models"].items()}
     different: list[str] = []
 
-    intent = forecast_intent(models["intent"], as_columns(content["intent"]))
+    intent = forecast_intent(
+        models["intent"], _still_known("intent_transformer", content["intent"])
+    )
     urgency = np.repeat(intent.urgency, len(options))
     _compare("urgency", recorded["urgency"], urgency, different)
     hours, late = _delays(content["delay"], logged, models["delay"], recorded)
@@ -108,11 +112,23 @@ def _delays(part: Any, logged: Logged, model: Served | Absent, recorded: Columns
         return past_delays(recorded)
     if logged.network is None:
         raise SynchroChainError(f"the network of decision {logged.id} is no longer in the log")
-    network = as_columns(logged.network)
-    for name, values in part["fresh"].items():
-        network[name][part["at"]] = values
+    network = _still_known("supply_gnn", logged.network)
+    for name, values in _still_known("supply_gnn", part["fresh"]).items():
+        if name in network:
+            network[name][part["at"]] = values
     answer = forecast_delays(model, network)
     return answer.hours[part["routes"]], answer.late[part["routes"]]
+
+
+def _still_known(model: str, columns: Mapping[str, Sequence[Any]]) -> Columns:
+    """What was logged, without features that are gone or retyped: a version that reads one of them
+    does not load."""
+    found: Columns = {}
+    for name, values in columns.items():
+        if name in CONTRACTS[model].inputs:
+            with suppress(ValueError, TypeError):
+                found[name] = as_column(name, values)
+    return found
 
 
 def _model(used: Any, load: Load) -> Served | Absent:

@@ -28,7 +28,7 @@ _PACKAGES: Final = ("duckdb", "feast", "numpy", "pyarrow", "scikit-learn", "torc
 
 @dataclass(frozen=True)
 class RetrievalReport:
-    """One retrieval made again: `changed` names the columns whose values differ now."""
+    """One retrieval made again: `changed` names the columns whose values differ now or are gone."""
 
     name: str
     service: str
@@ -123,7 +123,7 @@ def rebuild(config: BatchConfig, run_id: str, folder: Path) -> RebuildReport:
     for made, frame in zip(manifest["retrievals"], frames, strict=True):
         found = digests(retrieve(source.store, frame.to_pandas(), made["service"]))
         kept: dict[str, str] = made["columns"]
-        changed = sorted(n for n in kept.keys() | found.keys() if kept.get(n) != found.get(n))
+        changed = sorted(n for n in kept if kept[n] != found.get(n))
         retrievals.append(
             RetrievalReport(made["name"], made["service"], made["rows"], not changed, changed)
         )

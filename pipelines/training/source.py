@@ -22,6 +22,7 @@ from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.lake.workspace import empty, read_files
+from pipelines.registry.signatures import not_applied
 from pipelines.settings import BatchConfig
 from pipelines.tables.known import LOGS
 from pipelines.training.memory import room
@@ -113,12 +114,18 @@ class TrainingSource:
             The entity rows with a column per feature.
 
         Raises:
-            TrainingDataError: the frame is empty.
+            TrainingDataError: the frame is empty, or features are declared that Feast does not
+                know yet.
         """
         if entities.empty:
             raise TrainingDataError(
                 f"no rows to train on for {service}: let the shop run for longer, "
                 "e.g. `synchrochain run --days 30`"
+            )
+        if unknown := not_applied(self.store.get_feature_service(service)):
+            raise TrainingDataError(
+                f"Feast does not know {', '.join(unknown)} yet: apply the declarations with "
+                "`synchrochain batch --once`"
             )
         table = retrieve(self.store, entities, service)
         name = name or service

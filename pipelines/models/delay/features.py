@@ -44,18 +44,18 @@ PROBES: Final = 12
 """Products of a warehouse, spread evenly over the ids of those that it carries, whose mean stands
 for its stock. The choice needs no sales figures, so it is the same in training and serving."""
 ROUTE_FEATURES: Final = VIEWS_BY_NAME["route_conditions"].features
-_CONSIDERED: Final = frozenset(
-    {
-        *("delay_risk", "congestion", "carbon_cost", "deliveries_24h", "late_rate_24h"),
-        *("mean_delay_hours_24h", "mean_delay_hours_7d"),
-        *("efficiency_score", "carbon_per_tonne_km"),  # they follow from the others
-    }
+_BY_NAME: Final = (
+    *("delay_risk", "congestion", "carbon_cost", "deliveries_24h", "late_rate_24h"),
+    *("mean_delay_hours_24h", "mean_delay_hours_7d"),
 )
+_DERIVED: Final = ("efficiency_score", "carbon_per_tonne_km")  # from the others
 MORE_CONDITIONS: Final = tuple(
-    name for name in numeric_features("route_conditions") if name not in _CONSIDERED
+    name for name in numeric_features("route_conditions") if name not in (*_BY_NAME, *_DERIVED)
 )
 """Numbers of a route that are declared beyond those that `inputs` knows by name. New versions of
 this model and of the agent take them as they are, and record which they are."""
+READ_CONDITIONS: Final = (*_BY_NAME, *MORE_CONDITIONS)
+"""The features of a route that this model reads."""
 CONSTANTS: Final = (
     *("route_id", "origin_id", "destination_id", "mode"),
     *("distance_km", "base_hours", "base_cost"),

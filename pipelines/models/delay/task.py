@@ -21,10 +21,12 @@ from pipelines.models.delay.evaluation import (
     metrics,
     of_predictor,
 )
+from pipelines.models.delay.features import READ_CONDITIONS
 from pipelines.models.delay.fit_baselines import GlobalLag, RouteMean, boosting, usual
 from pipelines.models.delay.predictor import Gnn
 from pipelines.models.delay.training import Edges, FitConfig, Fitted, fit
 from pipelines.registry.packaging import Predictor
+from pipelines.registry.signatures import without_unread
 from pipelines.registry.unknown_features import ignoring, never_known, without
 from pipelines.training.figures import learning_curve
 from pipelines.training.source import TrainingDataError, TrainingSource
@@ -231,7 +233,8 @@ def _outcome(data: Dataset, rounds: Sequence[_Round], config: FitConfig, *, quic
     parts = split(data)
     first_time = data.timestamps[parts.hold_out][0]
     example = take(data.columns, data.timestamps == first_time)
-    example = {name: values for name, values in example.items() if name != "snapshot"}
+    example = without_unread("supply_gnn", example, READ_CONDITIONS)
+    del example["snapshot"]
     model = first.predictors[MODEL]
     compared = {name: first.judged[name] for name in (MODEL, BOOSTING, PERSISTENCE)}
     return Trained(

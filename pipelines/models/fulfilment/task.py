@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.models.delay.features import MORE_CONDITIONS
 from pipelines.models.fulfilment.claims import chance_claim, claims_of
 from pipelines.models.fulfilment.clairvoyant import best_plan
 from pipelines.models.fulfilment.episodes import Period, deal, everything, split
@@ -18,12 +19,13 @@ from pipelines.models.fulfilment.features import WEIGHED
 from pipelines.models.fulfilment.figures import by_policy, by_seed, learning
 from pipelines.models.fulfilment.game import FulfilmentGame
 from pipelines.models.fulfilment.policies import play, served, weighed
-from pipelines.models.fulfilment.predictors import Greedy, Ppo
+from pipelines.models.fulfilment.predictors import NUMBERS, TEXTS, Greedy, Ppo
 from pipelines.models.fulfilment.shop import ShopHistory, read_history
 from pipelines.models.fulfilment.training import PpoConfig, train_agent
 from pipelines.models.fulfilment.tuning import tune
 from pipelines.models.fulfilment.world import FulfilmentConfig, Shop
 from pipelines.registry.packaging import Predictor
+from pipelines.registry.signatures import without_unread
 from pipelines.registry.unknown_features import ignoring
 from pipelines.training.source import TrainingSource
 from pipelines.training.task import (
@@ -254,7 +256,8 @@ def _example(game: FulfilmentGame) -> Columns:
     columns = {name: np.asarray(column[0]) for name, column in game.columns().items()}
     for name in ("is_weekend", "is_low_stock", "feasible"):  # the game reckons in numbers
         columns[name] = columns[name].astype(bool)
-    return {**columns, "order": np.zeros(game.options, dtype=np.int64)}
+    read = without_unread("ppo_agent", columns, (*NUMBERS, *TEXTS, *MORE_CONDITIONS))
+    return {**read, "order": np.zeros(game.options, dtype=np.int64)}
 
 
 def _reference(history: ShopHistory, train: Period, unknown: Sequence[str]) -> dict[str, Floats]:
