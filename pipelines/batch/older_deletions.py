@@ -17,7 +17,7 @@ from pipelines.features.views import VIEWS
 from pipelines.lake.state import PipelineState
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.workspace import columns, quoted, read_files
-from pipelines.live_databases import open_engine, transaction
+from pipelines.live_databases import open_existing, transaction
 from pipelines.settings import DataConfig
 from pipelines.tables.declare import TEXTS, TIME, Column, Log
 from pipelines.tables.known import LOGS
@@ -57,7 +57,7 @@ def log_older_deletions_again(
         lacking = _lacking(connection, state, log)
         if not lacking:
             continue
-        engine = open_engine(data.database_url(log.database), data.busy_timeout)
+        engine = open_existing(log.database, data.database_url(log.database), data.busy_timeout)
         try:
             with transaction(engine, writes=True) as live:
                 cursor = live.executemany(

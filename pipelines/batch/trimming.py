@@ -25,7 +25,7 @@ from pipelines.lake.state import PipelineState
 from pipelines.lake.state_values import as_text
 from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import quoted, read_files
-from pipelines.live_databases import open_engine, transaction
+from pipelines.live_databases import open_existing, transaction
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 from pipelines.tables.declare import Log
 from pipelines.tables.known import logs_of
@@ -70,7 +70,7 @@ def trim_change_logs(
     expiry = now - timedelta(days=config.retention_days)
     removed = 0
     for name in DATABASE_NAMES:
-        engine = open_engine(data.database_url(name), data.busy_timeout)
+        engine = open_existing(name, data.database_url(name), data.busy_timeout)
         try:
             removed += _trim(connection, engine, name, state, expiry, now)
         finally:

@@ -12,13 +12,12 @@ import sqlalchemy as sa
 
 from pipelines.change_log.offsets import Offset, end_of_log
 from pipelines.change_log.types import DUCKDB_TYPES
-from pipelines.errors import LiveDatabaseError
 from pipelines.live_databases import (
     METADATA,
     UnknownRows,
     check_contract,
     live_database_error,
-    open_engine,
+    open_existing,
     row_of,
     sqlite_path,
     transaction,
@@ -163,12 +162,7 @@ class ChangeLogReader:
 
     @contextmanager
     def _engine(self) -> Iterator[sa.Engine]:
-        if not self._path.exists():  # opening would create an empty one
-            raise LiveDatabaseError(
-                f"{self._path} does not exist: fill it with `synchrochain simulate`, "
-                f"or set SYNCHROCHAIN_{self.name.upper()}_URL to your own database"
-            )
-        engine = open_engine(self._url, self._busy_timeout)
+        engine = open_existing(self.name, self._url, self._busy_timeout)
         try:
             yield engine
         finally:

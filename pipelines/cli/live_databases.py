@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pipelines.live_databases import ChangeLogState, Gap, UnknownRows
 
 
+NO_TABLE = "there is no such table"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(triggers)
@@ -50,6 +53,16 @@ def triggers(
         for name, database in found.items():
             for line in database["said"]:
                 answers.print(f"{name}: {line}", markup=False)
+    if lacking := [
+        f"{name}.{table}"
+        for name, database in found.items()
+        for table, state in database["tables"].items()
+        if state == NO_TABLE
+    ]:
+        raise SynchroChainError(
+            f"tables are missing: {', '.join(lacking)}: create them with `synchrochain simulate`, "
+            "or see docs/own-database.md"
+        )
     if not all(database["sound"] for database in found.values()):
         raise SynchroChainError(
             "not every change is recorded: make the triggers with `synchrochain triggers --install`"
@@ -85,20 +98,10 @@ def audit_live_tables(as_json: bool) -> None:
 
 def _databases(data: Any) -> list[tuple[str, tuple[Any, Any]]]:
     """By name, the path of each live database and its engine."""
-    from pipelines.errors import LiveDatabaseError
-    from pipelines.live_databases import METADATA, open_engine, sqlite_path
-    from pipelines.settings import DATABASE_NAMES
+    from pipelines.live_databases import METADATA, LiveDatabases
 
-    found = []
-    for name in DATABASE_NAMES:
-        url = data.database_url(name)
-        if not sqlite_path(url).exists():  # opening would make an empty one
-            raise LiveDatabaseError(
-                f"{sqlite_path(url)} does not exist: fill it with `synchrochain simulate`, "
-                f"or set SYNCHROCHAIN_{name.upper()}_URL to your own database"
-            )
-        found.append((name, (open_engine(url, data.busy_timeout), METADATA[name])))
-    return found
+    engines = LiveDatabases.existing(data).engines
+    return [(name, (engine, METADATA[name])) for name, engine in engines.items()]
 
 
 def _database(engine: Any, metadata: Any, *, install: bool) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def _database(engine: Any, metadata: Any, *, install: bool) -> dict[str, Any]:
 def _state(state: ChangeLogState, table: str) -> str:
     found = state.triggers.get(table)
     if found is None:
-        return "there is no such table"
+        return NO_TABLE
     faults = {"missing": found.missing, "altered": found.altered}
     if state.format != 1:
         faults["of format 1"] = found.older

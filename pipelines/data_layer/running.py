@@ -21,14 +21,14 @@ from pipelines.cache import RealtimeCache
 from pipelines.errors import SynchroChainError
 from pipelines.lake.declarations import declared_otherwise
 from pipelines.lake.state import BATCH_READER
-from pipelines.monitoring.scoring import champions_scorer
-from pipelines.printable import set_up_output
 from pipelines.settings import ENV_PREFIX, BatchConfig, DataConfig, foreign_environment
-from pipelines.stopping import PART_SECONDS, end_with_parent
+from pipelines.stopping import PART_SECONDS
 from pipelines.streaming import DataStreamer
 
 logger = logging.getLogger(__name__)
 
+BATCH_CHILD: Final = "pipelines.data_layer.batch_child"
+"""Run by name: a module that was imported already would be run a second time."""
 LOOK_SECONDS: Final = 0.1
 PATIENCE: Final = PART_SECONDS
 """Seconds that a cycle has to end by itself; one that is killed is repeated by the next."""
@@ -122,7 +122,7 @@ class RunningLayer:
 def _batch_flow(data: DataConfig, batch: BatchConfig) -> subprocess.Popen[str]:
     """The batch flow in a process of its own, which ends when its standard input does."""
     return subprocess.Popen(
-        [sys.executable, "-m", __name__],
+        [sys.executable, "-m", BATCH_CHILD],
         env=_environment(data, batch),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -140,27 +140,3 @@ def _environment(data: DataConfig, batch: BatchConfig) -> dict[str, str]:
         for name, value in given.items()
         if value is not None
     }
-
-
-def main() -> None:
-    """Be the child: run cycles on schedule, say when the first one is over, end with the parent."""
-    set_up_output()
-    stop, cycled = threading.Event(), threading.Event()
-
-    def after_cycle(_outcome: object) -> None:
-        if not cycled.is_set():
-            cycled.set()
-            print("cycled", flush=True)
-
-    end_with_parent(stop.set, seconds=PATIENCE)
-    config = BatchConfig()
-    processor = BatchProcessor(config, DataConfig(), after_update=champions_scorer(config))
-    try:
-        processor.start_scheduled_processing(stop, sleep=stop.wait, on_cycle=after_cycle)
-    except SynchroChainError as error:
-        logger.error("the batch flow has ended: %s", error)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,6 +19,7 @@ from pipelines.live_databases.databases import LiveDatabases
 from pipelines.live_databases.engines import (
     live_database_error,
     open_engine,
+    open_existing,
     sqlite_path,
     transaction,
     translate_errors,
@@ -95,6 +96,7 @@ __all__ = [
     "inventory_db",
     "live_database_error",
     "open_engine",
+    "open_existing",
     "orders",
     "orders_db",
     "other_unique_columns",

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipelines.errors import ContractError, TriggersError
 from pipelines.live_databases.contract import check_contract
-from pipelines.live_databases.engines import open_engine
+from pipelines.live_databases.engines import open_engine, open_existing
 from pipelines.live_databases.install import create_schema
 from pipelines.live_databases.schema import METADATA
 from pipelines.settings import DATABASE_NAMES, DataConfig
@@ -23,10 +23,24 @@ class LiveDatabases:
 
     @classmethod
     def open(cls, config: DataConfig) -> LiveDatabases:
-        """Open the databases of `config`; nothing is created inside them."""
+        """Open the databases of `config`; files are created where missing, nothing inside them."""
         return cls(
             {
                 name: open_engine(config.database_url(name), config.busy_timeout)
+                for name in DATABASE_NAMES
+            }
+        )
+
+    @classmethod
+    def existing(cls, config: DataConfig) -> LiveDatabases:
+        """Open the databases of `config`, for what only reads: nothing is created.
+
+        Raises:
+            LiveDatabaseError: one of them does not exist.
+        """
+        return cls(
+            {
+                name: open_existing(name, config.database_url(name), config.busy_timeout)
                 for name in DATABASE_NAMES
             }
         )
@@ -39,6 +53,15 @@ class LiveDatabases:
         """
         for name, engine in self.engines.items():
             create_schema(engine, METADATA[name])
+            check_contract(engine, METADATA[name])
+
+    def check(self) -> None:
+        """Check that all of the contract is there.
+
+        Raises:
+            LiveDatabaseError: something is missing, or a database cannot be read.
+        """
+        for name, engine in self.engines.items():
             check_contract(engine, METADATA[name])
 
     def check_triggers(self) -> None:

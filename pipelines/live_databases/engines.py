@@ -52,6 +52,27 @@ def open_engine(url: str, busy_timeout: float = 5.0) -> sa.Engine:
     return engine
 
 
+def open_existing(name: str, url: str, busy_timeout: float = 5.0) -> sa.Engine:
+    """As `open_engine`, for what only reads: nothing is created.
+
+    Args:
+        name: of the database, for messages.
+        url: an SQLAlchemy URL of a SQLite file.
+        busy_timeout: seconds a connection waits for another writer's lock.
+
+    Raises:
+        ConfigurationError: the URL is not that of a SQLite file.
+        LiveDatabaseError: there is no such file, or this user may not read it.
+    """
+    path = sqlite_path(url)
+    if not path.exists():
+        raise LiveDatabaseError(
+            f"{path} does not exist: fill it with `synchrochain simulate`, or set "
+            f"SYNCHROCHAIN_{name.upper()}_URL to your own database"
+        )
+    return open_engine(url, busy_timeout)
+
+
 def sqlite_path(url: str) -> Path:
     """The file behind a SQLite URL.
 

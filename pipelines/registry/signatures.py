@@ -196,9 +196,9 @@ def check_signature(model: str, name: str, folder: Path) -> None:
     gone = sorted(inputs.keys() - contract.inputs.keys())
     wrong = [f"it was trained with {', '.join(map(repr, gone))}, now gone"] if gone else []
     known = {**contract.inputs, **contract.outputs}
-    for name, found in (inputs | outputs).items():
-        if name in known and found != (wanted := _mlflow_type(known[name])):
-            wrong.append(f"its {name!r} is {found!r}, and {wanted!r} now")
+    for column, found in (inputs | outputs).items():
+        if column in known and found != (wanted := _mlflow_type(known[column])):
+            wrong.append(f"its {column!r} is {found!r}, and {wanted!r} now")
     wrong += _wrong_outputs(contract, outputs)
     if wrong:
         raise BrokenModelError(f"{name} does not fit any more: {'; '.join(wrong)}: {help_}")

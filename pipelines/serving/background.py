@@ -50,11 +50,14 @@ class BackgroundTasks:
         """
 
         def run() -> None:
+            problem = ""
             while not self._stopping.is_set():
                 try:
                     work()
                 except SynchroChainError as error:
-                    logger.warning("not ready: %s", said(error))
+                    if said(error) != problem:  # said once, not with each attempt
+                        problem = said(error)
+                        logger.warning("not ready: %s", problem)
                 except Exception:
                     logger.exception("not ready")
                 else:

@@ -100,10 +100,13 @@ class ModelOrchestrator:
         Args:
             data: the live databases and Redis.
             batch: the data directory.
+
+        Raises:
+            LiveDatabaseError: a live database does not exist.
         """
         config = ServingConfig()
         return cls(
-            LiveDatabases.open(data),
+            LiveDatabases.existing(data),
             OnlineFeatures(partial(_open_store, batch)),
             ChampionModels(partial(open_registry, batch), batch.mlflow_path / "mlflow.db"),
             DecisionLog(data.data_dir / FILE, config.keep_decisions, config.log_busy),
@@ -122,7 +125,11 @@ class ModelOrchestrator:
         """
         try:
             self.databases.check_triggers()
-            self.reference.refresh()
+            try:
+                self.reference.refresh()
+            except LiveDatabaseError:
+                self.databases.check()  # if a table is missing, this says what to do
+                raise
             self.features.start()
         except Exception as error:
             self._problems["start"] = said(error)

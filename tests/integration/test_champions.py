@@ -232,6 +232,18 @@ def test_a_champion_that_does_not_load_is_replaced(registry: ModelRegistry) -> N
     assert aliases(registry)[CHAMPION] == 4
 
 
+def test_a_baseline_is_champion_where_the_champion_does_not_load(registry: ModelRegistry) -> None:
+    """Whatever the gate would say: without it, rules would decide."""
+    judged(registry, register(registry, 0.9, is_baseline=True))
+    for file in registry.get(MODEL, 1).folder.rglob("level.json"):
+        file.write_text("")
+    stale = Health(dict.fromkeys(HEALTHY.ages), HEALTHY.agreement)
+    verdict = judged(registry, register(registry, 0.95, is_baseline=True), health=lambda: stale)
+    assert verdict.word == "first"
+    assert aliases(registry)[CHAMPION] == 2
+    assert registry.rollback(MODEL).version == 1
+
+
 def test_the_champion_is_not_judged_against_itself(registry: ModelRegistry) -> None:
     """Whoever asks for it has mistaken the version."""
     first = register(registry, 0.5, is_baseline=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,12 @@ from serving_shop import execute, insert, open_shop, order_row, put_everything
 
 from pipelines.benchmarks import bench_decide
 from pipelines.benchmarks.decide_world import sample_orders
-from pipelines.cli import bench, decisions
-from pipelines.errors import SynchroChainError, UnknownNameError, UsageError
+from pipelines.cli import bench, decisions, live_databases
+from pipelines.errors import LiveDatabaseError, SynchroChainError, UnknownNameError, UsageError
 from pipelines.feast_plugins.repository import open_store
 from pipelines.live_databases import orders, user_sessions
 from pipelines.serving.orders import OrderError
-from pipelines.settings import BatchConfig
+from pipelines.settings import DATABASE_NAMES, BatchConfig
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def run(folder: Path) -> Iterator[CommandLine]:
     app = typer.Typer()
     decisions.register(app)
     bench.register(app)
+    live_databases.register(app)
     with open_shop(folder) as databases:
         insert(databases, orders, *(order_row(n) for n in (1, 2, 3)), order_row(4, user=3))
         put_everything(open_store(BatchConfig()))
@@ -118,6 +120,38 @@ def test_what_makes_no_sense_is_one_line(
     assert str(raised.value).startswith(said)
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["decide", "--live", "1"], ["serve", "--port", "0"]])
+def test_what_asks_makes_no_databases(
+    run: CommandLine, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are none, one line says what to do, and they are still not there."""
+    monkeypatch.setenv("SYNCHROCHAIN_DATA_DIR", str(tmp_path / "new"))
+    with pytest.raises(LiveDatabaseError) as raised:
+        run(*words)
+    assert str(raised.value) == (
+        f"{tmp_path / 'new' / 'live_databases' / 'orders.db'} does not exist: fill it with "
+        "`synchrochain simulate`, or set SYNCHROCHAIN_ORDERS_URL to your own database"
+    )
+    assert list(tmp_path.rglob("*.db")) == []
+
+
+def test_tables_that_are_missing_are_named(
+    run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever needs them first; installing triggers would not help."""
+    monkeypatch.setenv("SYNCHROCHAIN_DATA_DIR", str(tmp_path))
+    folder = tmp_path / "live_databases"
+    folder.mkdir(mode=0o700)
+    for name in DATABASE_NAMES:
+        (folder / f"{name}.db").touch(0o600)
+    for words in (["decide", "--live", "1"], ["triggers"]):
+        with pytest.raises(SynchroChainError) as raised:
+            run(*words)
+        assert re.search(r"no table 'orders'|missing: orders\.orders, ", str(raised.value))
+        assert "create" in str(raised.value)
+        assert str(raised.value).endswith("`synchrochain simulate`, or see docs/own-database.md")
 
 
 @pytest.mark.parametrize("option", ["--user", "--quantity", "--price", "--weight"])

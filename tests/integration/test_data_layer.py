@@ -154,7 +154,7 @@ def child() -> psutil.Process:
     (found,) = (
         process
         for process in psutil.Process().children()
-        if "pipelines.data_layer.running" in process.cmdline()
+        if "pipelines.data_layer.batch_child" in process.cmdline()
     )
     return found
 

@@ -33,6 +33,7 @@ from pipelines.errors import (
     UsageError,
 )
 from pipelines.feast_plugins.repository import open_store
+from pipelines.models.tasks import MODELS as TASK_MODELS
 from pipelines.registry import mlflow_store
 from pipelines.registry.packaging import BrokenModelError
 from pipelines.registry.signatures import CONTRACTS
@@ -362,14 +363,14 @@ def _without_signature(version: ModelVersion) -> None:
         (_remove, "MLmodel is missing"),
         (_without_signature, "damaged or has no signature"),
         (lambda v: (v.folder / "MLmodel").write_text("{"), "MLmodel is missing, damaged"),
-        (_change_signature(lambda columns: columns.pop(0)), "lacks the input 'route_id'"),
         (
             _change_signature(lambda columns: columns.append({**columns[0], "name": "late"})),
-            "has the input 'late', which is not asked for",
+            "it was trained with 'late', now gone: `synchrochain rollback supply_gnn`,"
+            " or `synchrochain train gnn`",
         ),
         (
             _change_signature(lambda columns: columns[0].update(type="double")),
-            "'route_id' of supply_gnn is double, not string",
+            "its 'route_id' is double, and string now",
         ),
     ],
 )
@@ -383,6 +384,21 @@ def test_a_broken_version_is_not_loaded(
         registry.load(version)
     assert len(str(raised.value).splitlines()) == 1
     assert registry.load(registry.get("supply_gnn", 2)).level == 0.2
+
+
+def test_a_version_needs_no_more_than_it_was_trained_with(registry: ModelRegistry) -> None:
+    """What was declared after it is none of its business; nor is what no version reads."""
+    version = registry.get("supply_gnn", 3)
+    _change_signature(lambda columns: columns.pop(0))(version)
+    assert registry.load(version).level == 0.3
+    features = {name.partition(":")[2] for name in CONTRACTS["supply_gnn"].features}
+    given = {n: v for n, v in example("supply_gnn").items() if n not in features}
+    assert registry.load(register(registry, 0.4, example=given)).level == 0.4
+
+
+def test_each_model_names_the_task_that_trains_it() -> None:
+    """So the command in an error works."""
+    assert {contract.task: model for model, contract in CONTRACTS.items()} == TASK_MODELS
 
 
 def test_our_reader_runs_nothing_that_a_version_brings_along(

@@ -23,8 +23,11 @@ import psutil
 import pytest
 from test_cli import synchrochain
 
+from pipelines.cli.live_job import PART
+from pipelines.data_layer.running import BATCH_CHILD
 from pipelines.lake.process_lock import STREAM_LOCK, only_one
 from pipelines.redis_server import stop_server
+from pipelines.redis_server.process import FAKE_SERVER
 from pipelines.settings import PROJECT_ROOT, DataConfig
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: signals, terminals")
@@ -41,6 +44,15 @@ def shop() -> Iterator[Path]:
     yield folder
     stop_server(DataConfig(data_dir=folder))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_no_package_imports_what_is_run_by_name() -> None:
+    """It would be run a second time, with a warning."""
+    names = f"{BATCH_CHILD!r}, {PART!r}, {FAKE_SERVER!r}"
+    program = "import sys, pipelines.data_layer, pipelines.cli.live_job, pipelines.redis_server\n"
+    program += f"print([name for name in ({names}) if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.stdout == "[]\n", found.stderr
 
 
 @dataclass
