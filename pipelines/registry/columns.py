@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.features.views import view_named
 from pipelines.registry.signatures import CONTRACTS, NUMBERS, TEXT, TEXTS
 
 Floats = NDArray[np.float64]
@@ -21,6 +22,11 @@ OBJECTS: Final = frozenset(
     if kind in (TEXT, NUMBERS, TEXTS)
 )
 """Columns of texts and lists."""
+
+
+def numeric_features(view: str) -> tuple[str, ...]:
+    """The features of a view that a model can take as numbers: no texts, no lists."""
+    return tuple(name for name in view_named(view).features if name not in OBJECTS)
 
 
 def floats(values: Any) -> Floats:

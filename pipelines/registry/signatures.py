@@ -79,11 +79,6 @@ def features_of(*views: str) -> dict[str, str]:
     }
 
 
-def numeric_features(view: str) -> tuple[str, ...]:
-    """The features of a view that a model can take as numbers: no texts, no lists."""
-    return tuple(n for n, kind in features_of(view).items() if kind in (NUMBER, COUNT, FLAG))
-
-
 def contract_of(model: str) -> Contract:
     """A registered model's columns.
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.registry.columns import Columns, Floats, as_column, floats
-from pipelines.registry.signatures import numeric_features
+from pipelines.registry.columns import Columns, Floats, as_column, floats, numeric_features
 
 MODES: Final = ("air", "road", "rail", "sea")
 MEASURES: Final = (

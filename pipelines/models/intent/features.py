@@ -14,8 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.registry.columns import as_columns
-from pipelines.registry.signatures import numeric_features
+from pipelines.registry.columns import as_columns, numeric_features
 
 Floats = NDArray[np.float32]
 Columns = Mapping[str, Any]
