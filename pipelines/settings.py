@@ -113,7 +113,7 @@ class DataConfig(_Settings):
 
 
 class BatchConfig(_Settings):
-    """How often the batch flow runs, in what bites, where it writes and how long it keeps.
+    """How often the batch flow runs, in what portions, where it writes and how long it keeps.
 
     `processing_interval` is seconds, `batch_size` rows, `retention_days` days; `merge_files` small
     files of one log or view are merged into one. `memory` is bytes, such as "2GB": what the process

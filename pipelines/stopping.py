@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from pipelines.errors import SynchroChainError
 
@@ -230,25 +230,20 @@ class _Handler:
 
 
 def end_with_parent(
-    stop: Callable[[], None] | None = None,
-    *,
-    seconds: float = PART_SECONDS,
-    lifeline: IO[Any] | None = None,
+    stop: Callable[[], None] | None = None, *, seconds: float = PART_SECONDS
 ) -> None:
     """End this process when the one that started it has ended, however that came about.
 
-    It holds the other end of a pipe, by default this one's standard input, and writes nothing.
+    It holds the other end of a pipe, this one's standard input, and writes nothing.
 
     Args:
         stop: asks this process to end; by default it is sent SIGTERM unless it is ending already.
         seconds: that it has before it is ended all the same.
-        lifeline: the pipe.
     """
-    pipe = sys.stdin if lifeline is None else lifeline
 
     def watch() -> None:
-        # Not `pipe.read`: it holds a lock of the pipe's that the end of the interpreter wants.
-        while os.read(pipe.fileno(), 1024):
+        # Not `sys.stdin.read`: it holds a lock of the pipe's that the end of the interpreter wants.
+        while os.read(sys.stdin.fileno(), 1024):
             pass
         (stop or ask)()
         time.sleep(seconds)

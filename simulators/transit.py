@@ -54,7 +54,7 @@ class Transit:
         together = world.congestion.correlation[self._origins, self._destinations]
         self._scale: Floats = 1 / np.sqrt(2 + 2 * together)
         signal = 0.0 if world.config.no_signal else 1.0
-        self._odds_slope = signal * _ODDS_BY_CONGESTION
+        self.odds_slope = signal * _ODDS_BY_CONGESTION
         self._delay_slope = signal * _DELAY_BY_CONGESTION
         spread = signal * math.hypot(_ODDS_BY_CONGESTION, _ODDS_BY_RELIABILITY)
         base = {mode: _centre(share, spread) for mode, share in LATE_SHARE.items()}
@@ -72,11 +72,6 @@ class Transit:
         both = hubs[self._origins] + hubs[self._destinations]
         return np.asarray(both * self._scale, dtype=np.float64)
 
-    def late_probability(self, hour: int) -> Floats:
-        """(routes,) chance that a shipment leaving in that hour is late; hidden."""
-        odds = self.log_odds + self._odds_slope * self.latent(hour)
-        return np.asarray(1 / (1 + np.exp(-odds)), dtype=np.float64)
-
     def hours(
         self, route_number: int, shipped_at: int, promised_hours: float, draws: list[float]
     ) -> float:
@@ -93,7 +88,7 @@ class Transit:
             self._hour, self._latent = hour, self.latent(hour).tolist()
         latent = self._latent[route_number]
         route = self._world.network.routes[route_number]
-        odds = float(self.log_odds[route_number]) + self._odds_slope * latent
+        odds = float(self.log_odds[route_number]) + self.odds_slope * latent
         late = 1 / (1 + math.exp(-odds))
         which, size = draws
         if which < late:

@@ -22,7 +22,7 @@ from pipelines.batch.transform import table_of
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import LONGEST_WINDOW, VIEWS, VIEWS_BY_NAME
 from pipelines.lake.publishing import compacted, publish, stage
-from pipelines.lake.set_aside import removed
+from pipelines.lake.set_aside import remove_file
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import ROWS_PER_BATCH, quoted, read_files
@@ -76,7 +76,7 @@ class Cleanup:
             self._merge("view", view.name)
         gone = self._state.superseded_before(self._now - GRACE)
         for path in gone:
-            removed(path, self._config)
+            remove_file(path, self._config)
         self._state.forget_files(gone)
         self._state.forget_cycles(self._expiry)
 

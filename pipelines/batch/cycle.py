@@ -38,9 +38,9 @@ from pipelines.lake.declarations import (
 )
 from pipelines.lake.hybrid_clock import CLOCK_KEY, HybridClock
 from pipelines.lake.publishing import Staged, publish, stage
-from pipelines.lake.rejected import KEPT_NOTE, Rejected
+from pipelines.lake.rejected import KEPT_KEY, Rejected
 from pipelines.lake.rejected import KIND as REJECTED
-from pipelines.lake.set_aside import removed
+from pipelines.lake.set_aside import remove_file
 from pipelines.lake.state import BATCH_READER, Declared, PipelineState, PublishedFile
 from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.summary import check_published
@@ -159,7 +159,7 @@ class DataProcessor:
                 found[change.view] = files
         return found
 
-    def _removed(self, changes: Sequence[ViewChange]) -> list[Path]:
+    def _files_of_removed(self, changes: Sequence[ViewChange]) -> list[Path]:
         """The published files of views that nobody declares."""
         found = []
         for change in changes:
@@ -219,9 +219,9 @@ class DataProcessor:
 
     def _notes(self, offsets: Mapping[str, int]) -> dict[str, str]:
         """Which logs were read, where that is to be noted anew."""
-        text = declared_logs.note_of(self._state, offsets)
-        known = self._state.metadata(declared_logs.NOTE)
-        return {} if text == known else {declared_logs.NOTE: text}
+        text = declared_logs.entry_of(self._state, offsets)
+        known = self._state.metadata(declared_logs.LOGS_KEY)
+        return {} if text == known else {declared_logs.LOGS_KEY: text}
 
     def _rejected(self) -> Rejected:
         return Rejected(
@@ -229,7 +229,7 @@ class DataProcessor:
             timedelta(days=self._config.retention_days),
             {log.name: self._state.files(REJECTED, log.name) for log in LOGS},
             {log.table: self._state.files(QUARANTINE, log.table) for log in LOGS},
-            self._state.metadata(KEPT_NOTE) is not None,
+            self._state.metadata(KEPT_KEY) is not None,
         )
 
     def _declared(self, changes: Sequence[ViewChange]) -> Declared | None:
@@ -253,7 +253,7 @@ class DataProcessor:
         staged: Staged,
         declared: Sequence[ViewChange],
     ) -> None:
-        staged = replace(staged, superseded=[*staged.superseded, *self._removed(declared)])
+        staged = replace(staged, superseded=[*staged.superseded, *self._files_of_removed(declared)])
         before = self._state.bound_offsets(BATCH_READER)
         moved = {
             name: span.end
@@ -283,10 +283,10 @@ class DataProcessor:
             self._declarations.recorded = anew.text if anew else self._declarations.recorded
             for path in staged.superseded:
                 if path.is_relative_to(self._config.quarantine_path):
-                    removed(path, self._config)  # so that people see each row once
+                    remove_file(path, self._config)  # so that people see each row once
         self._state.forget_metadata(DELETIONS_UNCHECKED)
-        if checked and self._state.metadata(KEPT_NOTE) is None:
-            self._state.set_metadata(KEPT_NOTE, str(report.cycle))
+        if checked and self._state.metadata(KEPT_KEY) is None:
+            self._state.set_metadata(KEPT_KEY, str(report.cycle))
         report.changes = changes.count
         report.accepted = {n: c.accepted for n, c in checked.items() if c.accepted}
         report.quarantined = {n: c.rejected for n, c in checked.items() if c.rejected}

@@ -1,8 +1,8 @@
 """The quarantine: for people, the rows that are rejected now, each as it was and with the reason.
 
-A file a cycle and table, a JSON object a line. The line of a row that has passed since leaves its
-file; the line of one that is waited for no longer says so. Such a file is replaced by one that is
-called after both cycles.
+There is one file per cycle and table, with a JSON object per line. When a later cycle accepts a
+row, its line is removed; when a row stops waiting for its parent, its line gets that reason. The
+file is then replaced by one that is named after both cycles.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def trim_change_logs(
         now: UTC, naive.
 
     Returns:
-        The number of changes removed. Small bites, so that a writer never waits for long.
+        The number of changes removed. Small portions, so that a writer never waits for long.
 
     Raises:
         LiveDatabaseError: a change log cannot be read or written.
@@ -121,7 +121,7 @@ def _expired(
     A time in the future, or what is no time, says nothing: such a change goes with those around it.
     """
     live.create_function("utc", 1, _utc, deterministic=True)
-    bite = (
+    portion = (
         f"SELECT seq, {_SORTABLE} AS at FROM change_log WHERE seq > :after AND seq <= :done "
         "AND seq < (SELECT max(seq) FROM change_log) ORDER BY seq LIMIT :most"
     )
@@ -129,13 +129,13 @@ def _expired(
     query = (
         "SELECT max(seq) FILTER (WHERE at < :expiry AND seq < coalesce(recent, seq + 1)), "
         "recent, max(seq) FROM (SELECT *, min(seq) FILTER (WHERE at BETWEEN :expiry AND :now) "
-        f"OVER () AS recent FROM ({bite}))"
+        f"OVER () AS recent FROM ({portion}))"
     )
     last, recent, _ = live.execute(query, limits | {"after": after, "most": FIRST_LOOK}).fetchone()
     if recent is not None:
         return int(last or after)
     end: int | None = after
-    while end is not None:  # until a bite has a change that says something
+    while end is not None:  # until a portion has a change that says something
         looked = limits | {"after": end, "most": ROWS_PER_LOOK}
         last, recent, end = live.execute(query, looked).fetchone()
         if last is not None or recent is not None:

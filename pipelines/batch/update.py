@@ -34,8 +34,8 @@ from pipelines.feast_plugins.repository import (
     quiet,
 )
 from pipelines.features.views import VIEWS
+from pipelines.file_kinds import check_file
 from pipelines.lake.state import PipelineState
-from pipelines.places import check_file
 from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:

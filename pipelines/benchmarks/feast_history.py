@@ -20,7 +20,7 @@ from pipelines.benchmarks.feast_world import (
     View,
     Views,
     apply,
-    entity_frame,
+    entity_dataframe,
     open_ours,
     open_stock,
     write_views,
@@ -116,7 +116,7 @@ def _world(space: Space, name: str, rows: int, view_rows: int) -> tuple[Views, p
     names = {"clicks": None, "orders": EXPIRES, "returns": None}
     made = [View(view, view_rows, keys, ttl) for view, ttl in names.items()]
     views = write_views(space.folder / name, made)
-    return views, entity_frame(rows, keys, views.end)
+    return views, entity_dataframe(rows, keys, views.end)
 
 
 def _asked(store: Any, views: Views, frame: pd.DataFrame) -> Ask:

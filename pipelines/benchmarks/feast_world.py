@@ -23,6 +23,7 @@ from pipelines.feast_plugins.repository import quiet
 from pipelines.lake.clock import aware_now
 
 KEY: Final = "user_id"
+SEED, ENTITY_SEED = 7, 11
 SERVICE: Final = "bench"
 VECTORS: Final = "bench_vectors"
 KINDS: Final = ("float",) * 4 + ("int",) * 3 + ("text", "flag")
@@ -82,19 +83,18 @@ class Views:
         return self.folder / f"{view.name}.parquet"
 
 
-def write_views(folder: Path, views: Sequence[View], seed: int = 7) -> Views:
+def write_views(folder: Path, views: Sequence[View]) -> Views:
     """Generate the views' files, as the batch flow writes its own, in a new folder.
 
     Args:
         folder: is created.
         views: what to generate.
-        seed: of the values.
     """
     folder.mkdir(parents=True)
     made = Views(folder, tuple(views), aware_now().replace(microsecond=0))
     for number, view in enumerate(views):
         pq.write_table(
-            _rows(view, np.random.default_rng((seed, number)), made.end),
+            _rows(view, np.random.default_rng((SEED, number)), made.end),
             made.path(view),
             row_group_size=ROWS_PER_GROUP,
             compression="zstd",
@@ -105,16 +105,15 @@ def write_views(folder: Path, views: Sequence[View], seed: int = 7) -> Views:
     return made
 
 
-def entity_frame(rows: int, keys: int, end: datetime, seed: int = 11) -> pd.DataFrame:
+def entity_dataframe(rows: int, keys: int, end: datetime) -> pd.DataFrame:
     """Times of users to ask the history for: user_id, event_timestamp and `row`, its number.
 
     Args:
         rows: how many.
         keys: users are 0 to `keys` - 1.
         end: no time is after it, UTC.
-        seed: of the draw.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(ENTITY_SEED)
     return pd.DataFrame(
         {
             KEY: rng.integers(0, keys, rows),

@@ -29,6 +29,7 @@ LISTEN_S: Final = 0.1
 """How long a rest lasts at most for the sake of a view that has less."""
 LOST_S: Final = 10.0
 FEATURES_READ: Final = 2
+SEED: Final = 7
 
 
 class LoadProcess:
@@ -177,13 +178,12 @@ class Prober:
     Args:
         store: a feature store.
         load: the process that commits changes.
-        seed: of the choice of changes.
     """
 
-    def __init__(self, store: Any, load: LoadProcess, seed: int = 7) -> None:
+    def __init__(self, store: Any, load: LoadProcess) -> None:
         self._store = store
         self._load = load
-        self._dice = random.Random(seed)
+        self._dice = random.Random(SEED)
         self._features = {
             view.name: [f"{view.name}:{name}" for name in view.features[:FEATURES_READ]]
             for view in VIEWS

@@ -16,7 +16,7 @@ from pipelines.features.columns import EVENT_TIMESTAMP
 KINDS: Final = "a pandas DataFrame, an Arrow table, a dict of columns, a list of dicts"
 
 
-def entity_frame(given: Any) -> pd.DataFrame:
+def entity_dataframe(given: Any) -> pd.DataFrame:
     """An entity dataframe from whatever holds one.
 
     Args:

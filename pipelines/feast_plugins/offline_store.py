@@ -37,10 +37,10 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from pipelines.errors import UsageError, first_line
-from pipelines.feast_plugins.entities import check_columns, entity_frame
+from pipelines.feast_plugins.entities import check_columns, entity_dataframe
 from pipelines.feast_plugins.entity_times import event_times
 from pipelines.feast_plugins.history.point_in_time import ONLY_NULLS, ViewHistory
-from pipelines.feast_plugins.history.retrieval_job import EntityFrame, PointInTimeJob
+from pipelines.feast_plugins.history.retrieval_job import EntityDataframe, PointInTimeJob
 from pipelines.feast_plugins.parquet_source import connect, is_parquet, pattern_of, placed_rows
 from pipelines.feast_plugins.published_files import published_files
 from pipelines.features.columns import EVENT_TIMESTAMP
@@ -107,9 +107,10 @@ class ParquetOfflineStore(DuckDBOfflineStore):
             feature_views: the views to join.
             feature_refs: references `view:feature`.
             entity_df: join keys, event times (`event_timestamp`, or the only column of times) and
-                any further columns, in whatever `entity_frame` takes; or a SQL query that DuckDB
-                runs whenever the job is.
-            registry, project: Feast's.
+                any further columns, in whatever `entity_dataframe` takes; or a SQL query that
+                DuckDB runs whenever the job is.
+            registry: Feast's.
+            project: Feast's.
             full_feature_names: whether names in the answer start with their view's name.
             filter_by_created_timestamp: cut off, even with `values_computed_later`.
             stretch: `start_date` and `end_date` of a request without a frame, which is refused.
@@ -127,7 +128,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
             )
         copied = bool(config.coerce_tz_aware)
         if not isinstance(entity_df, str | pd.DataFrame):
-            entity_df, copied = entity_frame(entity_df), True
+            entity_df, copied = entity_dataframe(entity_df), True
         cut_off = filter_by_created_timestamp or not config.offline_store.values_computed_later
         if not all(is_parquet(view.batch_source) for view in feature_views):
             return _stock_job(
@@ -183,7 +184,8 @@ class ParquetOfflineStore(DuckDBOfflineStore):
             feature_name_columns: the columns to return beside keys and times.
             timestamp_field: the column of the event time.
             created_timestamp_column: the column that breaks ties; None without one.
-            start_date, end_date: UTC where naive.
+            start_date: the earliest event time, UTC where naive.
+            end_date: the latest one.
         """
         return pull_latest_from_table_or_query_ibis(
             config=config,
@@ -211,9 +213,14 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         """Every row whose event time lies between the dates, both included.
 
         Args:
-            config, data_source, join_key_columns, feature_name_columns, timestamp_field,
-            created_timestamp_column: as for `pull_latest_from_table_or_query`.
-            start_date, end_date: UTC where naive; None for no limit.
+            config: Feast's repository configuration.
+            data_source: the file source to read.
+            join_key_columns: the columns of the entity key.
+            feature_name_columns: the columns to return beside keys and times.
+            timestamp_field: the column of the event time.
+            created_timestamp_column: the column that is returned too; None without one.
+            start_date: the earliest event time, UTC where naive; None for no limit.
+            end_date: the latest one; None for no limit.
         """
         return pull_all_from_table_or_query_ibis(
             config=config,
@@ -228,7 +235,7 @@ class ParquetOfflineStore(DuckDBOfflineStore):
         )
 
 
-def _sql_frame(connection: duckdb.DuckDBPyConnection, query: str) -> EntityFrame:
+def _sql_frame(connection: duckdb.DuckDBPyConnection, query: str) -> EntityDataframe:
     query = query.strip().rstrip(";")
     try:
         found = connection.execute(f"DESCRIBE SELECT * FROM ({query})").fetchall()
@@ -242,12 +249,12 @@ def _sql_frame(connection: duckdb.DuckDBPyConnection, query: str) -> EntityFrame
         raise UsageError(
             f"the entity query's {event} is {kinds[event]}: make it a TIMESTAMP in the query"
         )
-    return EntityFrame(query, list(kinds), list(kinds.values()), list(kinds).index(event))
+    return EntityDataframe(query, list(kinds), list(kinds.values()), list(kinds).index(event))
 
 
 def _pandas_frame(
     connection: duckdb.DuckDBPyConnection, frame: pd.DataFrame, copied: bool
-) -> EntityFrame:
+) -> EntityDataframe:
     check_columns([str(name) for name in frame.columns])
     event = infer_event_timestamp_from_entity_df({str(n): kind for n, kind in frame.dtypes.items()})
     # Arrow may share memory with pandas: the caller's frame must not.
@@ -273,14 +280,14 @@ def _pandas_frame(
         ONLY_NULLS if pa.types.is_null(field.type) else str(row[1])
         for field, row in zip(table.schema, found, strict=True)
     ]
-    return EntityFrame(table, table.column_names, kinds, table.column_names.index(event))
+    return EntityDataframe(table, table.column_names, kinds, table.column_names.index(event))
 
 
 def _read_views(
     config: RepoConfig,
     feature_views: Sequence[FeatureView],
     feature_refs: Sequence[str],
-    frame: EntityFrame,
+    frame: EntityDataframe,
     full_feature_names: bool,
     connection: duckdb.DuckDBPyConnection,
 ) -> list[ViewHistory]:
@@ -301,7 +308,7 @@ def _read_view(
     config: RepoConfig,
     view: FeatureView,
     feature_refs: Sequence[str],
-    frame: EntityFrame,
+    frame: EntityDataframe,
     full_feature_names: bool,
     connection: duckdb.DuckDBPyConnection,
 ) -> ViewHistory:
@@ -366,7 +373,7 @@ def _may_join(given: str, stored: str) -> bool:
     return (given == "VARCHAR") == (stored == "VARCHAR")
 
 
-def _refuse_fractions(frame: EntityFrame, at: int) -> None:
+def _refuse_fractions(frame: EntityDataframe, at: int) -> None:
     """Floats will do for whole numbers: pandas makes them when some are null."""
     if isinstance(frame.rows, str) or frame.kinds[at] in _WHOLE or frame.kinds[at] == ONLY_NULLS:
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.errors import NewerFormatError, RegistryFileError
-from pipelines.places import check_file
+from pipelines.file_kinds import check_file
 
 FORMAT: Final = 1
 _FIELD: Final = b"\x82\xa6\x1d"  # number 60000, with a length

@@ -13,9 +13,9 @@ from feast.repo_config import RegistryConfig
 from google.protobuf.message import DecodeError
 
 from pipelines.feast_plugins.registry_file import damaged_registry, sealed, unsealed
+from pipelines.file_kinds import check_file
 from pipelines.lake.clock import aware_now
 from pipelines.lake.publishing import full_disk_reported
-from pipelines.places import check_file
 from pipelines.settings import BatchConfig
 
 TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"

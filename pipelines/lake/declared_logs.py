@@ -16,7 +16,7 @@ from pipelines.tables.declare import Log
 from pipelines.tables.known import BY_NAME, LOGS
 from pipelines.tables.shop import SHOP_LOGS
 
-NOTE: Final = "logs"
+LOGS_KEY: Final = "logs"
 """By log that was ever read: its columns, and at which offset it stopped being declared, if so."""
 
 
@@ -55,7 +55,7 @@ def check_read(state: PipelineState) -> None:
         )
 
 
-def note_of(state: PipelineState, offsets: Mapping[str, int]) -> str:
+def entry_of(state: PipelineState, offsets: Mapping[str, int]) -> str:
     """What to note when a cycle has read every declared log.
 
     Args:
@@ -79,7 +79,7 @@ def _left(known: Mapping[str, Any], offsets: Mapping[str, int]) -> int:
 
 
 def _noted(state: PipelineState) -> dict[str, Any]:
-    noted = state.document(NOTE)
+    noted = state.document(LOGS_KEY)
     if noted is not None:
         return noted
     # Before this note there were the shop's logs, and they were read from the beginning.

@@ -11,7 +11,7 @@ from typing import Final
 import psutil
 from filelock import FileLock, Timeout
 
-from pipelines.places import check_file, check_folder
+from pipelines.file_kinds import check_file, check_folder
 
 BATCH_LOCK: Final = "batch.lock"
 """In the data directory: held while a cycle runs."""

@@ -27,7 +27,7 @@ from pipelines.tables.declare import TIME, Log
 from pipelines.tables.known import BY_NAME, LOGS
 
 KIND: Final = "rejected"
-KEPT_NOTE: Final = "rejected rows are kept"
+KEPT_KEY: Final = "rejected rows are kept"
 """Key in the state's metadata: set once the quarantine of an earlier version was imported."""
 FOLDER: Final = "rejected"
 KEPT_COLUMNS: Final[Mapping[str, str]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipelines.features.views import VIEWS
 from pipelines.lake.publishing import PARTIAL_PREFIX, PARTIAL_SUFFIX
 from pipelines.lake.rejected import FOLDER
-from pipelines.lake.set_aside import removed, set_aside
+from pipelines.lake.set_aside import remove_file, set_aside
 from pipelines.lake.state import KINDS, PipelineState
 from pipelines.lake.verification import parquet_files
 from pipelines.settings import BatchConfig
@@ -37,7 +37,7 @@ def remove_leftovers(state: PipelineState, config: BatchConfig) -> int:
     ]
     replaced = [file.path for file in state.files("quarantine", status="superseded")]
     for path in (*pending, *partial, *replaced):
-        removed(path, config)
+        remove_file(path, config)
     state.forget_files(pending)
     return len(pending) + len(partial)
 
@@ -50,7 +50,7 @@ def remove_everything(state: PipelineState, config: BatchConfig) -> None:
     next cycle goes on with it.
     """
     paths = state.forget_everything(uuid.uuid4().hex)
-    aside = [removed(path, config) for path in (*paths, *_unknown(config))]
+    aside = [remove_file(path, config) for path in (*paths, *_unknown(config))]
     views = [config.offline_path / view.name for view in VIEWS]
     for folder in (config.processed_data_path, *views):
         aside += [set_aside(path, config) for path in parquet_files(folder)]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.features.views import VIEWS
+from pipelines.file_kinds import check_file, check_folder
 from pipelines.lake.rejected import FOLDER
 from pipelines.lake.workspace import STAGING
-from pipelines.places import check_file, check_folder
 from pipelines.settings import BatchConfig
 from pipelines.tables.known import LOGS
 
@@ -49,7 +49,7 @@ def set_aside(path: Path, config: BatchConfig) -> Path:
     return aside
 
 
-def removed(path: Path, config: BatchConfig) -> Path | None:
+def remove_file(path: Path, config: BatchConfig) -> Path | None:
     """Remove a file, if it exists; set a folder in its place aside.
 
     Returns:

@@ -98,8 +98,11 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         """Record how a cycle ended.
 
         Args:
-            cycle, now, report: its number, its end (UTC, naive), what it did.
-            step, error: what failed, and why; None if it succeeded.
+            cycle: its number.
+            now: when it ended (UTC, naive).
+            report: what it did.
+            step: the step that failed; None if it succeeded.
+            error: why it failed; None if it succeeded.
         """
         status = "failed" if error else "succeeded"
         with self._transaction() as connection:
@@ -148,9 +151,12 @@ class PipelineState(ReaderOffsets, PublishedFiles):
         """Make a cycle's files live, move the offsets and supersede old files: all or nothing.
 
         Args:
-            cycle, now: its number, the time (UTC, naive).
-            reader, offsets: whose offsets move (None if none do), and to where, by database.
-            superseded, identities: replaced files; identities of the verified ones.
+            cycle: its number.
+            now: the time (UTC, naive).
+            reader: whose offsets move; None if none do.
+            offsets: to where, by database.
+            superseded: the files that are replaced.
+            identities: of files that were verified.
             to_materialize: per view, the oldest and newest event time of new rows; merged with
                 what is already pending.
             resolved: per log, the `seq` of rows that an earlier cycle rejected and this one

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from pipelines.file_kinds import check_sqlite_file
 from pipelines.lake.state import PipelineState
 from pipelines.lake.state_migrations import is_current
 from pipelines.lake.state_rescue import state_error
-from pipelines.places import check_sqlite_file
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DamagedStateError, PipelineStateError
+from pipelines.file_kinds import check_folder, check_sqlite_file
 from pipelines.lake.state_migrations import is_current, upgrade
 from pipelines.lake.state_rescue import ANEW, state_error
 from pipelines.lake.state_values import as_document
-from pipelines.places import check_folder, check_sqlite_file
 
 
 class StateFile:

@@ -15,9 +15,9 @@ from pipelines.errors import (
     StorageFullError,
     SynchroChainError,
 )
+from pipelines.file_kinds import check_sqlite_file
 from pipelines.lake.state_migrations import upgrade
 from pipelines.paths import disk_is_full
-from pipelines.places import check_sqlite_file
 
 ANEW: Final = "make all of it anew from the change logs with `synchrochain batch --rebuild --once`"
 _DAMAGE: Final = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)

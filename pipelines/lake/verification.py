@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import CorruptFileError, NewerFormatError, StorageFullError
+from pipelines.file_kinds import check_folder
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.state_rescue import ANEW
 from pipelines.paths import sha256_of
-from pipelines.places import check_folder
 
 Read = TypeVar("Read")
 FILE_FORMAT: Final = 1

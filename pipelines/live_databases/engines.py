@@ -19,8 +19,8 @@ from pipelines.errors import (
     StorageFullError,
     UnusablePathError,
 )
+from pipelines.file_kinds import check_sqlite_file
 from pipelines.paths import disk_is_full, sqlite_file
-from pipelines.places import check_sqlite_file
 
 _PASSWORD: Final = re.compile(r"(://[^/@]*?:)[^/@]*@")
 _OPTIONS: Final = re.compile(r"\?\w+=[^/]*$")

@@ -86,7 +86,7 @@ def begin_gaps(
 
 
 def begin_upgraded(connection: sqlite3.Connection, tables: Iterable[sa.Table]) -> None:
-    """Record that the keys of tables are to be compared, after an upgrade from format 1.
+    """After an upgrade from format 1, record which tables must have their keys compared.
 
     Args:
         connection: in the transaction that creates the triggers.

@@ -41,7 +41,7 @@ WEEK: Final = np.timedelta64(7, "D")
 """The newest week is compared with the training set for drift, since days of the week differ."""
 MIN_NEW_LABELS: Final = 200
 """With fewer, the mean is mostly noise, and nothing is read from Feast."""
-NOTE: Final = "champion_scored:"
+SCORED_KEY: Final = "champion_scored:"
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class _Noted:
     @classmethod
     def read(cls, state: PipelineState, model: str) -> _Noted:
         try:
-            noted = json.loads(state.metadata(f"{NOTE}{model}") or "{}")
+            noted = json.loads(state.metadata(f"{SCORED_KEY}{model}") or "{}")
             return cls(*(_time(noted.get(name)) for name in ("scored", "looked")))
         except (ValueError, TypeError, AttributeError):
             return cls()  # not worth failing for: start again from the champion's registration
@@ -259,7 +259,7 @@ class _Noted:
     def write(self, state: PipelineState, model: str) -> None:
         values = {"scored": self.scored, "looked": self.looked}
         text = {name: time and time.isoformat() for name, time in values.items()}
-        state.set_metadata(f"{NOTE}{model}", json.dumps(text))
+        state.set_metadata(f"{SCORED_KEY}{model}", json.dumps(text))
 
 
 def _time(text: str | None) -> datetime | None:

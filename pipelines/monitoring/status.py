@@ -20,12 +20,12 @@ from pipelines.errors import (
 )
 from pipelines.feast_plugins.registry_file import unsealed
 from pipelines.feast_plugins.repository import CHECKED
+from pipelines.file_kinds import check_file
 from pipelines.lake.clock import utc_now
 from pipelines.lake.process_lock import STREAM_LOCK, held_by
 from pipelines.lake.state import BATCH_READER, STREAM_READER, STREAM_STATUS, PipelineState
 from pipelines.lake.summary import check_published, summarize
 from pipelines.live_databases import sqlite_path
-from pipelines.places import check_file
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 

@@ -58,7 +58,15 @@ def forget_project(client: redis.Redis, project: str) -> int:
 
 
 def forget_fields(client: redis.Redis, project: str, fields: Sequence[bytes]) -> int:
-    """Remove fields from every row of a project; how many were there. A row without others goes.
+    """Remove fields from every row of a project. A row without others goes.
+
+    Args:
+        client: of the online store.
+        project: Feast's.
+        fields: their names in Redis.
+
+    Returns:
+        How many were there.
 
     Raises:
         redis.RedisError: as it comes; some may be gone then.

@@ -25,7 +25,7 @@ from redis.exceptions import (
 )
 
 from pipelines.errors import RedisUnavailableError
-from pipelines.places import check_file, check_folder
+from pipelines.file_kinds import check_file, check_folder
 from pipelines.redis_server.client import connect
 from pipelines.redis_server.endpoint import RedisEndpoint
 from pipelines.redis_server.process import (

@@ -15,7 +15,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from pipelines.errors import RedisUnavailableError, StorageFullError, UnusablePathError
-from pipelines.places import check_file, check_folder
+from pipelines.file_kinds import check_file, check_folder
 from pipelines.redis_server.programs import PrivateEngine
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from pipelines.errors import StorageFullError, SynchroChainError, UnusablePathError, first_line
+from pipelines.file_kinds import check_folder, check_sqlite_file
 from pipelines.paths import disk_is_full
-from pipelines.places import check_folder, check_sqlite_file
 from pipelines.settings import BatchConfig
 
 if TYPE_CHECKING:

@@ -221,7 +221,7 @@ def _lacking_features(
                 bad = int((states == state).sum())
                 if bad:
                     unfit[n] = True
-                    some = f" for {bad} of {count} ways" if bad < count else ""
+                    some = f" for {bad} of {count} candidates" if bad < count else ""
                     why = f"{state} online{some}: the greedy rule decides"
                     if view == "inventory_levels":
                         why += "; stock comes from the live database"

@@ -27,7 +27,7 @@ from pipelines.errors import (
     UnknownNameError,
     UnusablePathError,
 )
-from pipelines.places import check_sqlite_file
+from pipelines.file_kinds import check_sqlite_file
 
 FILE: Final = "decisions.db"
 FORMAT: Final = 1

@@ -68,18 +68,20 @@ class NetworkSnapshots:
     """Keeps the snapshot; `renew` reads a new one, a decision takes the last one.
 
     Args:
-        turn: held while a piece is read, for Feast's store is not for two threads at once.
+        features: where routes are read.
+        reference: the network.
+        lock: held while a piece is read, for Feast's store is not for two threads at once.
     """
 
     def __init__(
         self,
         features: OnlineFeatures,
         reference: Reference,
-        turn: AbstractContextManager[Any],
+        lock: AbstractContextManager[Any],
     ) -> None:
         self._features = features
         self._reference = reference
-        self._turn = turn
+        self._store_lock = lock
         self.snapshot: Snapshot | None = None
 
     def is_due(self, age: float, now: float) -> bool:
@@ -99,7 +101,7 @@ class NetworkSnapshots:
         rows = [dict(zip(keys, row, strict=True)) for row in zip(*keys.values(), strict=True)]
         reads = []
         for first in range(0, len(rows), PIECE):
-            with self._turn:
+            with self._store_lock:
                 piece = rows[first : first + PIECE]
                 reads.append(self._features.read(SERVICES["supply_gnn"], piece))
         self.snapshot = _snapshot(network, keys["warehouse_id"], reads, taken)

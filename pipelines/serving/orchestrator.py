@@ -87,8 +87,8 @@ class ModelOrchestrator:
         self.features = features
         self.models = models
         self.log = log
-        self._turn = FairLock()
-        self.network = NetworkSnapshots(features, self.reference, self._turn)
+        self._store_lock = FairLock()
+        self.network = NetworkSnapshots(features, self.reference, self._store_lock)
         self._recorder = DecisionRecorder(log)
         self._problems: dict[str, str] = {"start": "it is starting"}
         self._background = BackgroundTasks()
@@ -248,7 +248,7 @@ class ModelOrchestrator:
             NotReadyError: `start` has not been through.
             RedisUnavailableError: Redis is away and nothing was ever read here.
         """
-        with self._turn:
+        with self._store_lock:
             return self.features.of_view(view, keys)
 
     def readiness(self) -> Readiness:
@@ -273,7 +273,7 @@ class ModelOrchestrator:
 
     def _decide(self, batch: OrderBatch, stopwatch: Stopwatch) -> list[Decision]:
         stopwatch("wait")
-        with self._turn:
+        with self._store_lock:
             began = time.perf_counter()
             evaluation = evaluate(
                 batch,

@@ -119,7 +119,7 @@ class Intake:
                 rows = self._cursor.execute(f"EXECUTE typed_{log.name}").to_arrow_table()
                 if pc.any(pc.equal(rows["reason"], UNEXPLAINED)).as_py():
                     rows = self._cursor.execute(f"EXECUTE explained_{log.name}").to_arrow_table()
-                found[log.name] = self._judge(log, rows, horizons, watermarks)
+                found[log.name] = self._validate(log, rows, horizons, watermarks)
         return found
 
     def accept(
@@ -141,11 +141,13 @@ class Intake:
         if here:
             rows = rows.filter(pc.invert(pc.is_in(rows["seq"], pa.array(here, pa.int64()))))
         if log.append_only:
-            self._free_again(log, files, rows)
+            self._note_later_deletions(log, files, rows)
         return ValidationResult(rows, _newest(log, rows))
 
-    def _free_again(self, log: Log, files: Sequence[PublishedFile], rows: pa.Table) -> None:
-        """Note the later deletions of facts that are let in: they may be forgotten by now."""
+    def _note_later_deletions(
+        self, log: Log, files: Sequence[PublishedFile], rows: pa.Table
+    ) -> None:
+        """Note the later deletions of facts that are accepted: they may be forgotten by now."""
         keys, key = self._keys[log.name], f'"{log.key[0]}"'
         unknown = keys.unknown(rows[log.key[0]].to_pylist())
         if unknown:
@@ -155,7 +157,7 @@ class Intake:
                 [list(unknown)],
             ).fetchall()
             if gone:
-                keys.turn(*zip(*gone, strict=True))
+                keys.note_deletions(*zip(*gone, strict=True))
 
     def _in_the_window(self, log: Log, seqs: Sequence[int]) -> list[int]:
         """Those of the changes that were taken in already: their parent was known here sooner."""
@@ -194,15 +196,15 @@ class Intake:
         there = rows.filter(pc.not_equal(rows["op"], "D"))
         columns = [there[KEY_HASH], there[key], there["op"], there[TIMES[log]]]
         keys.add(pa.table(columns, names=["h", "key", "op", "since"]))
-        if keys.frees or there.num_rows < rows.num_rows:
+        if keys.has_deletions or there.num_rows < rows.num_rows:
             ordered = rows.sort_by("seq")
-            keys.turn(*(ordered[name].to_pylist() for name in ("seq", "op", key)))
+            keys.note_deletions(*(ordered[name].to_pylist() for name in ("seq", "op", key)))
 
     def close(self) -> None:
         """Close the cursor."""
         self._cursor.close()
 
-    def _judge(
+    def _validate(
         self,
         log: Log,
         rows: pa.Table,

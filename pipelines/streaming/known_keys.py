@@ -52,7 +52,7 @@ class KnownKeys:
         self._updated: list[pa.Table] = []
         self._rows_buffered = 0
         self._forgotten = KeyRanges(np.int64 if log.append_only else np.uint64)
-        self._freed: dict[Any, int] = {}
+        self._deleted: dict[Any, int] = {}
         self.rejected: set[Any] = set()
         """Of facts: keys of which rows were rejected for good, since their last deletion."""
         self.deferred: set[Any] = set()
@@ -78,24 +78,26 @@ class KnownKeys:
         """Those of the values that are known and were not deleted since."""
         asked = {value for value in values if value is not None}
         known = asked - self.unknown(asked)
-        return {value for value in known if value not in self._freed}
+        return {value for value in known if value not in self._deleted}
 
-    def turn(self, seqs: Iterable[int], ops: Iterable[str], keys: Iterable[Any]) -> None:
+    def note_deletions(self, seqs: Iterable[int], ops: Iterable[str], keys: Iterable[Any]) -> None:
         """Take note of which facts were deleted, and whose key another one has then.
 
         Args:
-            seqs, ops, keys: of changes in the order of the log, one each.
+            seqs: of changes, in the order of the log.
+            ops: their operations.
+            keys: their keys.
         """
         for seq, op, key in zip(seqs, ops, keys, strict=True):
             if op == "D":
-                self._freed[key] = max(seq, self._freed.get(key, seq))
-            elif key in self._freed and self._freed[key] < seq:
-                del self._freed[key]
+                self._deleted[key] = max(seq, self._deleted.get(key, seq))
+            elif key in self._deleted and self._deleted[key] < seq:
+                del self._deleted[key]
 
     @property
-    def frees(self) -> bool:
+    def has_deletions(self) -> bool:
         """Whether any fact was deleted."""
-        return bool(self._freed)
+        return bool(self._deleted)
 
     def are_new(self, keys: pa.ChunkedArray) -> bool:
         """Whether the keys are surely new and differ: all larger than any that was ever known.
@@ -157,10 +159,10 @@ class KnownKeys:
                     f"DELETE FROM {self._table} WHERE since < ? RETURNING key", [before]
                 ).fetchnumpy()
                 self._forgotten.add(gone["key"])
-                if self._freed:
-                    kept = self._listed(self._freed)
-                    self._forgotten.remove([key for key in self._freed if key not in kept])
-                    self._freed = {k: seq for k, seq in self._freed.items() if k in kept}
+                if self._deleted:
+                    kept = self._listed(self._deleted)
+                    self._forgotten.remove([key for key in self._deleted if key not in kept])
+                    self._deleted = {k: seq for k, seq in self._deleted.items() if k in kept}
                 return
             old = [key for key, since in self._since.items() if since and since < before]
             if old:

@@ -30,7 +30,7 @@ class Decided:
     """By `seq`, where it differs from what was reported."""
     deferred: list[int] = field(default_factory=list)
     """`seq` of what the batch flow has to decide."""
-    doubts: list[tuple[str, Any]] = field(default_factory=list)
+    key_states: list[tuple[str, Any]] = field(default_factory=list)
     """In order: "rejected" or "deferred", or "gone" for a deletion, and the key."""
 
 
@@ -80,11 +80,11 @@ class Operations:
                 if k is not None and op != "D" and (known != "alive" or seq in renames):
                     doubt = seq in deferred or known == "deferred" or seq in renames
                     state[k] = "deferred" if doubt else "rejected"
-                    found.doubts.append((state[k], k))
+                    found.key_states.append((state[k], k))
             elif op == "D":
                 deleted = (seq, k, known)
                 if known != "deferred":  # else the row that waits may yet be a fact before this one
-                    found.doubts.append(("gone", k))
+                    found.key_states.append(("gone", k))
                     state.pop(k, None)
             elif known == "deferred":
                 found.deferred.append(seq)
@@ -98,7 +98,7 @@ class Operations:
                     before = _before(deleted, seq, renames[seq])
                 if before == "deferred" or (before == "rejected" and seq in old):
                     found.deferred.append(seq)
-                    found.doubts.append(("deferred", k))
+                    found.key_states.append(("deferred", k))
                     state[k] = "deferred"
                     continue
                 if before == "rejected":
@@ -108,7 +108,7 @@ class Operations:
 
     def commit(self, decided: Decided) -> None:
         """The micro-batch was taken in."""
-        for kind, key in decided.doubts:
+        for kind, key in decided.key_states:
             self._keys.rejected.discard(key)
             self._keys.deferred.discard(key)
             if kind != "gone":

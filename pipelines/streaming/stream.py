@@ -82,7 +82,7 @@ class Stream:
         self.deferred: dict[str, list[int]] = {}
         """By log, the changes that the batch flow has to decide."""
         self.resolved: dict[str, list[int]] = {}
-        """By log, changes that it has let in since, after it had rejected them."""
+        """By log, changes that it has accepted since, after it had rejected them."""
         self.lags_at: datetime | None = None
         """When the last change taken in was committed, while there are more; None when not."""
         self.undecided = SeqRanges()
@@ -169,8 +169,8 @@ class Stream:
             taken, affected = 0, dict[str, set[int]]()
             for log in {**self.deferred, **self.resolved}:
                 resolved = self.resolved.pop(log, [])
-                let_in = set(resolved)
-                seqs = [seq for seq in self.deferred.get(log, []) if seq not in let_in]
+                accepted = set(resolved)
+                seqs = [seq for seq in self.deferred.get(log, []) if seq not in accepted]
                 ready = [seq for seq in seqs if seq <= decided]
                 if not ready and not resolved:
                     continue
@@ -204,7 +204,7 @@ class Stream:
     def recovered(self) -> None:
         """The last step succeeded."""
         if self.counters.last_error is not None:
-            logger.warning("stream %s is well again", self.name)
+            logger.warning("stream %s has recovered", self.name)
             self.counters.last_error = None
 
     def report(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from pipelines.streaming.hot_window import HotWindow
 logger = logging.getLogger(__name__)
 
 KEYS_AT_ONCE: Final = 2_000
-TRIES: Final = 7
-"""Failed writes of fewer and fewer keys, without one that succeeds, until all keys wait."""
+MOST_FAILED_WRITES: Final = 7
+"""So many in a row, each of fewer keys, and all keys stay pending."""
 AWAY: Final = (RedisUnavailableError, RedisRefusedError)
 
 
@@ -169,7 +169,7 @@ class ViewRefresh:
                     failed += 1
                     if len(part) == 1:
                         alone |= part
-                    elif written or failed < TRIES:
+                    elif written or failed < MOST_FAILED_WRITES:
                         keys = list(part)
                         parts += [set(keys[: len(keys) // 2]), set(keys[len(keys) // 2 :])]
                 else:

@@ -134,7 +134,7 @@ def _warm_keys(
             "HAVING arg_max(op, seq) = 'D'"
         ).fetchall()
         if rows:
-            keys.turn(*zip(*rows, strict=True))
+            keys.note_deletions(*zip(*rows, strict=True))
             keys.forget(horizon)
 
 

@@ -169,7 +169,15 @@ def number(
     nullable: bool = False,
     path: str = "",
 ) -> Column:
-    """A number: floating point, neither infinite nor NaN. The arguments are those of `whole`."""
+    """A number: floating point, neither infinite nor NaN.
+
+    Args:
+        name: the column's.
+        at_least: the least value that is accepted.
+        at_most: the greatest one.
+        nullable: whether it may be null.
+        path: see `Column`.
+    """
     return _bounded(name, NUMBER, (at_least, at_most), nullable, path)
 
 
@@ -206,7 +214,13 @@ def text(
 
 
 def texts(name: str, *, nullable: bool = False, path: str = "") -> Column:
-    """A JSON list of texts. The arguments are those of `text`."""
+    """A JSON list of texts.
+
+    Args:
+        name: the column's.
+        nullable: whether it may be null.
+        path: see `Column`.
+    """
     return Column(name, TEXTS, nullable=nullable, path=path)
 
 

@@ -57,7 +57,7 @@ def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> Non
     )
     connection.execute(
         f"""
-        CREATE OR REPLACE TEMP TABLE lives AS
+        CREATE OR REPLACE TEMP TABLE lifetimes AS
         WITH numbered AS (
             SELECT *, count(*) FILTER (op = 'D') OVER (PARTITION BY {key} ORDER BY seq
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS life FROM ({every})
@@ -75,7 +75,7 @@ def normalise_operations(connection: duckdb.DuckDBPyConnection, log: Log) -> Non
             SELECT seq, CASE WHEN first AND NOT known AND NOT coalesce(b.good, FALSE)
             AND (l.op = 'I' OR coalesce(l.rejected_at < l.seq, FALSE)
             OR coalesce(b.rejected, FALSE)) THEN 'I' ELSE 'U' END AS op
-            FROM lives AS l LEFT JOIN ({_lives_before(connection, log)}) AS b
+            FROM lifetimes AS l LEFT JOIN ({_earlier_lifetimes(connection, log)}) AS b
             ON {same} AND b.life = l.life
             WHERE l.good AND NOT published
         ) AS decided WHERE typed.seq = decided.seq AND typed.op <> decided.op
@@ -92,12 +92,12 @@ def _rejected(log: Log, key: str) -> str:
     )
 
 
-def _lives_before(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
-    """A query for lives that began under an earlier key: by `life` of the later key, whether
+def _earlier_lifetimes(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
+    """A query for lifetimes that began under an earlier key: by `life` of the later key, whether
     they had a good row, and whether they had a rejected one."""
     key = quoted(log.key)
     if not count(connection, RENAMED):
-        return f"SELECT {key}, life, good, FALSE AS rejected FROM lives WHERE FALSE"
+        return f"SELECT {key}, life, good, FALSE AS rejected FROM lifetimes WHERE FALSE"
     listed = ", ".join(f'l."{name}"' for name in log.key)
     before = ", ".join(f'd."{name}" AS "old_{name}"' for name in log.key)
     older = ", ".join(f'c."old_{name}"' for name in log.key)
@@ -108,15 +108,15 @@ def _lives_before(connection: duckdb.DuckDBPyConnection, log: Log) -> str:
     return f"""
         WITH RECURSIVE changed AS (
             SELECT {listed}, l.life, {before}, d.life AS old_life FROM {RENAMED} AS r
-            JOIN lives AS l USING (seq)
-            JOIN lives AS d ON d.seq = r.seq - 1 AND d.op = 'D' AND {old}
+            JOIN lifetimes AS l USING (seq)
+            JOIN lifetimes AS d ON d.seq = r.seq - 1 AND d.op = 'D' AND {old}
         ), before AS (
             FROM changed UNION SELECT {of_later}, b.life, {older}, c.old_life FROM before AS b
             JOIN changed AS c ON {chained} AND c.life = b.old_life
         )
         SELECT {of_later}, b.life, bool_or(l.good) AS good,
         bool_or(l.rejected_at IS NOT NULL) AS rejected
-        FROM before AS b JOIN lives AS l ON {begun} AND l.life = b.old_life GROUP BY ALL
+        FROM before AS b JOIN lifetimes AS l ON {begun} AND l.life = b.old_life GROUP BY ALL
     """
 
 

@@ -17,7 +17,7 @@ ROW: Final = "row"
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def entity_frame(repository: Repository, count: int = 60) -> pd.DataFrame:
+def entity_dataframe(repository: Repository, count: int = 60) -> pd.DataFrame:
     """Known, unknown and repeated keys at times near those of the sources.
 
     Has the join keys, the aliases of service aliased, the request data of the on-demand views and

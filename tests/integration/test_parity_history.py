@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from parity_answers import agree, columns_of, differences, outcome
-from parity_frames import FRAMES, REFUSED, REFUSED_IN_OTHER_WORDS, ROW, entity_frame
+from parity_frames import FRAMES, REFUSED, REFUSED_IN_OTHER_WORDS, ROW, entity_dataframe
 from parity_kinds import MICROSECONDS
 from parity_repositories import NOW, SEEDS, Repository
 from parity_requests import references
@@ -155,20 +155,20 @@ def _with_doubles(struct: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("asked", ["all views", "service, full names"])
 def test_every_type_is_answered_alike(world: World, repository: Repository, asked: str) -> None:
     """Time to live or none, no to three keys, nulls, rows of one time."""
-    compare(world, repository, asked, entity_frame(repository))
+    compare(world, repository, asked, entity_dataframe(repository))
 
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_what_is_asked_for_is_answered_alike(world: World, asked: str) -> None:
     """Aliases, services, on-demand views; each on the repository of another seed."""
     repository = world.repository(list(ASKED).index(asked) % len(SEEDS))
-    compare(world, repository, asked, entity_frame(repository))
+    compare(world, repository, asked, entity_dataframe(repository))
 
 
 def test_a_spoilt_answer_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison of this module can fail: another value, another type, another order."""
     repository = world.repository(1)
-    frame = entity_frame(repository)
+    frame = entity_dataframe(repository)
     ours = stores(world, repository)[1]
     right = job(ours, repository, "one feature", frame).to_arrow()
     last, place = len(right.column_names) - 1, right.column_names.index(ROW)
@@ -190,7 +190,7 @@ def test_a_spoilt_answer_is_noticed(world: World, monkeypatch: pytest.MonkeyPatc
 def test_a_frame_is_understood_alike(world: World, name: str) -> None:
     """Whatever the types of its columns; each on the repository of another seed."""
     repository = world.repository(list(FRAMES).index(name) % len(SEEDS))
-    frame = FRAMES[name](entity_frame(repository))
+    frame = FRAMES[name](entity_dataframe(repository))
     compare(world, repository, "a feature of each view", frame)
 
 
@@ -213,7 +213,7 @@ def test_a_frame_is_understood_alike(world: World, name: str) -> None:
 def test_a_key_of_another_kind_is_refused_in_one_line(world: World, key: Any) -> None:
     """Stock joins nothing in silence, or ends in DuckDB's error."""
     repository = world.repository(0)
-    frame = entity_frame(repository)
+    frame = entity_dataframe(repository)
     frame["whole_id"] = pd.Series([key] * len(frame), index=frame.index, dtype=object)
     with pytest.raises(UsageError) as found:
         job(stores(world, repository)[1], repository, "a feature of each view", frame)
@@ -225,7 +225,7 @@ def test_what_was_computed_later_is_left_out_alike(
     world: World, repository: Repository, asked: str
 ) -> None:
     """With `filter_by_created_timestamp`: at the entity's time it was not known."""
-    frame = entity_frame(repository)
+    frame = entity_dataframe(repository)
     compare(world, repository, asked, frame, filter_by_created_timestamp=True)
 
 
@@ -235,7 +235,7 @@ def test_what_was_computed_later_is_left_out_alike(
 def test_what_is_unknown_is_refused_alike(world: World, features: list[str]) -> None:
     """Views, features, malformed references, none."""
     repository = world.repository(0)
-    frame = entity_frame(repository)
+    frame = entity_dataframe(repository)
     refuse_alike(world, repository, frame, features)
 
 
@@ -244,14 +244,14 @@ def test_one_name_twice_is_refused_alike(world: World, full: bool) -> None:
     """Of one view, or of two without full names."""
     repository = world.repository(0)
     features = ["pair:label"] * 2
-    refuse_alike(world, repository, entity_frame(repository), features, full)
+    refuse_alike(world, repository, entity_dataframe(repository), features, full)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_frame_is_refused_alike(world: World, name: str) -> None:
     """What Feast needs is not there."""
     repository = world.repository(0)
-    frame = REFUSED[name](entity_frame(repository))
+    frame = REFUSED[name](entity_dataframe(repository))
     refuse_alike(world, repository, frame, ["in_pandas:total"])
 
 
@@ -259,7 +259,7 @@ def test_a_frame_is_refused_alike(world: World, name: str) -> None:
 def test_a_frame_that_does_not_fit_is_refused(world: World, name: str) -> None:
     """Ours says what is wrong; stock's words are those of Ibis."""
     repository = world.repository(0)
-    frame = REFUSED_IN_OTHER_WORDS[name](entity_frame(repository))
+    frame = REFUSED_IN_OTHER_WORDS[name](entity_dataframe(repository))
     for store in stores(world, repository):
         with quiet():
             found = outcome(_frame, store, frame, ["pair:label"])
@@ -336,7 +336,7 @@ def test_stock_returns_rows_in_another_order(world: World) -> None:
     orders = []
     for seed in SEEDS:
         repository = world.repository(seed)
-        frame = entity_frame(repository)
+        frame = entity_dataframe(repository)
         theirs, ours = (
             job(store, repository, "one feature", frame).to_arrow()[ROW].to_pylist()
             for store in stores(world, repository)
@@ -349,7 +349,7 @@ def test_stock_returns_rows_in_another_order(world: World) -> None:
 def test_stock_forgets_a_key_without_alias(world: World) -> None:
     """The second: online, stock itself reads the view by both of its keys, and so does ours."""
     repository = world.repository(0)
-    frame = entity_frame(repository).drop(columns=["label"], errors="ignore")
+    frame = entity_dataframe(repository).drop(columns=["label"], errors="ignore")
     stock, ours = stores(world, repository)
     unaliased = frame.drop(columns=["text_id"]).rename(columns={"target_text": "text_id"})
     right = stock.get_historical_features(unaliased, ["pair:label"]).to_arrow()
@@ -366,7 +366,7 @@ def test_stock_forgets_a_key_without_alias(world: World) -> None:
 def test_stock_confuses_names_that_differ_in_case_only(world: World) -> None:
     """The third: to DuckDB, not to Feast, a name in capitals is the same."""
     repository = world.repository(0)
-    frame = entity_frame(repository)
+    frame = entity_dataframe(repository)
     stock, ours = stores(world, repository)
     right = job(ours, repository, "all views", frame).to_arrow()
     shouting = frame.assign(LABEL="mine", TEXT_ID=1)

@@ -16,7 +16,7 @@ from conftest import Clock
 from test_bad_input import ORDER, change, logged, rejected
 
 from pipelines.batch import BatchConfig, BatchProcessor
-from pipelines.lake.rejected import KEPT_NOTE
+from pipelines.lake.rejected import KEPT_KEY
 from pipelines.lake.workspace import read_files
 from pipelines.live_databases import LiveDatabases
 from pipelines.settings import DataConfig
@@ -297,7 +297,7 @@ def test_what_an_earlier_version_quarantined_is_looked_at_again(
     shop.state.forget_files([file.path for file in files])
     for file in files:
         file.path.unlink()
-    shop.state.forget_metadata(KEPT_NOTE)
+    shop.state.forget_metadata(KEPT_KEY)
     change(data, "users", USER)
     mended = change(data, "orders", ORDER | {"id": 3}, op="U")
     report = shop.run_cycle(update=False)

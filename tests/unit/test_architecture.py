@@ -20,7 +20,7 @@ from pipelines.tables.shop import SHOP_LOGS
 
 # Data flows one way: a part imports from the rows above its own, or from its own row.
 LAYERS = (
-    {"settings", "errors", "paths", "places", "printable", "stopping", "extensions"},
+    {"settings", "errors", "paths", "file_kinds", "printable", "stopping", "extensions"},
     {"tables"},
     {"live_databases"},
     {"change_log"},
@@ -128,7 +128,7 @@ def test_parts_do_not_need_one_another_in_turn() -> None:
 @pytest.mark.parametrize("path", [p for p in PIPELINES if part_of(p) == "redis_server"], ids=ids)
 def test_redis_knows_only_settings_and_errors(path: Path) -> None:
     """Finding and starting a server has nothing to do with features."""
-    assert parts_imported(path) <= {"redis_server", "settings", "errors", "places"}
+    assert parts_imported(path) <= {"redis_server", "settings", "errors", "file_kinds"}
 
 
 APART = ("streaming", "training", "models", "serving", "monitoring")

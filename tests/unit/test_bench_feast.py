@@ -38,7 +38,7 @@ from pipelines.benchmarks.feast_limits import (
 from pipelines.benchmarks.feast_materialize import agreement, compare
 from pipelines.benchmarks.feast_plot import PANELS, check_plotting, plot
 from pipelines.benchmarks.feast_space import Space, private_space
-from pipelines.benchmarks.feast_world import View, entity_frame, write_views
+from pipelines.benchmarks.feast_world import View, entity_dataframe, write_views
 from pipelines.benchmarks.feast_writer import RANDOM, HsetBlocks, written_rows_per_s
 from pipelines.cli import bench
 from pipelines.errors import SynchroChainError, UsageError
@@ -183,7 +183,7 @@ def test_the_statement_by_hand_gives_the_newest_value_that_has_not_expired(tmp_p
     """Against a plain loop over every row; an expired value is null."""
     view = View("clicks", 300, 20, timedelta(days=5))
     views = write_views(tmp_path / "views", [view])
-    frame = entity_frame(60, 20, views.end)
+    frame = entity_dataframe(60, 20, views.end)
     feature = next(iter(view.features))
     stored = pq.read_table(views.path(view)).sort_by("event_timestamp").to_pylist()
     expected = []
@@ -203,7 +203,7 @@ def test_a_view_without_rows_is_generated_and_joined(tmp_path: Path) -> None:
     view = View("clicks", 0, 0, timedelta(days=5))
     views = write_views(tmp_path / "views", [view])
     assert pq.read_metadata(views.path(view)).num_rows == 0
-    found = asof_join(views, entity_frame(60, 20, views.end))()
+    found = asof_join(views, entity_dataframe(60, 20, views.end))()
     assert len(found) == 60
     assert found[next(iter(view.features))].null_count == 60
 

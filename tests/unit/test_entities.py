@@ -14,7 +14,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
 
 from pipelines.errors import UsageError
-from pipelines.feast_plugins.entities import entity_frame, entity_rows
+from pipelines.feast_plugins.entities import entity_dataframe, entity_rows
 from pipelines.feast_plugins.reading.key_values import plain_keys
 
 AT = [datetime(2026, 1, 31, 12, tzinfo=UTC), datetime(2026, 1, 31, 13, tzinfo=UTC)]
@@ -59,14 +59,14 @@ def test_a_training_set_s_entities_may_be_held_by_anything(given: Any) -> None:
     """The same frame comes of them."""
     if callable(given):  # a reader can be read once
         given = given()
-    found = entity_frame(given)
+    found = entity_dataframe(given)
     assert found["user_id"].tolist() == [1, 2]
     assert [at.to_pydatetime() for at in found["event_timestamp"]] == AT
 
 
 def test_numbers_stay_whole_where_some_are_null() -> None:
     """A float matches no key."""
-    found = entity_frame(pa.table({"user_id": pa.array([2**53 + 1, None])}))
+    found = entity_dataframe(pa.table({"user_id": pa.array([2**53 + 1, None])}))
     assert found["user_id"].tolist()[0] == 2**53 + 1
     assert found["user_id"].isna().tolist() == [False, True]
 
@@ -87,7 +87,7 @@ def test_numbers_stay_whole_where_some_are_null() -> None:
 def test_what_is_no_entity_dataframe_is_one_line(given: Any, complaint: str) -> None:
     """With what can be one."""
     with pytest.raises(UsageError) as error:
-        entity_frame(given)
+        entity_dataframe(given)
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -80,10 +80,10 @@ def test_demand_of_the_last_day_is_counted_by_warehouse_and_product() -> None:
     rng = np.random.default_rng(4)
     for _ in range(game.length - 1):
         game.step(rng.integers(0, game.options, 3))
-    now = game.episodes.time[:, game.turn]
+    now = game.episodes.time[:, game.decided]
     for episode in range(3):
         counted = np.zeros_like(game.recent[episode])
-        for turn in range(game.turn):
+        for turn in range(game.decided):
             shelf = game.sold[episode, turn]
             if shelf >= 0 and game.episodes.time[episode, turn] > now[episode] - 24:
                 counted[shelf] += game.quantity[episode, turn]

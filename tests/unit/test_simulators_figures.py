@@ -6,6 +6,7 @@ from datetime import datetime
 
 import numpy as np
 import pytest
+from hidden_risk import late_probability
 
 from simulators.catalogue import popularity
 from simulators.congestion import OBSERVATION_VARIANCE, observe, squash
@@ -282,7 +283,7 @@ def test_lateness_follows_congestion_and_in_a_control_world_does_not(
     for place, follows in ((world, True), (control, False)):
         transit = Transit(place)
         latent = np.array([transit.latent(hour) for hour in hours])
-        late = np.array([transit.late_probability(hour) for hour in hours])
+        late = np.array([late_probability(transit, hour) for hour in hours])
         jammed, clear = late[latent > 1].mean(), late[latent < -1].mean()
         assert bool(jammed > 2 * clear) is follows
         assert latent.std() == pytest.approx(1, abs=0.1)

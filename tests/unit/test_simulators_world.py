@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hidden_risk import late_probability
 
 from pipelines.errors import ConfigurationError, SimulationError, SynchroChainError, UsageError
 from pipelines.live_databases import METADATA, LiveDatabases, check_contract
@@ -329,7 +330,7 @@ def test_published_conditions_are_not_the_truth(shop: Path) -> None:
     ):
         hour = world.microseconds(datetime.fromisoformat(row[1])) // HOUR_US
         truth.append(transit.latent(hour)[number_of[row[0]]])
-        risk.append(transit.late_probability(hour)[number_of[row[0]]])
+        risk.append(late_probability(transit, hour)[number_of[row[0]]])
         seen.append(row[2])
         guess.append(row[3])
     assert 0.9 < np.corrcoef(np.log(np.array(seen) / (1 - np.array(seen))), truth)[0, 1] < 0.99

@@ -42,7 +42,7 @@ _GIVEN = "given_rows"
 
 
 @dataclass(frozen=True)
-class EntityFrame:
+class EntityDataframe:
     """The entity rows of a request: a table, or a query that DuckDB runs each time.
 
     Attributes:
@@ -107,7 +107,7 @@ class PointInTimeJob(RetrievalJob):
     def __init__(
         self,
         config: RepoConfig,
-        frame: EntityFrame,
+        frame: EntityDataframe,
         views: Callable[[duckdb.DuckDBPyConnection], list[ViewHistory]],
         cut_off: bool,
         on_demand: Sequence[OnDemandFeatureView],

@@ -79,6 +79,7 @@ def transformations(
     Args:
         views: the request's on-demand views.
         references: all its feature references.
+        full_feature_names: whether features are called `<view>__<feature>`.
     """
     by_name = {
         (view.projection.name_alias if view.projection else None) or view.name: view

@@ -160,6 +160,8 @@ def plan(
     Args:
         context: what `feast.utils._get_cached_request_context` has resolved the request to.
         feature_types: `OnlineStore._build_feature_types`.
+        config: Feast's repository configuration.
+        full_feature_names: whether features are called `<view>__<feature>`.
     """
     (
         references,

@@ -21,8 +21,11 @@ class BatchEncoder:
     """Checks and encodes the batches of one view, one after the other.
 
     Args:
+        view: the view.
+        project: Feast's.
         stored_name: the name that the view's fields in Redis are made from.
-        event, created: the time columns of the batches.
+        event: the column of event times in the batches.
+        created: the column of created timestamps; None without one.
         builder: Feast's plan of the task, for a view that asks for checks.
     """
 

@@ -43,7 +43,14 @@ def lists_at(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: i
 
 
 def newest_lists(rows: ir.Table, keys: Sequence[str], lists: Mapping[str, str], k: int) -> ir.Table:
-    """As `lists_at`, only at each key's newest time, without numbering all rows."""
+    """As `lists_at`, only at each key's newest time, without numbering all rows.
+
+    Args:
+        rows: the keys, time, order and the values.
+        keys: the entity keys.
+        lists: the column of the values by the name of the list.
+        k: how many are kept.
+    """
     event = ibis.struct({name: rows[name] for name in (AT, ORDER, *lists.values())})
     grouped = rows.group_by(list(keys)).agg(
         events=event.collect(), **{AT: rows[AT].max(), COUNT: rows.count()}

@@ -46,7 +46,14 @@ def looked_up(found: ir.Table, lookup: AsOf, name: str, times: ir.Table) -> ir.T
 def looked_up_newest(
     found: ir.Table, lookup: AsOf, name: str, entity_keys: Sequence[str]
 ) -> ir.Table:
-    """The same for one instant per entity key, without a sort."""
+    """As `looked_up`, for one instant per entity key, without a sort.
+
+    Args:
+        found: the rows, one per entity key.
+        lookup: what is looked up.
+        name: the column that it gets.
+        entity_keys: the keys of the rows.
+    """
     states, keys = _states(lookup, name)
     instants = found.select(*dict.fromkeys([*entity_keys, *keys]), **{_ROW_AT: found[AT]})
     pairs = instants.inner_join(states, keys)

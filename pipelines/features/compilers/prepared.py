@@ -160,7 +160,14 @@ def is_deletion(table: ir.Table, rows: Rows) -> ir.Value:
 
 
 def row_value(table: ir.Table, rows: Rows, keys: Sequence[str], expression: Typed) -> ir.Value:
-    """A row expression over a log's table."""
+    """A row expression over a log's table.
+
+    Args:
+        table: of the log.
+        rows: which of its rows, and their time.
+        keys: the entity keys, within which rows follow one another.
+        expression: the expression.
+    """
 
     def leaf(part: Typed) -> ir.Value:
         if isinstance(part, Column):

@@ -84,16 +84,16 @@ class GroupState:
         Returns:
             The keys whose newest rows it may change.
         """
-        touched: set[Key] = set()
+        affected: set[Key] = set()
         for mark, rows in self._rows.items():
             if rows.log.name == log:
-                touched |= self._take_in(mark, rows, row)
+                affected |= self._take_in(mark, rows, row)
         for mark, rows in self._looked_up.items():
             if rows.log.name == log:
                 record = tuple(row[column] for column in rows.member)
                 insort(self._records[mark][record], _event(rows, row), key=_PLACE)
-                touched |= self._looking.get((mark, record), set())
-        return touched
+                affected |= self._looking.get((mark, record), set())
+        return affected
 
     def records(self, lookup: AsOf, key: Key) -> list[Event]:
         """The states of the record that a key looks up, in order."""
@@ -159,15 +159,15 @@ class GroupState:
         if row["op"] == "D":  # the record's key may stand for another one from now on
             self._reported.pop((mark, record), None)
             return set()
-        touched: set[Key] = set()
+        affected: set[Key] = set()
         if before is not None and (row["op"] == MOVED or row[rows.at] is not None):
             self.events[mark][before[0]].remove(before[1])
             del self._reported[mark, record]
-            touched.add(before[0])
+            affected.add(before[0])
         if row["op"] != MOVED and row[rows.at] is not None and None not in key:
             self._reported[mark, record] = key, self._insert(mark, rows, key, row)
-            touched.add(key)
-        return touched
+            affected.add(key)
+        return affected
 
     def _insert(self, mark: object, rows: Rows, key: Key, row: Row) -> Event:
         event = _event(rows, row)

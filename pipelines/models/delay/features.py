@@ -105,11 +105,11 @@ def keys_of(
         routes: their `CONSTANTS`, in order of route_id.
         probes: products by warehouse, see `probes_query`.
     """
-    turn: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     warehouses, products = [], []
     for ends in zip(routes["origin_id"], routes["destination_id"], strict=True):
         warehouse = next((end for end in ends if end in probes), "")
-        number = turn[warehouse] = turn.get(warehouse, -1) + 1
+        number = numbers[warehouse] = numbers.get(warehouse, -1) + 1
         chosen = probes.get(warehouse, ("",))
         warehouses.append(warehouse)
         products.append(chosen[number % len(chosen)])

@@ -74,7 +74,7 @@ class Desk(VecEnv):
     def step_wait(self) -> Any:
         """Carry it out in all episodes."""
         game = self._game
-        now, able = game.turn, game.feasible()[self._rows, self._actions]
+        now, able = game.decided, game.feasible()[self._rows, self._actions]
         taken = np.where(able, self._prices[self._rows, now, self._actions], 0.0)
         rewards = (game.step(self._actions) - taken + self._least[:, now]) / REWARD_DOLLARS
         over = np.full(self.num_envs, game.done)
@@ -99,7 +99,13 @@ class Desk(VecEnv):
         return [None] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Nothing to set."""
+        """Nothing to set, for there are no attributes.
+
+        Args:
+            attr_name: ignored.
+            value: ignored.
+            indices: ignored.
+        """
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """They never are."""

@@ -32,7 +32,7 @@ class FulfilmentGame:
     """B episodes in step. Its state is the stock and what has happened to it.
 
     Attributes:
-        turn: number of orders decided so far; every episode is at the same order.
+        decided: number of orders decided so far; every episode is at the same order.
         fixed: column → (B, T, O) what deciding does not change.
         cost: (B, T, O) $ that an option truly costs, hidden delay included; `ship_cost` ($),
             `late_hours` and `carbon_kg` are what it is made of.
@@ -54,7 +54,7 @@ class FulfilmentGame:
         """Back to the first order of the same episodes."""
         e = self.episodes
         batch, shelves = e.stock.shape
-        self.turn = 0
+        self.decided = 0
         self.stock = e.stock.copy()
         self.arriving = e.arriving.copy()
         self.used = np.zeros((batch, shelves), dtype=np.int64)
@@ -74,7 +74,7 @@ class FulfilmentGame:
     @property
     def done(self) -> bool:
         """All orders are decided."""
-        return self.turn == self.length
+        return self.decided == self.length
 
     @property
     def options(self) -> int:
@@ -83,11 +83,13 @@ class FulfilmentGame:
 
     def feasible(self) -> Bools:
         """(B, O) options that can be carried out now."""
-        return np.repeat(self._can, len(self.shop.methods), axis=1) & self.has_route[:, self.turn]
+        return (
+            np.repeat(self._can, len(self.shop.methods), axis=1) & self.has_route[:, self.decided]
+        )
 
     def stock_columns(self) -> Columns:
         """(B, O) columns that follow from stock: inventory_levels and what is made from it."""
-        now, methods = self.turn, len(self.shop.methods)
+        now, methods = self.decided, len(self.shop.methods)
         product, quantity = self.episodes.product[:, now], self.quantity[:, now]
         rows, place = self._rows[:, None], np.maximum(self.candidates[:, now], 0)
         there, shelf = self.candidates[:, now] != NONE, self.episodes.shelf[:, now]
@@ -124,7 +126,7 @@ class FulfilmentGame:
 
     def overview(self) -> Floats:
         """(B, W + 4) how the day stands: packing left by warehouse, time of day and of episode."""
-        hours = self.episodes.time[:, self.turn, None]
+        hours = self.episodes.time[:, self.decided, None]
         angle = 2 * np.pi * hours / DAY_HOURS
         left = self.packing_left()
         share = hours / (self.config.days * DAY_HOURS)
@@ -133,14 +135,14 @@ class FulfilmentGame:
 
     def columns(self) -> Columns:
         """(B, O) every column of the served model's input, for the order at hand."""
-        fixed = {name: column[:, self.turn] for name, column in self.fixed.items()}
+        fixed = {name: column[:, self.decided] for name, column in self.fixed.items()}
         return {**fixed, **self._texts(fixed["delay_risk"]), **self.stock_columns()}
 
     def _texts(self, risk: Floats) -> Columns:
         shop, shape = self.shop, (len(self.episodes), self.options)
         methods = np.array(shop.methods, dtype=object)
-        place = np.repeat(self.candidates[:, self.turn], len(methods), axis=1)
-        preferred = self.episodes.lines.preferred[self.episodes.line[:, self.turn]][:, None]
+        place = np.repeat(self.candidates[:, self.decided], len(methods), axis=1)
+        preferred = self.episodes.lines.preferred[self.episodes.line[:, self.decided]][:, None]
         levels = np.array(["low", "medium", "high", None], dtype=object)
         level = (risk >= MEDIUM_RISK).astype(np.int64) + (risk >= HIGH_RISK)
         categories = levels[np.where(np.isnan(risk), 3, level)]
@@ -159,7 +161,7 @@ class FulfilmentGame:
         Returns:
             (B,) rewards in $, at most 0.
         """
-        now, rows = self.turn, self._rows
+        now, rows = self.decided, self._rows
         able = self.feasible()[rows, actions]
         rewards = np.where(able, -self.cost[rows, now, actions], -self.loss[:, now])
         warehouse = self.candidates[rows, now, actions // len(self.shop.methods)]
@@ -172,14 +174,14 @@ class FulfilmentGame:
         self.sold[served, now] = shelf
         self.packed[served, place] += 1
         self.taken[served, now] = actions[able]
-        self.turn += 1
+        self.decided += 1
         if not self.done:
             self._advance()
         return np.asarray(rewards)
 
     def _advance(self) -> None:
         """Let the time until the next order pass: midnights, and what a day ago has left."""
-        e, now = self.episodes, self.turn
+        e, now = self.episodes, self.decided
         while (behind := np.flatnonzero(self._today < e.day[:, now])).size:
             self._today[behind] += 1
             day = self._today[behind]

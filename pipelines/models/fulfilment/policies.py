@@ -67,7 +67,7 @@ def weighed(weights: Floats) -> Policy:
     each = np.atleast_2d(weights)[:, None]  # (1 or B, 1, 6)
 
     def score(game: FulfilmentGame) -> Floats:
-        fixed = {name: column[:, game.turn] for name, column in game.fixed.items()}
+        fixed = {name: column[:, game.decided] for name, column in game.fixed.items()}
         dollars = (fixed_parts(game.config, fixed) * each[..., :4]).sum(axis=-1)
         taken = (stock_parts(game.stock_columns()) * each[..., 4:]).sum(axis=-1)
         return np.asarray(-dollars - taken)
@@ -96,19 +96,19 @@ def random_feasible(seed: int) -> Policy:
 
 def cheapest(game: FulfilmentGame) -> Floats:
     """Least $ for shipping."""
-    return np.asarray(-game.fixed["ship_cost"][:, game.turn])
+    return np.asarray(-game.fixed["ship_cost"][:, game.decided])
 
 
 def fastest(game: FulfilmentGame) -> Floats:
     """Fewest hours to the door, the delay expected included."""
-    now = game.turn
+    now = game.decided
     delay = np.clip(game.fixed["expected_delay_hours"][:, now], 0, LONGEST_DELAY)
     return np.asarray(-game.fixed["promised_hours"][:, now] - delay)
 
 
 def greenest(game: FulfilmentGame) -> Floats:
     """Least carbon."""
-    return np.asarray(-np.nan_to_num(game.fixed["order_carbon_kg"][:, game.turn]))
+    return np.asarray(-np.nan_to_num(game.fixed["order_carbon_kg"][:, game.decided]))
 
 
 SIMPLE: Final = {"cheapest": cheapest, "fastest": fastest, "greenest": greenest}

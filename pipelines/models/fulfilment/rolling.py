@@ -40,7 +40,7 @@ class RollingProgramme:
 
     def __call__(self, game: FulfilmentGame) -> Floats:
         """(B, O) scores."""
-        batch, now = len(game.episodes), game.turn
+        batch, now = len(game.episodes), game.decided
         if now == 0:
             self._days = np.full(batch, -1)
             self._packing = np.zeros((batch, game.shop.demand.shape[0]))

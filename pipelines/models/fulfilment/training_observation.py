@@ -58,7 +58,7 @@ class Observer:
 
     def look(self) -> tuple[Floats32, NDArray[np.bool_], NDArray[np.float64]]:
         """(B, O, F) numbers, (B, O) feasible, (B, O) greedy $, of the order at hand."""
-        columns, now = self.game.stock_columns(), self.game.turn
+        columns, now = self.game.stock_columns(), self.game.decided
         options = np.concatenate([self._encoded[:, now], encode_stock(columns)], axis=-1)
         greedy = self._dollars[:, now] + stock_parts(columns) @ self._weights[4:]
         return options, columns["feasible"], greedy

@@ -1,4 +1,4 @@
-"""Places that must be a file or a folder, looked at before they are opened.
+"""Whether a path is a file or a folder, as it must be, looked at before it is opened.
 
 Opening a named pipe waits for ever, and no library says what to do about a folder in place of its
 file. Nothing is opened here: closing a SQLite file would undo the locks that this process holds.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import UnusablePathError
-from pipelines.places import check_file, check_folder, check_sqlite_file
+from pipelines.file_kinds import check_file, check_folder, check_sqlite_file
 
 
 def a_socket(path: Path) -> None:
