@@ -30,7 +30,7 @@ NOW = datetime(2024, 6, 1, 12)
 USERS = range(1, 6)
 REASONS = ("broken", "size", "late", "other")
 STATES = ("open", "waiting", "closed")
-OUTSIDE = ("user_returns", "ticket_state", "user_tickets")
+OUTSIDE = ("user_returns", "ticket_state", "user_tickets", "user_lifetime")
 LATENESS = 10**8  # of seconds: nothing is too old for the streamer
 
 

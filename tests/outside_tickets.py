@@ -10,6 +10,7 @@ from typing import Final
 from pipelines.features.declare import (
     Feature,
     changes,
+    count,
     count_distinct,
     days,
     event_time,
@@ -18,7 +19,7 @@ from pipelines.features.declare import (
     is_null,
     last,
 )
-from pipelines.features.shop_rows import USERS
+from pipelines.features.shop_rows import ORDERS, USERS
 from pipelines.tables.declare import Log, number, text, texts, time, whole
 
 TICKETS: Final = Log(
@@ -67,6 +68,14 @@ TICKET_STATE: Final = group(
         Feature("is_over", ~is_null(last(_TICKETS.end)), "whether it has ended"),
         Feature("age_hours", in_hours(event_time - last(_TICKETS.opened_at)), "hours"),
     ),
+)
+USER_LIFETIME: Final = group(
+    "user_lifetime",
+    keys=("user_id",),
+    rows=_TICKETS,
+    entity=USERS,
+    about="a row per change of a user's tickets; of all history, so that it is not streamed",
+    features=(Feature("orders_ever", count(ORDERS), "order lines so far"),),
 )
 USER_TICKETS: Final = group(
     "user_tickets",

@@ -112,18 +112,28 @@ def _find_affected(connection: duckdb.DuckDBPyConnection, view: View) -> datetim
 
 
 def _looked_up_later(view: View, table: str) -> str:
-    """A query for the keys that have rows at or after a change of what they look up.
+    """A query for the keys that have rows at or after a change of what they look up, or at any time
+    where it is the first row that is looked up: rows before that one take it too.
 
     Usually there are none: a change is committed before the rows that it bears on.
     """
-    rows = view.sources[0]  # at its times the view has rows
-    keys = ", ".join(f"{column} AS {key}" for column, key in view.key_pairs(rows))
     shared = quoted(BY_NAME[table].key)
-    since = f"SELECT {shared}, min({COMMITTED_AT}) AS since FROM new_{table} GROUP BY {shared}"
-    every = f"SELECT * FROM old_{rows.log} UNION ALL BY NAME SELECT * FROM new_{rows.log}"
+    same = " AND ".join(f'old."{key}" = new."{key}"' for key in BY_NAME[table].key)
+    since = (
+        f"SELECT {shared}, CASE WHEN EXISTS (FROM old_{table} AS old WHERE {same}) "
+        f"THEN min(new.{COMMITTED_AT}) ELSE '-infinity'::TIMESTAMP END AS since "
+        f"FROM new_{table} AS new GROUP BY {shared}"
+    )
+    parts = []
+    for rows in view.sources[: len(view.group.triggers)]:  # at their times the view has rows
+        keys = ", ".join(f"{column} AS {key}" for column, key in view.key_pairs(rows))
+        every = f"SELECT * FROM old_{rows.log} UNION ALL BY NAME SELECT * FROM new_{rows.log}"
+        parts.append(
+            f"SELECT {keys}, {rows.at} AS t FROM (SELECT * FROM ({every}) WHERE {rows.only})"
+        )
     return (
-        f"SELECT {keys}, min({rows.at}) AS t FROM (SELECT * FROM ({every}) WHERE {rows.only}) "
-        f"JOIN ({since}) USING ({shared}) WHERE {rows.at} >= since GROUP BY {quoted(rows.keys)}"
+        f"SELECT {', '.join(view.keys)}, min(t) AS t FROM ({' UNION ALL '.join(parts)}) "
+        f"JOIN ({since}) USING ({shared}) WHERE t >= since GROUP BY {', '.join(view.keys)}"
     )
 
 
@@ -181,7 +191,7 @@ def _bounded(source: Source, of_keys: str) -> str:
     if not source.newest_before:
         return f"SELECT * FROM ({of_keys}) WHERE {source.at} >= {horizon}"
     keys = ", ".join(source.keys)
-    before = f"max({source.at}) FILTER (WHERE {source.at} <= {horizon})"
+    before = f"max({source.at}) FILTER (WHERE {source.at} < {horizon})"
     return (
         f"SELECT *, {before} OVER (PARTITION BY {keys}) AS newest_before FROM ({of_keys}) "
         f"QUALIFY {source.at} >= {horizon} OR {source.at} = newest_before"

@@ -19,11 +19,12 @@ from pipelines.features.compilers.prepared import log_table, row_value
 from pipelines.features.language.aggregations import AT_ONCE, Aggregation
 from pipelines.features.language.expressions import Call, Typed
 from pipelines.features.language.group import FeatureGroup
-from pipelines.features.language.rows import CHANGES, REPORTS, Rows
+from pipelines.features.language.rows import CHANGES, FACTS, REPORTS, Rows
 from pipelines.features.language.tree import signature
 from pipelines.features.language.value_types import FLAG
 
 _ALWAYS: Final = "TRUE"
+_DELETED: Final = "op = 'D'"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ def sources_of(group: FeatureGroup) -> tuple[Source, ...]:
     return tuple(_source(group, plan, rows) for rows in every.values())
 
 
+def is_streamed(sources: Sequence[Source]) -> bool:
+    """Whether the newest rows of a key follow from its recent rows.
+
+    Where a group looks back without a limit, all of a key's history is at hand if it began lately.
+    That is known of one log whose rows refer to the entity, if no other gives the group rows or
+    values; of other such groups the batch flow computes all rows.
+    """
+    unlimited = [source for source in sources if source.lookback is None]
+    others = [s for s in sources if s.lookback is not None and s.only != _DELETED]
+    return not unlimited or (len(unlimited) == 1 and not others and bool(unlimited[0].begun_by))
+
+
 def looked_up(group: FeatureGroup) -> tuple[str, ...]:
     """The logs of which the group looks a column up; they are read whole."""
     names = (lookup.column.rows.log.name for lookup in group.lookups)
@@ -92,7 +105,7 @@ def _source(group: FeatureGroup, plan: Plan, rows: Rows) -> Source:
         only=_only(rows, some, keys, is_due=is_due),
         identity=rows.member[0] if rows.kind == REPORTS else None,
         begun_by=_beginning(group, rows, keys) if lookback is None else None,
-        member=_member(plan, rows, some),
+        member=_member(plan, rows, some) if is_due else None,  # else there are instants between
         unnoticed="op = 'D'" if rows.kind == REPORTS else "FALSE",
     )
 
@@ -104,8 +117,8 @@ def _reach(plan: Plan, rows: Rows, some: Sequence[Aggregation]) -> tuple[int | N
     widths: list[int | None] = [0]
     newest_before = False
     for a in some:
-        if a.operation == "time_since_previous":
-            newest_before = True
+        if a.operation == "time_since_previous" and rows.kind == FACTS:
+            newest_before = True  # of others the row before may not count, being a deletion
         elif a.operation == "last" and not has_members:
             newest_before |= not direct
         elif a.within is None:
@@ -122,7 +135,7 @@ def _only(rows: Rows, some: Sequence[Aggregation], keys: Sequence[str], *, is_du
     if rows.kind == REPORTS:
         return f"({rows.at} IS NOT NULL OR op IN ('D', 'M'))"
     if rows.kind == CHANGES:  # of an entity, only its deletion, if nothing else is asked
-        return _ALWAYS if some or is_due else "op = 'D'"
+        return _ALWAYS if some or is_due else _DELETED
     conditions = [a.where for a in some if a.where is not None]
     if is_due or len(conditions) < len(some) or not conditions:
         return "op = 'I'"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Final
 
 import ibis
@@ -23,7 +23,7 @@ from pipelines.features.groups import GROUPS
 from pipelines.features.language.group import FeatureGroup
 from pipelines.features.language.tree import signature
 from pipelines.features.language.value_types import ARROW
-from pipelines.features.needs import Source, looked_up, sources_of
+from pipelines.features.needs import Source, is_streamed, looked_up, sources_of
 from pipelines.tables.known import BY_NAME
 
 __all__ = ["Source", "View"]
@@ -53,14 +53,19 @@ class View:
         return sources_of(self.group)
 
     @cached_property
+    def is_streamed(self) -> bool:
+        """Whether the real-time flow computes its rows; else they are the batch flow's alone."""
+        return is_streamed(self.sources)
+
+    @cached_property
     def tables(self) -> tuple[str, ...]:
         """The logs that it looks something up in; they are read whole."""
         return looked_up(self.group)
 
-    @property
+    @cached_property
     def expression(self) -> ir.Table:
         """The features as an Ibis expression over tables named after the logs."""
-        return _expression(self.name, newest=False)
+        return every_row(self.group)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -98,14 +103,24 @@ class View:
     def query(self, *, newest: bool = False) -> str:
         """SQL over relations named after the logs; the schema's columns but `created_timestamp`.
 
-        With `newest` it yields only the newest row of each key.
+        With `newest` it yields only the newest row of each key, which is cheaper.
         """
+        with _compiling:  # who asks meanwhile waits, and finds it compiled
+            features = self._newest_sql if newest else self._sql
         columns = ", ".join(
             f'CAST("{field.name}" AS {DUCKDB_TYPES[field.type]}) AS "{field.name}"'
             for field in self.schema
             if field.name != CREATED_TIMESTAMP
         )
-        return f"SELECT {columns} FROM ({feature_sql(self.name, newest=newest)})"
+        return f"SELECT {columns} FROM ({features})"
+
+    @cached_property
+    def _sql(self) -> str:
+        return str(ibis.to_sql(self.expression, dialect="duckdb"))
+
+    @cached_property
+    def _newest_sql(self) -> str:
+        return str(ibis.to_sql(newest_row(self.group), dialect="duckdb"))
 
 
 VIEWS: Final = tuple(View(group) for group in GROUPS)
@@ -129,27 +144,7 @@ def view_named(name: str) -> View:
     return VIEWS_BY_NAME[name]
 
 
-def feature_sql(name: str, *, newest: bool = False) -> str:
-    """The view's expression compiled for DuckDB once; it reads relations named after the logs.
-
-    With `newest` it yields only the newest row of each key, which is cheaper.
-    """
-    with _compiling:  # who asks meanwhile waits, and finds it compiled
-        return _feature_sql(name, newest=newest)
-
-
 def compile_all() -> None:
     """Compile every view, which takes a second, once per process."""
     for view in VIEWS:
-        feature_sql(view.name)
-
-
-@cache
-def _feature_sql(name: str, *, newest: bool) -> str:
-    return str(ibis.to_sql(_expression(name, newest=newest), dialect="duckdb"))
-
-
-@cache
-def _expression(name: str, *, newest: bool) -> ir.Table:
-    group = view_named(name).group
-    return newest_row(group) if newest else every_row(group)
+        view.query()

@@ -146,6 +146,9 @@ class WindowWriter:
                 mine = rows.filter(rows[feeds(view)])
                 if mine.num_rows == 0:
                     continue
+                if not view.is_streamed:
+                    cold += mine["seq"].to_pylist()
+                    continue
                 if source and source.begun_by:
                     mine, others = self._split(view, source, mine, watermarks[view.name])
                     cold += others
@@ -170,17 +173,21 @@ class WindowWriter:
             "(SELECT unnest(?))",
             [rows[column].to_pylist()],
         ).fetchall()
-        known = pa.array([row[0] for row in there], rows[column].type)
+        # At the times of these the view has rows; one may be there before what it looks up.
+        parts = []
+        for source in view.sources[: len(view.group.triggers)]:
+            own = next(name for name, key in view.key_pairs(source) if key == column)
+            parts.append(
+                f"SELECT {HASH}, {own} FROM {view.name}.hot_{source.log} "
+                f"WHERE {own} IN (SELECT unnest($1))"
+            )
+        asked = [rows[column].to_pylist()]
+        found = self._cursor.execute(" UNION ".join(parts), asked).fetchall()
+        names = {*(row[0] for row in there), *(row[1] for row in found)}
+        known = pa.array(names, rows[column].type)
         changed = rows.filter(
             pc.or_(pc.not_equal(rows["op"], "I"), pc.is_in(rows[column], known))
         )  # what is inserted again has been deleted
-        if changed.num_rows == 0:
-            return set(), []
-        found = self._cursor.execute(
-            f"SELECT DISTINCT {HASH} FROM {view.name}.hot_{view.sources[0].log} "
-            f"WHERE {column} IN (SELECT unnest(?))",
-            [changed[column].to_pylist()],
-        ).fetchall()
         return {row[0] for row in found}, changed["seq"].to_pylist()
 
     def _split(

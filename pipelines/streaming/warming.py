@@ -86,7 +86,7 @@ def warm(
     for view in VIEWS:
         watermark = window.watermarks.of(view)
         for log in logs_of_view(view):
-            if log not in relations:
+            if log not in relations or not view.is_streamed:
                 continue
             source = source_of(view, log)
             good = f"{relations[log]} WHERE {feeding(view, log)}"

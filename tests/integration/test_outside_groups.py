@@ -165,6 +165,17 @@ def test_the_streamer_serves_the_newest_rows(shop: Row, view: str, key: str) -> 
     assert same(shop["served"][view], newest(every, key).values(), key)
 
 
+def test_a_group_whose_history_is_not_at_hand_is_left_to_the_batch_flow(shop: Row) -> None:
+    """Wrong values are never served in between: the streamer says nothing, then batch does."""
+    assert shop["half"]["user_lifetime"] == shop["streamed"]["user_lifetime"] == []
+    wanted = newest(expected(shop["changes"])["user_tickets"], "user_id")
+    served = {row["user_id"]: row for row in shop["served"]["user_lifetime"]}
+    assert served.keys() == wanted.keys()
+    for user, row in served.items():
+        assert _time(row["event_timestamp"]) == _time(wanted[user]["event_timestamp"])
+        assert row["orders_ever"] == 2  # long before all tickets
+
+
 def test_feast_has_the_views_with_what_their_groups_say(shop: Row) -> None:
     """Keys that are entities already are those; another one becomes an entity of its own."""
     found = shop["views"]
@@ -172,9 +183,10 @@ def test_feast_has_the_views_with_what_their_groups_say(shop: Row) -> None:
         "user_returns": ["user"],
         "ticket_state": ["ticket_id"],
         "user_tickets": ["user"],
+        "user_lifetime": ["user"],
     }
     days = {name: view["ttl"] / 86_400 for name, view in found.items()}
-    assert days == {"user_returns": 90, "ticket_state": 365, "user_tickets": 0}
+    assert days == {"user_returns": 90, "ticket_state": 365, "user_tickets": 0, "user_lifetime": 0}
     assert found["user_returns"]["owner"] == "returns desk"
     assert all(view["described"] for view in found.values())
 

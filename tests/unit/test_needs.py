@@ -12,12 +12,15 @@ from pipelines.features.declare import (
     days,
     facts,
     group,
+    in_seconds,
     last,
     last_k,
+    time_since_previous,
     total,
 )
 from pipelines.features.language.aggregations import DAY
-from pipelines.features.needs import Source, sources_of
+from pipelines.features.language.rows import Rows
+from pipelines.features.needs import Source, is_streamed, sources_of
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.tables import shop
 
@@ -91,10 +94,10 @@ def test_only_inventory_looks_something_up() -> None:
     assert found == {"inventory_levels": ("warehouses",)}
 
 
-def needs_of(*values: object) -> dict[str, Source]:
-    """By log, what a group of users' orders needs for such features."""
+def needs_of(*values: object, rows: Rows = ORDERS) -> dict[str, Source]:
+    """By log, what a group of users' orders, or other rows, needs for such features."""
     features = [Feature(f"f{number}", value, "") for number, value in enumerate(values)]
-    made = group("g", keys=("user_id",), rows=ORDERS, entity=USERS, features=features)
+    made = group("g", keys=("user_id",), rows=rows, entity=USERS, features=features)
     return {source.log: source for source in sources_of(made)}
 
 
@@ -127,5 +130,24 @@ def test_rows_that_no_feature_counts_are_not_needed() -> None:
 def test_of_distinct_records_only_the_newest_rows_matter() -> None:
     """Unless something else is asked of them too."""
     distinct = count_distinct(SESSIONS.session_id, within=days(1))
-    assert needs_of(distinct)["sessions"].member == "session_id"
-    assert needs_of(distinct, count(SESSIONS, within=DAY))["sessions"].member is None
+    assert needs_of(distinct, rows=SESSIONS)["sessions"].member == "session_id"
+    more = needs_of(distinct, count(SESSIONS, within=DAY), rows=SESSIONS)
+    assert more["sessions"].member is None
+    assert needs_of(distinct)["sessions"].member is None  # an order may lie between two rows
+
+
+def test_a_span_since_the_row_before_looks_back_over_deletions() -> None:
+    """Of facts the row before is enough; of changes it may be a deletion, which does not count."""
+    facts_before = needs_of(in_seconds(time_since_previous(CLICKS)))["clickstream"]
+    assert (facts_before.lookback, facts_before.newest_before) == (0, True)
+    assert needs_of(in_seconds(time_since_previous(SESSIONS)))["sessions"].lookback is None
+
+
+def test_what_looks_back_without_a_limit_is_streamed_where_a_key_can_be_seen_to_begin() -> None:
+    """One log that refers to the entity, and nothing else beside it but deletions."""
+    assert is_streamed([*needs_of(count(ORDERS)).values()])
+    assert is_streamed(
+        [*needs_of(last(CLICKS.action), total(ORDERS.quantity, within=DAY)).values()]
+    )
+    assert not is_streamed([*needs_of(count(CLICKS)).values()])
+    assert not is_streamed([*needs_of(count(ORDERS), last(CLICKS.action)).values()])
