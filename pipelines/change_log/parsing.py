@@ -134,10 +134,11 @@ def _shape(log: Log, column: str) -> dict[str, str]:
 def _json_as(value: str, shape: object) -> str:
     # json_transform raises on malformed JSON, which must reject the row and not fail the batch;
     # of JSON that is no object it makes an object of nulls.
-    found = f"CASE WHEN json_valid({value}) THEN json_transform({value}, '{json.dumps(shape)}') END"
-    if isinstance(shape, dict):
-        return f"CASE WHEN starts_with(ltrim({value}, {_JSON_SPACE}), '{{') THEN {found} END"
-    return found
+    found = f"json_transform({value}, '{json.dumps(shape)}')"
+    if isinstance(shape, dict):  # TRY parses once; it takes no names of the same SELECT
+        begins = f"starts_with({value}, '{{') OR starts_with(ltrim({value}, {_JSON_SPACE}), '{{')"
+        return f"CASE WHEN {begins} THEN TRY({found}) END"
+    return f"CASE WHEN json_valid({value}) THEN {found} END"
 
 
 def _shape_rules(column: str) -> list[tuple[str, str]]:
