@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 import duckdb
@@ -16,7 +15,10 @@ from pipelines.change_log.reader import RAW_COLUMNS, SCHEMA, ChangeLogReader
 from pipelines.settings import DATABASE_NAMES, DataConfig
 from pipelines.tables.known import READING_ORDER, logs_of
 
-DATABASES_AT_ONCE: Final = 2
+READ_AT_ONCE: Final = 2
+"""Reading SQLite takes one core."""
+LONG_SPAN: Final = 100_000
+"""Changes; so many are read in two halves at once."""
 
 
 @dataclass(frozen=True)
@@ -90,27 +92,38 @@ def read(
     Returns:
         The number of changes read. Changes of tables without a log are skipped.
     """
-    with ThreadPoolExecutor(DATABASES_AT_ONCE) as pool:
-        found = [
-            pool.submit(
-                _copy,
-                connection.cursor(),
-                name,
-                chain.from_iterable(_parts(readers[name], span, batch_size, unread or {})),
-                progress,
-            )
-            for name, span in spans.items()
-        ]
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        found = []
+        for name, span in spans.items():
+            _make_empty(connection, name)
+            found += [
+                pool.submit(_copy, connection.cursor(), name, batches, progress)
+                for batches in _parts(readers[name], span, batch_size, unread or {})
+            ]
         return sum(copied.result() for copied in found)
+
+
+def _make_empty(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    connection.execute(f"CREATE OR REPLACE TABLE changes_{name} ({RAW_COLUMNS})")
+    for log in logs_of(name):
+        connection.execute(
+            f"CREATE OR REPLACE VIEW raw_{log.name} AS "
+            f"SELECT * FROM changes_{name} WHERE table_name = '{log.table}'"
+        )
 
 
 def _parts(
     reader: ChangeLogReader, span: Span, size: int, unread: Mapping[str, int]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
+    """What is read of one database, in parts that may be read at once."""
     for log in logs_of(reader.name):
         if log.name in unread:
             yield reader.batches(unread[log.name], span.after, size, log.table)
-    yield reader.batches(span.after, span.upto, size)
+    middle = span.after
+    if span.upto - span.after >= LONG_SPAN:
+        middle += (span.upto - span.after) // 2
+        yield reader.batches(span.after, middle, size)
+    yield reader.batches(middle, span.upto, size)
 
 
 def _copy(
@@ -120,12 +133,6 @@ def _copy(
     progress: Callable[[int], None],
 ) -> int:
     with connection:
-        connection.execute(f"CREATE OR REPLACE TABLE changes_{name} ({RAW_COLUMNS})")
-        for log in logs_of(name):
-            connection.execute(
-                f"CREATE OR REPLACE VIEW raw_{log.name} AS "
-                f"SELECT * FROM changes_{name} WHERE table_name = '{log.table}'"
-            )
         changes = _Changes(batches, progress)
         # One statement per database: committing one per batch costs more than reading.
         connection.register("changes", pa.RecordBatchReader.from_batches(SCHEMA, changes))

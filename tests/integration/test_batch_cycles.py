@@ -12,6 +12,7 @@ from random_log import Logs
 from reference import VIEWS, compute
 
 from pipelines.batch import BatchProcessor, transform
+from pipelines.change_log import reading
 from pipelines.features.views import VIEWS_BY_NAME
 from pipelines.settings import DataConfig
 
@@ -44,7 +45,8 @@ def test_parts_of_keys_add_up_to_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However little memory there is: what a key's rows need is in its part, even a report on a
-    delivery that stood under another key before."""
+    delivery that stood under another key before. Changes are read in halves too."""
+    monkeypatch.setattr(reading, "LONG_SPAN", 2)
     monkeypatch.setattr(transform, "BYTES_PER_ROW", processor.config.memory // rows_at_once)
     logs = complete_log(3, size=90)
     run(processor, data, logs, cycles)
