@@ -38,9 +38,10 @@ def models(
     from pipelines.cli.models_table import models_as_dict, print_models
 
     registry = _registry()
-    from pipelines.registry.store import MODELS
+    from pipelines.registry.signatures import MODELS, model_named
 
-    found = {name: registry.versions(name) for name in ([model] if model else MODELS)}
+    names = [model_named(model)] if model else MODELS
+    found = {name: registry.versions(name) for name in names}
     if as_json:
         print_json(models_as_dict(found))
     else:
@@ -62,9 +63,9 @@ def promote(
 
     Example: `synchrochain promote intent_transformer 3`
     """
-    from pipelines.registry.store import CHAMPION
+    from pipelines.registry.signatures import CHAMPION, model_named
 
-    registry = _registry()
+    registry, model = _registry(), model_named(model)
     before = registry.with_alias(model, CHAMPION)
     promoted = registry.promote(model, version, {"promoted.by": "hand"}, force=force)
     _answer(promoted, before, as_json)
@@ -75,9 +76,9 @@ def rollback(model: Model, data_dir: DataDir = None, as_json: AsJson = False) ->
 
     Example: `synchrochain rollback intent_transformer`
     """
-    from pipelines.registry.store import CHAMPION
+    from pipelines.registry.signatures import CHAMPION, model_named
 
-    registry = _registry()
+    registry, model = _registry(), model_named(model)
     before = registry.with_alias(model, CHAMPION)
     _answer(registry.rollback(model), before, as_json)
 

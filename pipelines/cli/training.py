@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
 def train(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[intent|gnn|ppo|all]…", help="What to train; all by default."),
+        typer.Argument(
+            metavar="[MODEL]…",
+            help="intent_transformer, supply_gnn, ppo_agent, or all, which is the default.",
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed and less data: minutes become a minute.")
@@ -42,7 +45,7 @@ def train(
     Everything is tracked in MLflow: data set, settings, metrics over seeds, plots, versions. When
     one model cannot be trained, the others are; the exit status is 1 then.
 
-    Example: `synchrochain train intent --quick`
+    Example: `synchrochain train intent_transformer --quick`
     """
     from pipelines.settings import BatchConfig, check_environment
 
@@ -57,12 +60,11 @@ def train(
 
 def _names(given: list[str]) -> list[str]:
     from pipelines.models.tasks import TASKS
-    from pipelines.training.run import check_names
+    from pipelines.registry.signatures import contract_of, model_named
 
     if "all" in given:
         return list(TASKS)
-    check_names(given, TASKS)
-    return given
+    return [contract_of(model_named(name)).task for name in given]
 
 
 def _train(config: BatchConfig, names: list[str], quick: bool, report: bool, as_json: bool) -> None:

@@ -6,14 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from pipelines.registry.packaging import Predictor
+from pipelines.registry.signatures import CONTRACTS
 from pipelines.registry.store import ModelRegistry
 from pipelines.training.task import Task
 
-MODELS: Final[Mapping[str, str]] = {
-    "intent": "intent_transformer",
-    "gnn": "supply_gnn",
-    "ppo": "ppo_agent",
-}
+MODELS: Final[Mapping[str, str]] = {c.task: name for name, c in CONTRACTS.items()}
 """The registered model of each task, in the order of training: the agent decides on the forecasts
 of the other two."""
 

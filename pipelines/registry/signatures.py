@@ -49,7 +49,8 @@ class Contract:
     """One registered model's columns.
 
     Attributes:
-        task: what `synchrochain train` calls it.
+        task: the name of its training task.
+        folder: its folder in `pipelines/models`.
         service: the feature service that it reads.
         views: the feature views of that service that hold published rows.
         features: everything that the service has, as Feast names it: `view:feature`.
@@ -61,6 +62,7 @@ class Contract:
     """
 
     task: str
+    folder: str
     service: str
     views: tuple[str, ...]
     features: tuple[str, ...]
@@ -77,6 +79,18 @@ def features_of(*views: str) -> dict[str, str]:
         for view in views
         for name in view_named(view).features
     }
+
+
+def model_named(name: str) -> str:
+    """The registered model of a name: its own, its task's, or that of its folder.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    for model, contract in CONTRACTS.items():
+        if name in (model, contract.task, contract.folder):
+            return model
+    raise UnknownNameError(f"there is no model {name!r}; there are: {', '.join(CONTRACTS)}")
 
 
 def contract_of(model: str) -> Contract:
@@ -179,7 +193,7 @@ def check_signature(model: str, name: str, folder: Path) -> None:
 
     contract = contract_of(model)
     unreadable = (OSError, ValueError, LookupError, TypeError, AttributeError)
-    help_ = f"`synchrochain rollback {model}`, or `synchrochain train {contract.task}`"
+    help_ = f"`synchrochain rollback {model}`, or `synchrochain train {model}`"
     try:
         stored = Model.load(str(folder)).signature
         inputs = {column.name: column.type for column in stored.inputs}
@@ -242,6 +256,7 @@ def _kind(type_: pa.DataType) -> str:
 
 def _contract(
     task: str,
+    folder: str,
     service: str,
     views: tuple[str, ...],
     inputs: Mapping[str, str],
@@ -256,6 +271,7 @@ def _contract(
     named |= {view: tuple(features) for view, features in (on_demand or {}).items()}
     return Contract(
         task=task,
+        folder=folder,
         service=service,
         views=views,
         features=tuple(f"{view}:{name}" for view, names in named.items() for name in names),
@@ -269,6 +285,7 @@ def _contract(
 CONTRACTS: Final[Mapping[str, Contract]] = {
     "intent_transformer": _contract(
         "intent",
+        "intent",
         "intent_transformer_v1",
         ("session_events", "user_intent"),
         features_of("session_events", "user_intent"),
@@ -277,6 +294,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     ),
     "supply_gnn": _contract(
         "gnn",
+        "delay",
         "supply_gnn_v1",
         ("route_conditions", "inventory_levels"),
         {
@@ -303,6 +321,7 @@ CONTRACTS: Final[Mapping[str, Contract]] = {
     ),
     "ppo_agent": _contract(
         "ppo",
+        "fulfilment",
         "ppo_agent_v1",
         ("user_intent", "user_orders", "inventory_levels", "route_conditions"),
         {

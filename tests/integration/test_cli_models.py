@@ -22,7 +22,8 @@ from tiny_model import new_run, register
 
 from pipelines.batch import BatchConfig
 from pipelines.cli import models
-from pipelines.errors import NotAcceptedError, SynchroChainError
+from pipelines.cli.training import _names
+from pipelines.errors import NotAcceptedError, SynchroChainError, UnknownNameError
 from pipelines.registry.store import ModelRegistry
 
 JUDGED = {
@@ -193,6 +194,22 @@ def test_a_version_that_was_never_judged_needs_force_too(data_dir: Path) -> None
     """Silence is not consent."""
     error = run("promote", "supply_gnn", "4").error
     assert "supply_gnn 4 was never judged by the gate; `synchrochain promote" in str(error)
+
+
+@pytest.mark.parametrize("name", ["gnn", "delay"])
+def test_a_model_answers_to_its_tasks_and_its_folders_name(data_dir: Path, name: str) -> None:
+    """Whoever has read the code asks by its names, and gets the registered model."""
+    assert run("models", name).out == run("models", "supply_gnn").out
+    assert run("promote", name, "2", "--json").document["model"] == "supply_gnn"
+    assert run("rollback", name, "--json").document["champion"] == 1
+
+
+def test_training_takes_every_name_of_a_model() -> None:
+    """The registered one, the task's and the folder's, in any mixture."""
+    assert _names(["supply_gnn", "fulfilment", "intent"]) == ["gnn", "ppo", "intent"]
+    assert _names(["ppo_agent", "all"]) == ["intent", "gnn", "ppo"]
+    with pytest.raises(UnknownNameError, match="no model 'gan'; there are: intent_transformer"):
+        _names(["gan"])
 
 
 @pytest.mark.parametrize(
