@@ -22,8 +22,11 @@ from redeclared import (
     unpublish,
 )
 from reference import VIEWS
+from stream_helpers import ForKeys, StreamWorld
+from stream_rows import session
 
 from pipelines.batch import BatchProcessor
+from pipelines.batch.online_removal import forget_stale_views
 from pipelines.errors import DeclaredAnewError
 from pipelines.lake.declarations import as_recorded, compare
 from pipelines.lake.state import DECLARED, STALE_VIEWS, STREAM_READER
@@ -204,3 +207,33 @@ def test_a_loop_of_cycles_ends_where_others_are_declared(processed: BatchProcess
     with pytest.raises(DeclaredAnewError):
         processed.start_scheduled_processing(on_cycle=outcomes.append)
     assert outcomes == []
+
+
+def test_what_a_streamer_writes_before_earlier_rows_are_removed_is_written_again(
+    world: StreamWorld,
+) -> None:
+    """It may start between the cycle that publishes and the removal of what is online."""
+    world.cycle(update=True)
+    record(world.state, of_another_meaning)
+    world.cycle()  # publishes, and leaves the online store to the next one
+    assert list(world.state.document(STALE_VIEWS) or {}) == ["user_intent"]
+    world.restart(save=False)
+    assert world.flow.watch.look()
+    world.commit("sessions", session("s2"))
+    world.run("users")
+    written = world.online("user_intent")
+    assert written
+    forget_stale_views(world.batch_config, world.config, world.state)
+    assert world.online("user_intent") == {}
+    assert world.flow.watch.look()
+    world.run("users")
+    again = world.online("user_intent")
+    assert without_created(again) == without_created(written)
+
+
+def without_created(rows: ForKeys) -> ForKeys:
+    """The rows, whenever they were computed."""
+    return {
+        key: {name: value for name, value in row.items() if name != "created_timestamp"}
+        for key, row in rows.items()
+    }
