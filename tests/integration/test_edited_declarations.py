@@ -96,6 +96,15 @@ with on_stop(streamer.stop):
 """
 
 
+LAYER = """
+import sys
+from pipelines.data_layer import DataLayerOrchestrator
+with DataLayerOrchestrator():
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
 @pytest.fixture(scope="module")
 def processed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data directory, processed and online with the declarations of the package."""
@@ -318,3 +327,19 @@ def test_processes_with_older_declarations_notice_those_of_a_newer_one(shop: Sho
         os.kill(again.pid, signal.SIGTERM)
         again.communicate(timeout=60)
     assert again.returncode == 0
+
+
+def test_a_data_layer_starts_with_new_declarations_and_says_when_there_are_newer_ones(
+    shop: Shop,
+) -> None:
+    """Its first cycle comes before its streamer; later the streamer ends, in one line."""
+    with_searches(shop.copy)
+    layer = shop.copy.start("-c", LAYER, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert layer.stdout
+    assert layer.stdout.readline() == "ready\n"
+    shop.copy.restore(PAGE)
+    assert shop.copy.command("batch", "--once").returncode == 0
+    _, said = layer.communicate("end\n", timeout=60)
+    assert layer.returncode == 0
+    assert "the streamer has ended: user_intent: another process has declared this anew" in said
+    assert "Traceback" not in said
