@@ -16,6 +16,11 @@ def print_status(status: dict[str, Any]) -> None:
     _views(status["offline_views"])
     if "error" in status["registry"]:
         answers.print(f"feature registry: {status['registry']['error']}")
+    if status["declared_otherwise"]:
+        views = ", ".join(status["declared_otherwise"])
+        answers.print(
+            f"declared otherwise than published: {views}; see `synchrochain features plan`"
+        )
     if status["pending_materializations"]:
         pending = ", ".join(status["pending_materializations"])
         answers.print(f"pending materializations: {pending}")

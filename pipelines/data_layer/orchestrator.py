@@ -22,11 +22,12 @@ from pipelines.errors import (
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.views import VIEWS_BY_NAME, view_named
 from pipelines.lake.clock import utc_now
+from pipelines.lake.declarations import check_declared
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.streaming import DataStreamer
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureService, FeatureStore
 
 VIEW: Final = "view"
 """The column of a cached batch that names each row's view."""
@@ -178,11 +179,13 @@ class DataLayerOrchestrator:
             UnknownNameError: there is no such view.
             UsageError: the keys are not the view's, or have the wrong type; the time is before
                 1970 or in the future.
+            DeclaredAnewError: what is published of it was declared otherwise.
             SynchroChainError: the feature repository was never applied here.
         """
         known = view_named(view)
         row = _typed_keys(view, known.keys, keys)
         at = None if at is None else _past(at)
+        check_declared(self.batch.state, [view])
         references = [f"{view}:{name}" for name in known.features]
         with self._explained():
             if at is None:
@@ -226,12 +229,19 @@ class DataLayerOrchestrator:
 
         Raises:
             UsageError: the entities are none of these, or cannot be read.
-            UnknownNameError: there is no such view or service.
+            UnknownNameError: there is no such view, feature or service.
+            DeclaredAnewError: what is published was declared otherwise.
             SynchroChainError: the repository was never applied here, or a source cannot be read.
         """
         with self._explained():
             store = self.store
-            wanted = store.get_feature_service(features) if isinstance(features, str) else features
+            wanted: FeatureService | list[str]
+            if isinstance(features, str):
+                wanted = service = store.get_feature_service(features)
+                views = [projection.name for projection in service.feature_view_projections]
+            else:
+                wanted, views = features, [name.partition(":")[0] for name in features]
+            check_declared(self.batch.state, views)
             job = store.get_historical_features(entity_df=entities, features=wanted)
             return job.to_arrow() if arrow else job.to_df()
 
@@ -244,6 +254,10 @@ class DataLayerOrchestrator:
             yield
         except FeastObjectNotFoundException as error:
             raise self._unknown(error) from None
+        except KeyError as error:  # that is how Feast says that a view has no such feature
+            if "not found in projection" not in str(error):
+                raise
+            raise UnknownNameError(str(error.args[0])) from None
         except (
             *(duckdb.BinderException, duckdb.CatalogException, duckdb.ConversionException),
             *(duckdb.ParserException, duckdb.NotImplementedException, duckdb.TypeMismatchException),

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
 from pipelines import extensions
@@ -141,12 +142,28 @@ def declared_otherwise(state: PipelineState) -> list[str]:
     """The views whose recorded declarations are not those of this process; none before the first
     cycle has recorded any."""
     recorded = state.metadata(DECLARED)
-    return [] if recorded is None else _differing(recorded)
+    return [] if recorded in (None, as_recorded()) else _differing(recorded or "")
 
 
-def as_recorded(views: Iterable[View] = VIEWS) -> str:
+def check_declared(state: PipelineState, views: Collection[str] | None = None) -> None:
+    """Make sure that what is published of some views was declared as in this process.
+
+    Args:
+        state: the pipeline's state.
+        views: their names; None for all.
+
+    Raises:
+        DeclaredAnewError: it was not.
+    """
+    other = [view for view in declared_otherwise(state) if views is None or view in views]
+    if other:
+        raise DeclaredAnewError(other, "published")
+
+
+@cache
+def as_recorded() -> str:
     """The declarations as they are stored."""
-    return json.dumps(declarations(views))
+    return json.dumps(declarations())
 
 
 def _compared(

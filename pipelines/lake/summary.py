@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import VIEWS, View
@@ -60,8 +61,10 @@ def _summarize(
     files = verified(state, "view", view.name, folder=offline / view.name)
     if not files:
         return ViewSummary(0, 0, 0, None, None, {})
-    keys = quoted(view.keys)
-    nulls = ", ".join(f'avg(("{name}" IS NULL)::INTEGER)' for name in view.features)
+    there = set(pq.read_schema(files[0].path).names)  # which may be declared otherwise by now
+    keys = quoted(name for name in view.keys if name in there) or "NULL"
+    features = [name for name in view.features if name in there]
+    nulls = ", ".join(f'avg(("{name}" IS NULL)::INTEGER)' for name in features)
     found = connection.execute(
         f"SELECT count(*), count(DISTINCT ({keys})), max({EVENT_TIMESTAMP}), {nulls} "
         f"FROM {read_files(files)}"
@@ -74,7 +77,7 @@ def _summarize(
         len(files),
         newest,
         (now - newest).total_seconds(),
-        dict(zip(view.features, shares, strict=True)),
+        dict(zip(features, shares, strict=True)),
     )
 
 

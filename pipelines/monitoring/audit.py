@@ -25,6 +25,7 @@ from pipelines.feast_plugins.repository import open_store
 from pipelines.features.columns import EVENT_TIMESTAMP
 from pipelines.features.views import VIEWS
 from pipelines.lake.clock import utc_now
+from pipelines.lake.declarations import check_declared
 from pipelines.lake.state import STREAM_STATUS, PipelineState
 from pipelines.lake.verification import read_again_if_made_anew, verified
 from pipelines.lake.workspace import Progress
@@ -132,6 +133,7 @@ def audit(
 
     Raises:
         AuditError: nothing was published or applied yet, or no key comes to rest.
+        DeclaredAnewError: what is published was declared otherwise.
         RedisUnavailableError, RedisRefusedError: the online store cannot be read.
         SynchroChainError: a change log or a published file cannot be read.
     """
@@ -141,6 +143,7 @@ def audit(
             "`synchrochain batch --once` first"
         )
     state = PipelineState(config.state_path)
+    check_declared(state)
     if not state.files("view"):
         raise AuditError(
             f"no features are published in {config.offline_path}: run `synchrochain batch --once`"

@@ -22,6 +22,7 @@ from pipelines.feast_plugins.registry_file import unsealed
 from pipelines.feast_plugins.repository import CHECKED
 from pipelines.file_kinds import check_file
 from pipelines.lake.clock import utc_now
+from pipelines.lake.declarations import declared_otherwise
 from pipelines.lake.process_lock import STREAM_LOCK, held_by
 from pipelines.lake.state import BATCH_READER, STREAM_READER, STREAM_STATUS, PipelineState
 from pipelines.lake.summary import check_published, summarize
@@ -30,7 +31,8 @@ from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 
 def collect_status(config: BatchConfig, data: DataConfig) -> dict[str, Any]:
-    """Databases with offsets and lag, streamer, offline views, online store, last cycles.
+    """Databases with offsets and lag, streamer, offline views, views that are declared otherwise
+    than is published, online store, last cycles.
 
     A part that cannot be read holds `error`, one line, instead of its figures. A database that
     batch cycles refuse until it is repaired also holds `changes_missing`: whether changes may be
@@ -43,6 +45,7 @@ def collect_status(config: BatchConfig, data: DataConfig) -> dict[str, Any]:
         "streamer": _or_error(lambda: _streamer(state, config)),
         "offline_views": _or_error(lambda: _views(state, config, utc_now())),
         "registry": _or_error(lambda: _registry(config)),
+        "declared_otherwise": declared_otherwise(state),
         "pending_materializations": sorted(state.pending_materializations()),
         "quarantined": _quarantined(state),
         "online_store": _or_error(lambda: _online_store(state, data)),

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipelines.errors import SynchroChainError, UnknownNameError
 from pipelines.feast_plugins.repository import open_store
 from pipelines.features.columns import EVENT_TIMESTAMP
+from pipelines.lake.declarations import check_declared
 from pipelines.lake.state import PipelineState, PublishedFile
 from pipelines.lake.verification import verified
 from pipelines.lake.workspace import empty, read_files
@@ -116,17 +117,21 @@ class TrainingSource:
         Raises:
             TrainingDataError: the frame is empty, or features are declared that Feast does not
                 know yet.
+            DeclaredAnewError: what is published was declared otherwise.
         """
         if entities.empty:
             raise TrainingDataError(
                 f"no rows to train on for {service}: let the shop run for longer, "
                 "e.g. `synchrochain run --days 30`"
             )
-        if unknown := not_applied(self.store.get_feature_service(service)):
+        asked_for = self.store.get_feature_service(service)
+        if unknown := not_applied(asked_for):
             raise TrainingDataError(
                 f"Feast does not know {', '.join(unknown)} yet: apply the declarations with "
                 "`synchrochain batch --once`"
             )
+        views = [projection.name for projection in asked_for.feature_view_projections]
+        check_declared(PipelineState(self.config.state_path), views)
         table = retrieve(self.store, entities, service)
         name = name or service
         if any(name == known.name for known in self.retrievals):

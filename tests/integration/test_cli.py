@@ -354,8 +354,9 @@ def test_an_unknown_key_is_exit_status_1(processed: Processed, at: list[str]) ->
     [
         ("nosuch", "ervice nosuch does not exist in project synchrochain; there are: intent_tran"),
         (["nosuch:x"], "iew nosuch does not exist in project synchrochain; there are: inventory_l"),
+        (["user_intent:x"], "Feature x not found in projection user_intent"),
     ],
-    ids=["service", "view"],
+    ids=["service", "view", "feature"],
 )
 def test_a_training_set_of_unknown_names_says_which_there_are(
     processed: Processed, features: str | list[str], complaint: str

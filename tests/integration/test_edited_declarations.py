@@ -177,6 +177,13 @@ def test_a_feature_is_added_changed_and_taken_away_by_one_edit(shop: Shop) -> No
         "removed": ["carts_7d"],
         "changed": ["session_duration"],
     }
+    status = json.loads(shop.copy.command("status", "--json").stdout)
+    assert status["declared_otherwise"] == ["user_intent"]
+    assert status["offline_views"]["user_intent"]["rows"] == planned["rows"]
+    for words in (["features", "user_intent", "user_id=1"], ["audit"]):
+        said = shop.copy.command(*words)
+        assert said.returncode == 1
+        assert said.stderr.startswith("error: user_intent: what is published was declared")
     with RealtimeCache(shop.data) as cache:
         entry = FeatureEntry({"carts_7d": 1}, NOW, NOW)
         cache.put_features({"user_intent:1": entry, "user_orders:1": entry})
