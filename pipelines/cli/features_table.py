@@ -67,13 +67,19 @@ def print_plan(plan: FeaturePlan) -> None:
     )
     for group in plan.differing:
         said = f"{group.change.view}: {group.change.why}; {_what_comes(group)}"
-        if group.models:
-            said += f"; versions of {', '.join(group.models)} read it: train them again"
+        if group.models and _goes(group):
+            said += f"; train {', '.join(group.models)} again where a version was trained with that"
         answers.print(said)
     answers.print(
         "`synchrochain batch --once` does it; then start again what runs: the stream, batch "
         "cycles, the server of decisions"
     )
+
+
+def _goes(group: GroupPlan) -> bool:
+    """Whether something that a model may have been trained with is gone or means something else."""
+    change = group.change
+    return bool(change.removed or change.changed or change.rows_changed or change.kind == REMOVED)
 
 
 def _what_comes(group: GroupPlan) -> str:

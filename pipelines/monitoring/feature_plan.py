@@ -34,7 +34,7 @@ class GroupPlan:
         unread_logs: logs that no cycle has read yet: they are read from their beginning.
         expired_before: where published rows are older than what the processed logs hold whole: up
             to then they are computed from what is left.
-        models: registered models that read it: their versions have to be trained again.
+        models: registered models that read the group.
         seconds: about how long it will take; None where nothing was measured that tells.
         measured_in: the number of the cycle that tells.
     """
