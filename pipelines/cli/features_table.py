@@ -22,6 +22,7 @@ def declared() -> list[dict[str, Any]]:
             "keys": list(view.keys),
             "rows": view.group.about,
             "logs": list(view.group.logs),
+            "streamed": view.is_streamed,
             "features": [_feature(feature) for feature in view.group.features.values()],
         }
         for view in VIEWS
@@ -31,7 +32,8 @@ def declared() -> list[dict[str, Any]]:
 def print_declared(groups: list[dict[str, Any]]) -> None:
     """Print a table per group."""
     for group in groups:
-        answers.print(f"{group['group']} ({', '.join(group['keys'])}): {group['rows']}")
+        by = "" if group["streamed"] else " (by batch cycles alone)"
+        answers.print(f"{group['group']} ({', '.join(group['keys'])}): {group['rows']}{by}")
         rows = [
             [f["name"], f["type"], _windows(f["window_seconds"]), f["definition"]]
             for f in group["features"]
