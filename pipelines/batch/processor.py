@@ -23,6 +23,7 @@ from pipelines.batch.update import (
     check_online,
     fill_if_emptied,
     materialize,
+    open_bounded,
     remember_registry,
 )
 from pipelines.errors import (
@@ -33,7 +34,6 @@ from pipelines.errors import (
     SynchroChainError,
     said,
 )
-from pipelines.feast_plugins.repository import open_store
 from pipelines.lake.clock import utc_now
 from pipelines.lake.process_lock import STREAM_LOCK, held_by
 from pipelines.lake.publishing import full_disk_reported
@@ -213,7 +213,7 @@ class BatchProcessor:
                     logger.info("the online store is empty or another one: filling it")
                 now = self._clock()
                 if self.state.pending_materializations():
-                    store = self._store = self._store or open_store(self.config)
+                    store = self._store = self._store or open_bounded(self.config)
                     done = materialize(
                         store, self.state, now, lambda views: self._progress("update", views)
                     )

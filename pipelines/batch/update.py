@@ -36,6 +36,7 @@ from pipelines.feast_plugins.repository import (
 from pipelines.features.views import VIEWS
 from pipelines.file_kinds import check_file
 from pipelines.lake.state import PipelineState
+from pipelines.lake.workspace import memory_limit
 from pipelines.settings import BatchConfig, DataConfig
 
 if TYPE_CHECKING:
@@ -168,6 +169,15 @@ def check_online(
         found: dict[str, Any] = check_server(client, endpoint, check, now, before)
     state.set_metadata(CHECKED, json.dumps(found))
     return found
+
+
+def open_bounded(config: BatchConfig) -> FeatureStore:
+    """Feast's store, whose materialization spills too, unless the repository has a limit."""
+    store = open_store(config)
+    offline = store.config.offline_store
+    if getattr(offline, "memory_limit", "") is None:
+        offline.memory_limit = memory_limit(config.memory)
+    return store
 
 
 def materialize(

@@ -29,6 +29,11 @@ Progress = Callable[[str, int], None]
 """Callback: the name of the step, and how many more rows it has processed."""
 
 
+def memory_limit(memory: int) -> str:
+    """What DuckDB may take, as it writes it, where the process may hold `memory` bytes."""
+    return f"{int(memory * DUCKDB_SHARE)}B"
+
+
 @contextmanager
 def workspace(folder: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection that spills to `folder` when memory runs short; the folder is removed.
@@ -44,7 +49,7 @@ def workspace(folder: Path, memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
     folder.mkdir(parents=True, exist_ok=True)
     connection = duckdb.connect(config={"temp_directory": str(folder)})
     try:
-        connection.execute(f"SET memory_limit = '{int(memory * DUCKDB_SHARE)}B'")
+        connection.execute(f"SET memory_limit = '{memory_limit(memory)}'")
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET TimeZone = 'UTC'")
         # Many rows of long texts make more than 2 GB in a record batch.

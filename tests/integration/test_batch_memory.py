@@ -13,7 +13,9 @@ import pytest
 from live_logs import append_changes, complete_log, offline_rows
 
 from pipelines.batch import BatchConfig, BatchProcessor, cycle, transform
+from pipelines.batch.update import open_bounded
 from pipelines.errors import MemoryFullError
+from pipelines.feast_plugins.parquet_source import connect
 from pipelines.features.views import VIEWS
 from pipelines.lake import workspace as workspaces
 from pipelines.lake.workspace import STAGING, workspace
@@ -92,3 +94,16 @@ def test_too_little_memory_for_a_cycle_is_one_line(
     with pytest.raises(MemoryFullError, match=r"^[^\n]*SYNCHROCHAIN_BATCH_MEMORY[^\n]*$"):
         processor.run_cycle(update=False)
     assert not processor.state.files("view")
+
+
+def test_materialization_has_the_same_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Feast's own connection to DuckDB, too."""
+    monkeypatch.setenv("SYNCHROCHAIN_DATA_DIR", str(tmp_path))
+    store = open_bounded(BatchConfig(memory=1_000_000_000))
+    with connect(store.config) as connection:
+        (limit,) = connection.execute("SELECT current_setting('memory_limit')").fetchone() or ("",)
+    assert int(float(limit.removesuffix(" MiB"))) == int(
+        1_000_000_000 * workspaces.DUCKDB_SHARE / 2**20
+    )
