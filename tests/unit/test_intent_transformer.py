@@ -34,11 +34,11 @@ def network() -> IntentTransformer:
 
 
 def test_outputs_have_the_shapes_that_are_told() -> None:
-    """Members, rows, positions, and two logits beside what is foretold."""
+    """Members, rows, positions, and two logits beside the auxiliary outputs."""
     for net in (network(), IntentGru(CONFIG).eval()):
-        logits, foretold = net(*inputs(3, 5))
+        logits, auxiliary = net(*inputs(3, 5))
         assert logits.shape == (2, 3, 5, 2)
-        assert foretold.shape == (2, 3, 5, AUXILIARIES)
+        assert auxiliary.shape == (2, 3, 5, AUXILIARIES)
 
 
 def test_later_events_do_not_touch_earlier_forecasts() -> None:
@@ -105,8 +105,8 @@ def test_a_few_steps_on_a_pattern_learn_it() -> None:
     )
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
     for _ in range(60):
-        logits, foretold = net(events, user)
-        loss = intent_loss(logits, foretold, targets, label.expand(2, -1, -1), CONFIG).sum()
+        logits, auxiliary = net(events, user)
+        loss = intent_loss(logits, auxiliary, targets, label.expand(2, -1, -1), CONFIG).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

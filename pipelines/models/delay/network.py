@@ -104,9 +104,9 @@ class SupplyGnn(nn.Module):
         width, seen = config.width, 2 * len(mean)
         self.read = nn.Sequential(nn.Linear(seen, width), nn.SiLU())
         self.overall = nn.Linear(seen, width) if config.rounds else None
-        self.trust = nn.ModuleList(nn.Linear(seen, 1) for _ in range(config.rounds))
-        self.tell = nn.ModuleList(nn.Linear(width, width) for _ in range(config.rounds))
-        self.hear = nn.ModuleList(nn.Linear(3 * width, width) for _ in range(config.rounds))
+        self.weigh = nn.ModuleList(nn.Linear(seen, 1) for _ in range(config.rounds))
+        self.message = nn.ModuleList(nn.Linear(width, width) for _ in range(config.rounds))
+        self.update = nn.ModuleList(nn.Linear(3 * width, width) for _ in range(config.rounds))
         self.dropout = nn.Dropout(config.dropout)
         self.forecast = nn.Linear(width + seen, 5)
         nn.init.zeros_(self.forecast.weight)
@@ -129,9 +129,9 @@ class SupplyGnn(nn.Module):
             general = _pool(seen, graph.snapshot, graph.snapshots, "mean")  # (S, 2I)
             state = state + self.overall(general)[graph.snapshot]  # (N, W)
         both = place.T.reshape(-1)  # (2N,) all origins, then all destinations
-        for trust, send, update in zip(self.trust, self.tell, self.hear, strict=True):
+        for weigh, send, update in zip(self.weigh, self.message, self.update, strict=True):
             # A route's weight depends on how much is known of it, e.g. its deliveries.
-            weight = functional.softplus(trust(seen))  # (N, 1)
+            weight = functional.softplus(weigh(seen))  # (N, 1)
             message = torch.cat([weight * send(state), weight], dim=1)  # (N, W + 1)
             pooled = _pool(message.repeat(2, 1), both, places, "sum")  # (P, W + 1)
             mean = pooled[:, :-1] / (pooled[:, -1:] + 1e-6)  # (P, W)

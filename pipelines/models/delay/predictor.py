@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from pipelines.models.delay.baselines import Usual, read_usual, write_usual
 from pipelines.models.delay.features import INPUTS, MORE_CONDITIONS, inputs
 from pipelines.models.delay.network import GnnConfig, Graph, SupplyGnn
 from pipelines.models.files import WEIGHTS
+from pipelines.models.weights import read_weights
 
 Columns = Mapping[str, Any]
+
+_RENAMED: Final = {"trust": "weigh", "tell": "message", "hear": "update"}
 
 
 class Gnn:
@@ -77,9 +80,8 @@ class Gnn:
             ValueError, KeyError, RuntimeError: it is of another make.
         """
         settings, usual = read_usual(folder)
-        state = torch.load(folder / WEIGHTS, weights_only=True, map_location="cpu")
         more = settings.get("more", ())
         empty = torch.zeros(INPUTS + len(more))
         network = SupplyGnn(GnnConfig(**settings["network"]), empty, empty + 1)
-        network.load_state_dict(state)
+        network.load_state_dict(read_weights(folder, _RENAMED))
         return cls(network, usual, more)

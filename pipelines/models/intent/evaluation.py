@@ -1,4 +1,4 @@
-"""How well purchases are foretold at fixed prefixes of the hold-out's sessions."""
+"""How well purchases are forecast at fixed prefixes of the hold-out's sessions."""
 
 from __future__ import annotations
 

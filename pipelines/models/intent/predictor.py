@@ -21,11 +21,14 @@ from pipelines.models.intent.features import (
 )
 from pipelines.models.intent.outputs import BUYS, IS_SOON, Calibration, outputs, sigmoid
 from pipelines.models.intent.transformer import IntentConfig, IntentTransformer, member_mean
+from pipelines.models.weights import read_weights
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, Any]
 
 _BATCH_ROWS: Final = 1024
+
+_RENAMED: Final = {"foretell": "auxiliary", "foretell_bias": "auxiliary_bias"}
 
 
 @dataclass
@@ -81,5 +84,5 @@ class Transformer:
         settings = read_settings(folder)
         names = recorded_features(settings)
         network = IntentTransformer(IntentConfig(**settings["config"]), len(names))
-        network.load_state_dict(torch.load(folder / WEIGHTS, weights_only=True))
+        network.load_state_dict(read_weights(folder, _RENAMED))
         return cls(network.eval(), Calibration(**settings["calibration"]), names)

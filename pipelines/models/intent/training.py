@@ -93,14 +93,14 @@ def _step(
     may_bootstrap: bool,
 ) -> float:
     events, user, there, targets = train.batch(index)
-    logits, foretold = network(events, user)  # (M, B, T, 2), (M, B, T, auxiliaries)
+    logits, auxiliary = network(events, user)  # (M, B, T, 2), (M, B, T, auxiliaries)
     purchase = targets.purchase.expand(logits.shape[:3])
     if may_bootstrap and config.bootstrap > 0:
         averaged.eval()
         with torch.no_grad():
             forecast = torch.sigmoid(averaged(events, user)[0][..., BUYS])
         purchase = bootstrapped(targets.purchase, forecast, there, config.bootstrap)
-    losses = intent_loss(logits, foretold, targets, purchase, config) / config.batch_events
+    losses = intent_loss(logits, auxiliary, targets, purchase, config) / config.batch_events
     optimizer.zero_grad()
     losses.sum().backward()  # type: ignore[no-untyped-call]  # torch is untyped here
     nn.utils.clip_grad_norm_(network.parameters(), float(len(losses)))

@@ -5,8 +5,8 @@ A shopper's intent is hidden and changes slowly. One layer of attention with lea
 the sum against what is known of the user. Several members with their own weights run as one batch;
 their probabilities are averaged.
 
-Purchases are rare, so every event of a session is trained on, and beside the purchase the network
-foretells what comes next and whether the cart will be used: the same hidden intent shows in these.
+Purchases are rare, so every event of a session is trained on, and auxiliary outputs forecast what
+comes next and whether the cart will be used: the same hidden intent shows in these.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipelines.models.intent.outputs import BUYS, IS_SOON
 
 NEXT_ACTIONS: Final = 8  # six actions, a purchase, the end of the session
 LATER: Final = ("cart", "checkout", "cart_soon", "checkout_soon", "purchase_soon")
-"""Also foretold while training: whether these follow; `soon` is within 8 events."""
+"""Auxiliary outputs, for training: whether these follow; `soon` is within 8 events."""
 AUXILIARIES: Final = NEXT_ACTIONS + 2 + len(LATER)
 
 
@@ -86,7 +86,7 @@ class IntentTransformer(nn.Module):
         self.norm_out = nn.Parameter(torch.ones(m, 1, d))
         self.head = weight(d, 2, 0.1)
         self.head_bias = nn.Parameter(torch.tensor([-3.0, 0.0]).repeat(m, 1, 1))
-        self.foretell, self.foretell_bias = weight(d, AUXILIARIES, 0.1), zeros(AUXILIARIES)
+        self.auxiliary, self.auxiliary_bias = weight(d, AUXILIARIES, 0.1), zeros(AUXILIARIES)
 
     def forward(self, events: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
         """Forecasts at every position, from this position and those before it.
@@ -98,7 +98,7 @@ class IntentTransformer(nn.Module):
 
         Returns:
             (M, B, T, 2) logits: a purchase later, and soon if there is one.
-            (M, B, T, AUXILIARIES) foretold for training.
+            (M, B, T, AUXILIARIES) auxiliary outputs, for training.
         """
         m, (b, t, _) = self.config.members, events.shape
         d, h = self.config.width, self.config.heads
@@ -124,8 +124,8 @@ class IntentTransformer(nn.Module):
             x = x + self._drop(torch.bmm(hidden, layer["down"]))
         x = _rms_norm(x, self.norm_out)
         logits = torch.baddbmm(self.head_bias, x, self.head).view(m, b, t, 2)
-        foretold = torch.baddbmm(self.foretell_bias, x, self.foretell).view(m, b, t, -1)
-        return logits, foretold
+        auxiliary = torch.baddbmm(self.auxiliary_bias, x, self.auxiliary).view(m, b, t, -1)
+        return logits, auxiliary
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training)
@@ -155,26 +155,26 @@ class Targets:
 
 
 def intent_loss(
-    logits: Tensor, foretold: Tensor, targets: Targets, purchase: Tensor, config: IntentConfig
+    logits: Tensor, auxiliary: Tensor, targets: Targets, purchase: Tensor, config: IntentConfig
 ) -> Tensor:
-    """(M,) sums over the positions: log loss of purchase and urgency, and of what is foretold.
+    """(M,) sums over the positions: log loss of purchase and urgency, and of the auxiliary outputs.
 
     Args:
         logits: (M, B, T, 2).
-        foretold: (M, B, T, AUXILIARIES).
+        auxiliary: (M, B, T, AUXILIARIES).
         targets: what happened.
         purchase: (M, B, T) label of a purchase, soft where it is bootstrapped.
         config: for the auxiliary weight.
     """
     main = _log_loss(logits[..., BUYS], purchase)
     main = main + targets.purchase * _log_loss(logits[..., IS_SOON], targets.soon)
-    index = targets.next_action.expand(foretold.shape[0], -1, -1)[..., None]
-    actions = foretold[..., :NEXT_ACTIONS].log_softmax(-1)
+    index = targets.next_action.expand(auxiliary.shape[0], -1, -1)[..., None]
+    actions = auxiliary[..., :NEXT_ACTIONS].log_softmax(-1)
     extra = -actions.gather(-1, index)[..., 0]
     for place, value in enumerate((targets.next_dwell, targets.next_scroll)):
-        error = (foretold[..., NEXT_ACTIONS + place] - value).square()
+        error = (auxiliary[..., NEXT_ACTIONS + place] - value).square()
         extra = extra + 0.25 * targets.has_next * error
-    later = foretold[..., NEXT_ACTIONS + 2 :]
+    later = auxiliary[..., NEXT_ACTIONS + 2 :]
     extra = extra + 2 * _log_loss(later, targets.later).sum(-1)
     extra = extra * targets.auxiliary_weight * config.auxiliary_weight
     return (main * targets.weight + extra).sum((1, 2))
