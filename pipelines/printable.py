@@ -14,12 +14,20 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final
 
+from rich.cells import cell_len
+
 from pipelines.errors import SynchroChainError
 
 # C0, DEL and C1 steer terminals; the others end a line, or turn the direction of what follows.
 _STEERING: Final = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _IN_A_LINE: Final = re.compile(f"[\t\n{_STEERING}]")
 _IN_LINES: Final = re.compile(f"[{_STEERING}]")
+WORD: Final = re.compile(
+    r"\s*(?:[(\[]?\d{4}-\d\d-\d\d[ T]\d\d:\d\d\S*(?: UTC\S*)?"
+    r"|[\d.,]+ (?:d|h|min|s|ms|MiB|%)(?![\w.])\S*|\S+)"
+)
+"""Where lines break: a time stamp, and a number with its unit, are words."""
+_USUAL_WIDTH: Final = 80
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -34,6 +42,43 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 def _spelled(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines no wider than `width`, but for a word that is wider by itself."""
+    return "\n".join(line for given in text.split("\n") for line in _wrapped_line(given, width))
+
+
+def _wrapped_line(text: str, width: int) -> list[str]:
+    if cell_len(text) <= width:
+        return [text]
+    indent = " " * (len(text) - len(text.lstrip(" ")))
+    lines: list[str] = []
+    line = ""
+    for word in WORD.findall(text):
+        if line and cell_len(line + word) > width:
+            lines.append(line)
+            line = f"{indent}  {word.lstrip()}" if indent else word.lstrip()
+        else:
+            line += word
+    return [*lines, line]
+
+
+def fitted(text: str, stream: Any) -> str:
+    """The text in lines that break between words where a terminal shows it, else as it is.
+
+    Args:
+        text: one line, or several.
+        stream: where it goes.
+    """
+    try:
+        if not stream.isatty():
+            return text
+        width = os.environ.get("COLUMNS", "")
+        columns = int(width) if width.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+    except (AttributeError, OSError, ValueError):  # closed, or no file
+        return text
+    return wrapped(text, columns or _USUAL_WIDTH)
 
 
 def json_text(value: Any, *, default: Any = None) -> str:
@@ -56,9 +101,19 @@ class PrintableFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _Handler(logging.StreamHandler[Any]):
+    """Breaks long lines where a terminal would; tracebacks stay as they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text."""
+        text = super().format(record)
+        whole = record.exc_info or record.stack_info
+        return text if whole else fitted(text, self.stream)
+
+
 def set_up_output() -> None:
     """Make this process's output fit for its terminal: the root logger, and odd encodings."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(PrintableFormatter("%(message)s"))
     # As `basicConfig`: whoever has set up logging before keeps it.
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

@@ -17,7 +17,7 @@ from pipelines.cli import (
     training,
 )
 from pipelines.errors import SynchroChainError
-from pipelines.printable import printable, set_up_output, whole_output
+from pipelines.printable import fitted, printable, set_up_output, whole_output
 from pipelines.stopping import INTERRUPTED, interruptible, on_stop
 
 app = typer.Typer(
@@ -41,10 +41,14 @@ def main() -> None:
     except KeyboardInterrupt:  # while it was looking for its command, or in a query
         sys.exit(INTERRUPTED)
     except SynchroChainError as error:
-        typer.secho(f"error: {printable(str(error))}", fg="red", err=True)
+        _complain(printable(str(error)))
         sys.exit(error.exit_code)
     except OSError as error:  # of the file system: what it says is all there is to say
         where = f"{error.filename}: " if error.filename else ""
         said = printable(f"{where}{error.strerror or error}")
-        typer.secho(f"error: {said}: mend that and run the command again", fg="red", err=True)
+        _complain(f"{said}: mend that and run the command again")
         sys.exit(1)
+
+
+def _complain(said: str) -> None:
+    typer.secho(fitted(f"error: {said}", sys.stderr), fg="red", err=True)

@@ -19,8 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pipelines.cli.layout import Column, laid_out, lines_of, wrapped
-from pipelines.printable import json_text, printable
+from pipelines.cli.layout import Column, laid_out, lines_of
+from pipelines.printable import json_text, printable, wrapped
 
 
 class _Plain(Console):

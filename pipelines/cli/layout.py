@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rich.cells import cell_len
 
-from pipelines.printable import printable, shown
+from pipelines.printable import WORD, printable, shown, wrapped
 
 GAPS: Final = (3, 2, 1)
 """Spaces between columns: where there is room, and where there is less."""
@@ -22,10 +22,6 @@ LONG: Final = 24
 MIN_TEXT: Final = 30
 """Columns within which a longer text is still readable."""
 
-_WORD: Final = re.compile(
-    r"\s*(?:[(\[]?\d{4}-\d\d-\d\d[ T]\d\d:\d\d\S*(?: UTC\S*)?"
-    r"|[\d.,]+ (?:d|h|min|s|ms|MiB|%)(?![\w.])\S*|\S+)"
-)
 _TIME: Final = re.compile(r"(\d{4})-(\d\d-\d\d)[ T](\d\d:\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|\+00:00)?")
 _FIGURE: Final = re.compile(r"[-+<≤≥]? ?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?: (?:d|h|min|s|%))?")
 _NOTHING: Final = ("", "–")
@@ -60,11 +56,6 @@ class Layout:
     parts: list[list[Column]]
     gap: int
     below: list[str]
-
-
-def wrapped(text: str, width: int) -> str:
-    """The text in lines no wider than `width`, but for a word that is wider by itself."""
-    return "\n".join(line for given in text.split("\n") for line in _wrapped_line(given, width))
 
 
 def laid_out(headings: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> Layout:
@@ -146,23 +137,8 @@ def _inner(value: Any) -> str:
     return f"({flat(value)})" if isinstance(value, dict) else flat(value)
 
 
-def _wrapped_line(text: str, width: int) -> list[str]:
-    if cell_len(text) <= width:
-        return [text]
-    indent = " " * (len(text) - len(text.lstrip(" ")))
-    lines: list[str] = []
-    line = ""
-    for word in _WORD.findall(text):
-        if line and cell_len(line + word) > width:
-            lines.append(line)
-            line = f"{indent}  {word.lstrip()}" if indent else word.lstrip()
-        else:
-            line += word
-    return [*lines, line]
-
-
 def _words_width(text: str) -> int:
-    return max((cell_len(word.strip()) for word in _WORD.findall(text)), default=0)
+    return max((cell_len(word.strip()) for word in WORD.findall(text)), default=0)
 
 
 def _column(heading: str, values: Sequence[Any]) -> Column:

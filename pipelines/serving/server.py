@@ -14,6 +14,7 @@ from typing import Any, Final
 import psutil
 
 from pipelines.errors import UsageError
+from pipelines.printable import fitted
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import leave, loading, on_stop
 
@@ -66,8 +67,8 @@ def serve_until_interrupted(
             address = (
                 f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
             )
-            sys.stderr.write(f"decisions at {address}/decisions, described at {address}/docs; ")
-            sys.stderr.write("Ctrl-C ends it\n")
+            said = f"decisions at {address}/decisions, described at {address}/docs; Ctrl-C ends it"
+            sys.stderr.write(f"{fitted(said, sys.stderr)}\n")
             logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
             app = create_app(orchestrator, [*data.names_allowed, host.lower()])
             Server(configuration(app)).run(sockets=[listening])

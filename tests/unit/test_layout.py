@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from pipelines.cli.audit_table import print_audit, print_live_audit
 from pipelines.cli.console import answers, print_table
 from pipelines.cli.decisions_table import print_decision, print_decisions
-from pipelines.cli.layout import laid_out, wrapped
+from pipelines.cli.layout import laid_out
 from pipelines.cli.models_table import print_models
 from pipelines.cli.options import print_answer
 from pipelines.cli.status_table import print_status
@@ -22,7 +22,7 @@ from pipelines.cli.training_table import print_report
 from pipelines.monitoring.audit import AuditReport, ViewAudit
 from pipelines.monitoring.comparison import FeatureAudit, UnequalRow
 from pipelines.monitoring.live_tables import LiveAudit, TableAudit
-from pipelines.printable import shown
+from pipelines.printable import shown, wrapped
 from pipelines.registry.store import ModelVersion
 
 NOW = datetime(2026, 11, 27, 23, 28, 17)

@@ -8,14 +8,15 @@ import logging
 import os
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
 from pipelines.cli.console import answers, print_json, print_table
-from pipelines.printable import PrintableFormatter, printable
+from pipelines.printable import PrintableFormatter, fitted, printable, set_up_output
 from pipelines.settings import PROJECT_ROOT
 
 STEERING = ("\x1b[31m", "\x9b31m", "\r", "\x07", "\x00", "\x7f", "\x85", "\u2028", "\u202e")
@@ -33,6 +34,52 @@ def test_one_line_stays_one_line() -> None:
     """Unless several are meant."""
     assert printable("a\nb\tc") == "a\\nb\\tc"
     assert printable("a\nb\tc\x1b", lines=True) == "a\nb\tc\\x1b"
+
+
+LONG = "users.db of 2026-11-28 12:00:00 UTC does not exist: fill it with `synchrochain run` " * 3
+    "users.db of 2026-11-28 12:00:00 UTC does not exist: fill it with `synchrochain simulate` " * 3
+)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """A terminal of 60 columns, to be written to."""
+    monkeypatch.delenv("COLUMNS")
+    screen, side = os.openpty()
+    termios.tcsetwinsize(side, (24, 60))
+    with open(side, "w") as stream:
+        yield stream
+    os.close(screen)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: terminals")
+def test_a_terminal_gets_lines_that_break_between_words(
+    terminal: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time stamps are words; whoever sets a width is heard; a file gets the line whole."""
+    lines = fitted(LONG, terminal).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(line.strip() for line in lines) == LONG.strip()
+    assert any("2026-11-28 12:00:00 UTC" in line for line in lines)
+    assert fitted(LONG, io.StringIO()) == fitted(LONG, None) == LONG
+    monkeypatch.setenv("COLUMNS", "200")
+    assert max(map(len, fitted(LONG, terminal).splitlines())) > 60
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="only on Unix: terminals")
+def test_warnings_break_between_words_and_tracebacks_stay(
+    terminal: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the handler that every process of ours has."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(sys, "stderr", terminal)
+    set_up_output()
+    (handler,) = root.handlers
+    record = logging.LogRecord("name", logging.WARNING, "path", 1, LONG, None, None)
+    assert max(map(len, handler.format(record).splitlines())) <= 60
+    record.exc_info = (ValueError, ValueError(LONG), None)
+    assert LONG.strip() in handler.format(record)
 
 
 @contextmanager
