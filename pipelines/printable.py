@@ -188,6 +188,21 @@ class _Output(io.TextIOWrapper):
             ) from None
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with what it counts: 1 row, 1,234 rows.
+
+    Args:
+        count: how many.
+        noun: in the singular, of the kind that takes an s.
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def was(count: int) -> str:
+    """The verb for so many: 1 row was, 2 rows were."""
+    return "was" if count == 1 else "were"
+
+
 def shown(value: Any) -> str:
     """A value as a person reads it."""
     match value:

@@ -46,6 +46,7 @@ from pipelines.lake.state_migrations import DELETIONS_UNCHECKED
 from pipelines.lake.summary import check_published
 from pipelines.lake.verification import check_contents
 from pipelines.lake.workspace import STAGING, Progress, attach_history, workspace
+from pipelines.printable import counted, was
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.tables.known import LOGS, READING_ORDER
 from pipelines.validation.check import Checked, check
@@ -167,10 +168,10 @@ class DataProcessor:
                 files = self._state.files("view", change.view)
                 found += [file.path for file in files]
                 logger.warning(
-                    "%s is %s: its %d rows are removed, offline and online",
+                    "%s is %s: %s removed, offline and online",
                     change.view,
                     change.why,
-                    sum(file.rows for file in files),
+                    counted(sum(file.rows for file in files), "row"),
                 )
         return found
 
@@ -295,12 +296,11 @@ class DataProcessor:
         report.files = len(staged.files)
         report.offsets = self._state.offsets(BATCH_READER)
         for log, count in report.resolved.items():
-            logger.info(
-                "%d rows of %s left the quarantine: what they waited for is there", count, log
-            )
+            logger.info("%s of %s left the quarantine", counted(count, "row"), log)
         for log, count in report.quarantined.items():
             where = self._config.quarantine_path
-            logger.warning("%d rows of %s were rejected: see %s", count, log, where)
+            found = counted(count, "row")
+            logger.warning("%s of %s %s rejected: see %s", found, log, was(count), where)
 
 
 def _features_of(view: str) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ from pipelines.lake.set_aside import check_places
 from pipelines.lake.state import PipelineState
 from pipelines.lake.summary import ViewSummary, summarize
 from pipelines.lake.workspace import STAGING, Progress, remove_dead_workspaces, workspace
+from pipelines.printable import counted
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import interruptible
 
@@ -175,7 +176,7 @@ class BatchProcessor:
         check_places(self.config)
         left = remove_leftovers(self.state, self.config)
         if left:
-            logger.warning("removed %d files that an interrupted cycle had left", left)
+            logger.warning("removed %s that an interrupted cycle had left", counted(left, "file"))
         remove_dead_workspaces(self.config.data_dir / STAGING)
         streaming = held_by(self.config.data_dir / STREAM_LOCK)
         try:

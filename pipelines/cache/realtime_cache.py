@@ -27,6 +27,7 @@ from pipelines.cache.redis_backend import RedisBackend
 from pipelines.cache.statistics import CacheStatistics
 from pipelines.errors import RedisRefusedError, RedisUnavailableError, StorageFullError
 from pipelines.lake.clock import utc_now
+from pipelines.printable import counted
 from pipelines.redis_server import RedisEndpoint, ensure_server, find_server
 from pipelines.settings import DataConfig
 
@@ -286,5 +287,7 @@ class RealtimeCache:
         away = self._clock() - self._left_at
         self._seconds_away += away
         logger.info(
-            "the cache is back on Redis after %.1f s: %d values written back", away, written
+            "the cache is back on Redis after %.1f s: %s written back",
+            away,
+            counted(written, "value"),
         )

@@ -9,7 +9,7 @@ from rich.text import Text
 from pipelines.cli.console import answers, print_table
 from pipelines.monitoring.audit import AuditReport, ViewAudit
 from pipelines.monitoring.live_tables import LiveAudit
-from pipelines.printable import shown
+from pipelines.printable import counted, shown, was
 
 
 def print_audit(report: AuditReport) -> None:
@@ -37,8 +37,8 @@ def print_live_audit(report: LiveAudit) -> None:
             answers.print(f"{name}, some that differ: {', '.join(table.keys)}")
         if table.not_comparable:
             answers.print(
-                f"{name}: {table.not_comparable:,} rows are older than what the logs hold, so they "
-                "were not compared"
+                f"{name}: {counted(table.not_comparable, 'row')} older than what the logs hold "
+                f"{was(table.not_comparable)} not compared"
             )
 
 

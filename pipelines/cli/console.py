@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -118,14 +119,29 @@ def progress_of_steps(label: str) -> Iterator[Callable[[str, int], None]]:
         transient=True,
         disable=not messages.is_terminal,
     ) as progress:
-        tasks: dict[str, Any] = {}
+        yield partial(advance_step, progress, label)
 
-        def advance(step: str, rows: int) -> None:
-            if step not in tasks:
-                tasks[step] = progress.add_task(f"{label}: {step}", total=None)
-            progress.advance(tasks[step], rows)
 
-        yield advance
+def advance_step(progress: Progress, label: str, step: str, rows: int) -> None:
+    """Advance a step's line, begun where it is new; the clocks of the other steps stand still.
+
+    Args:
+        progress: with a line per step.
+        label: before the step.
+        step: which is under way.
+        rows: that it has dealt with since the last call.
+    """
+    description = f"{label}: {step}"
+    lines = {task.description: task for task in progress.tasks}
+    for name, task in lines.items():
+        if name == description:
+            task.stop_time = None
+        elif task.stop_time is None:
+            progress.stop_task(task.id)
+    number = lines[description].id if description in lines else None
+    if number is None:
+        number = progress.add_task(description, total=None)
+    progress.advance(number, rows)
 
 
 @contextmanager

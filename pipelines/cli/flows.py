@@ -103,7 +103,8 @@ def batch(
 
     Example: `synchrochain batch --once`
     """
-    from pipelines.cli.console import progress_of_steps
+    from pipelines.cli.console import print_json, progress_of_steps
+    from pipelines.cli.cycle_table import print_cycle
 
     with progress_of_steps("batch") as progress:
         if rebuild:
@@ -113,13 +114,18 @@ def batch(
             flow.rebuild()
         if once:
             report = flow.run_cycle()
-    if once:
-        print_answer(as_dict(report), as_json)
-        return
 
     def answer(outcome: CycleReport | SynchroChainError) -> None:
-        if not isinstance(outcome, SynchroChainError):
-            print_answer(as_dict(outcome), as_json)
+        if isinstance(outcome, SynchroChainError):
+            return
+        if as_json:
+            print_json(as_dict(outcome))
+        else:
+            print_cycle(outcome)
+
+    if once:
+        answer(report)
+        return
 
     with until_asked():
         processor().start_scheduled_processing(on_cycle=answer)

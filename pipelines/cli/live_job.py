@@ -16,6 +16,7 @@ from pipelines.cli.console import messages, progress_of_steps
 from pipelines.cli.main_job import simulate_until_now
 from pipelines.errors import StreamerRunningError, SynchroChainError
 from pipelines.lake.process_lock import STREAM_LOCK, held_by
+from pipelines.printable import counted
 from pipelines.serving.server import listen
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import PART_SECONDS, on_stop
@@ -81,7 +82,8 @@ async def _stream(streamer: DataStreamer) -> None:
             if changes:
                 where = ", Redis is away" if away else ""
                 line.update(
-                    f"streaming: {changes:,} changes, {rows:,} feature rows{where}; Ctrl-C ends it"
+                    f"streaming: {counted(changes, 'change')}, {counted(rows, 'feature row')}"
+                    f"{where}; Ctrl-C ends it"
                 )
         await running
 

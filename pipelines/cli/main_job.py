@@ -20,10 +20,12 @@ from pipelines.cli.console import (
     progress_of_steps,
     progress_of_training,
 )
+from pipelines.cli.cycle_table import stage_rows
 from pipelines.errors import SynchroChainError, UsageError
 from pipelines.lake.clock import utc_now
 from pipelines.lake.process_lock import only_one
 from pipelines.live_databases import LiveDatabases
+from pipelines.printable import counted
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import on_stop
 
@@ -182,26 +184,14 @@ def _decide(processor: BatchProcessor) -> list[dict[str, Any]]:
 
 def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> None:
     simulated, seconds = report["simulated"], report["seconds"]
-    feature_rows = sum(cycle.feature_rows.values())
-    rejected = sum(cycle.quarantined.values())
     online, training = report["online"], report["training_set"]
     rows = [
         [
             "simulate",
-            f"{simulated['total_rows']:,} rows in the live databases",
+            f"{counted(simulated['total_rows'], 'row')} in the live databases",
             seconds["simulate"],
         ],
-        ["read", f"{cycle.changes:,} changes", cycle.seconds.get("read", 0.0)],
-        ["validate", f"{rejected:,} rejected", cycle.seconds.get("validate", 0.0)],
-        ["transform", f"{feature_rows:,} feature rows", cycle.seconds.get("transform", 0.0)],
-        ["publish", f"{cycle.files:,} files published", cycle.seconds.get("publish", 0.0)],
-        [
-            "update",
-            ("feast apply, " if cycle.applied else "")
-            + f"{len(cycle.materialized)} views materialized",
-            cycle.seconds.get("update", 0.0),
-        ],
-        ["cleanup", "", cycle.seconds.get("cleanup", 0.0)],
+        *map(list, stage_rows(cycle)),
         [
             "read back",
             f"1 row online, {training['rows']:,} × {training['columns']} training set",
@@ -212,10 +202,10 @@ def _print(report: dict[str, Any], cycle: CycleReport, config: BatchConfig) -> N
     if "train" in seconds:
         champions = sum(task["accepted"] for task in trained.get("tasks", []))
         said = trained.get("skipped") or (
-            f"{len(trained['tasks'])} models and their baselines, {champions} passed the gate"
+            f"{counted(len(trained['tasks']), 'model')} and baselines, {champions} passed the gate"
         )
         rows.append(["train", said, seconds["train"]])
-        rows.append(["decide", f"{len(report['decisions'])} live orders", seconds["decide"]])
+        rows.append(["decide", counted(len(report["decisions"]), "live order"), seconds["decide"]])
     print_table("what happened", ["stage", "", "took"], [[a, b, age(c)] for a, b, c in rows])
     if "skipped" not in trained:
         for name, why in trained.get("failed", {}).items():

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAIN_METRICS: Final = 3
 _GATE: Final = "gate."
 _SCORED: Final = "champion."
+_TIMES: Final = ("at", "scored_at")
 _ABOUT_THE_GATE: Final = ("verdict", "at", "against")
 
 
@@ -55,7 +56,7 @@ def print_models(models: Mapping[str, Sequence[ModelVersion]], *, details: bool)
 
 
 def _version(version: ModelVersion) -> dict[str, Any]:
-    gate = _part(version.tags, _GATE)
+    gate = _iso(_part(version.tags, _GATE))
     return {
         "version": version.version,
         "kind": version.kind,
@@ -66,7 +67,7 @@ def _version(version: ModelVersion) -> dict[str, Any]:
         "created": version.created,
         "run_id": version.run_id,
         "gate": {name: gate.pop(name, None) for name in _ABOUT_THE_GATE} | {"checks": gate},
-        "scored": _part(version.tags, _SCORED),
+        "scored": _iso(_part(version.tags, _SCORED)),
     }
 
 
@@ -78,6 +79,11 @@ def _print_details(version: ModelVersion) -> None:
     answers.print(f"version {version.version}{baseline}, run {version.run_id}", style="bold")
     for name, text in sorted(lines.items()):
         answers.print(f"  {name}: {text}")
+
+
+def _iso(part: dict[str, str]) -> dict[str, str]:
+    """Its time stamps, which tags hold with a space, as all others in JSON."""
+    return {n: v.replace(" ", "T") if n in _TIMES else v for n, v in part.items()}
 
 
 def _part(tags: Mapping[str, str], prefix: str) -> dict[str, str]:

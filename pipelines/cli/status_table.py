@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.cli.console import age, answers, print_table
-from pipelines.printable import shown
+from pipelines.printable import counted, shown
 
 
 def print_status(status: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def _streamer(found: dict[str, Any]) -> None:
     if found.get("pending_writes"):
         answers.print(f"pending writes to the online store: {', '.join(found['pending_writes'])}")
     for view, number in found.get("set_apart", {}).items():
-        answers.print(f"deferred to the batch flow: {number:,} keys of {view}")
+        answers.print(f"deferred to the batch flow: {counted(number, 'key')} of {view}")
     for view, error in found.get("view_errors", {}).items():
         answers.print(f"rows of {view} are not written: {error}")
     looked = found.get("online_check", {})
@@ -82,10 +82,14 @@ def _streamer(found: dict[str, Any]) -> None:
     answers.print(f"the stream's online store: {_mode(found['online_store'])}{mended}")
     cache = found["cache"]
     hits = "" if cache["hit_rate"] is None else f", hit rate {100 * cache['hit_rate']:.1f} %"
-    answers.print(f"cache: {_mode(cache)}, {shown(cache['size'])} values{hits}")
+    answers.print(f"cache: {_mode(cache)}, {_counted(cache['size'], 'value')}{hits}")
     steps = found["clock_steps_back"]
-    stepped = f"; the clock stepped back {shown(steps)} times" if steps else ""
+    stepped = f"; the clock stepped back {_counted(steps, 'time')}" if steps else ""
     answers.print(f"rows in memory: {shown(found['hot_rows'])}{stepped}")
+
+
+def _counted(count: int | None, noun: str) -> str:
+    return f"{shown(count)} {noun}s" if count is None else counted(count, noun)
 
 
 def _streamer_state(found: dict[str, Any]) -> str:
@@ -135,7 +139,7 @@ def _online_store(found: dict[str, Any]) -> str:
     size = f", {memory / 2**20:.1f} MiB" if memory else ""
     return (
         f"{found['engine']} {found['version']} at {found['where']}, "
-        f"{shown(found['keys'])} keys{size}{_checked(found)}"
+        f"{_counted(found['keys'], 'key')}{size}{_checked(found)}"
     )
 
 

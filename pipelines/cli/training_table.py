@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipelines.cli.console import age, answers, print_table
+from pipelines.printable import counted
 from pipelines.training.run import TaskReport
 from pipelines.training.task import Claim
 
@@ -72,8 +73,8 @@ def _print_candidates(report: TaskReport) -> None:
         [one["name"], *(_cell(one["metrics"].get(name)) for name in names)]
         for one in report.candidates
     ]
-    seeds = "1 seed" if report.seeds == 1 else f"{report.seeds} seeds"
-    title = f"{report.model}: {report.rows:,} rows, {seeds}, {age(report.seconds)}"
+    sizes = f"{counted(report.rows, 'row')}, {counted(report.seeds, 'seed')}"
+    title = f"{report.model}: {sizes}, {age(report.seconds)}"
     print_table(title, ["", *names], rows)
 
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pipelines.errors import ContractError, OlderLogError, TriggersError
 from pipelines.live_databases.engines import transaction
 from pipelines.live_databases.triggers import FORMAT, change_log_state
+from pipelines.printable import counted
 
 MEND: Final = "`synchrochain triggers --install`"
 
@@ -31,8 +32,8 @@ class UnknownRows:
         """One line: what it means, and what to do."""
         when = f"between {self.since} and {self.until}" if self.since else f"before {self.until}"
         return (
-            f"{self.rows:,} rows of {self.table} changed without triggers ({when}) and are not "
-            "what the change log says: features lack them; insert them again through change_log, "
+            f"{counted(self.rows, 'row')} of {self.table} changed without triggers ({when}): "
+            "features lack what the change log does not know; insert it again through change_log, "
             "see docs/own-database.md"
         )
 

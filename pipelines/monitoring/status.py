@@ -27,6 +27,7 @@ from pipelines.lake.process_lock import STREAM_LOCK, held_by
 from pipelines.lake.state import BATCH_READER, STREAM_READER, STREAM_STATUS, PipelineState
 from pipelines.lake.summary import check_published, summarize
 from pipelines.live_databases import sqlite_path
+from pipelines.printable import counted, was
 from pipelines.settings import DATABASE_NAMES, BatchConfig, DataConfig
 
 
@@ -60,7 +61,8 @@ def _database(state: PipelineState, data: DataConfig, name: str) -> dict[str, An
     path = sqlite_path(url)
     if not path.exists() and not path.is_symlink():
         if offset.seq:
-            error = f"{path} is gone, though {offset.seq:,} changes of it were read: restore it"
+            changes = f"{counted(offset.seq, 'change')} of it {was(offset.seq)}"
+            error = f"{path} is gone, though {changes} read: restore it"
             return {"where": str(path), "error": error, "changes_missing": True}
         return {"where": str(path), "error": "does not exist yet"}
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.printable import counted
+
 Floats = NDArray[np.float64]
 _DRAWN_AT_ONCE: Final = 4_000_000
 
@@ -194,7 +196,7 @@ def _better(evidence: GateEvidence, policy: GatePolicy) -> Check:
         return Check(
             name,
             False,
-            f"only {len(independent)} units in the hold-out",
+            f"only {counted(len(independent), 'unit')} in the hold-out",
             f"at least {policy.min_units}",
         )
     mean, low, high = loss_difference(losses, champion, evidence.units, policy)

@@ -18,6 +18,7 @@ from pipelines.errors import said
 from pipelines.features.views import VIEWS
 from pipelines.lake.published_snapshot import Published
 from pipelines.live_databases import UnknownRows
+from pipelines.printable import counted
 from pipelines.settings import DataConfig
 from pipelines.streaming.change_capture import ChangeCapture
 from pipelines.streaming.hot_window import HotWindow, WindowWriter
@@ -270,4 +271,5 @@ def _committed(changes: pa.Table) -> datetime | None:
 def _log(log: str, what: str, rows: list[tuple[int, str]]) -> None:
     if rows:
         seq, reason = rows[0]
-        logger.warning("%d changes of %s %s: change %d: %s", len(rows), log, what, seq, reason)
+        found = counted(len(rows), "change")
+        logger.warning("%s of %s %s: change %d: %s", found, log, what, seq, reason)

@@ -18,6 +18,7 @@ from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
 from pipelines.features.views import View
 from pipelines.lake.hybrid_clock import HybridClock
 from pipelines.lake.workspace import quoted
+from pipelines.printable import counted
 from pipelines.streaming.hot_tables import HASH, hash_of, insert
 from pipelines.streaming.hot_window import HotWindow
 
@@ -209,8 +210,8 @@ class ViewRefresh:
         text = said(error)
         if self.last_error != text:
             logger.error(
-                "rows of %d keys of %s are not written and stay pending: %s",
-                len(keys),
+                "rows of %s of %s are not written and stay pending: %s",
+                counted(len(keys), "key"),
                 self.view.name,
                 text,
             )
@@ -223,8 +224,8 @@ class ViewRefresh:
         self._pending_keys -= keys
         if new:
             logger.error(
-                "%d keys of %s cannot be written and are deferred to the batch flow: %s",
-                new,
+                "%s of %s cannot be written, deferred to the batch flow: %s",
+                counted(new, "key"),
                 self.view.name,
                 self.last_error,
             )

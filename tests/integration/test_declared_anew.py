@@ -30,6 +30,7 @@ from pipelines.batch.online_removal import forget_stale_views
 from pipelines.errors import DeclaredAnewError
 from pipelines.lake.declarations import as_recorded, compare
 from pipelines.lake.state import DECLARED, STALE_VIEWS, STREAM_READER
+from pipelines.printable import counted
 from pipelines.settings import DataConfig
 
 
@@ -127,7 +128,7 @@ def test_a_group_that_is_gone_takes_its_rows_with_it_and_nothing_else(
     found = {change.view: change for change in compare(state)}[GONE]
     again = started_again(processed)
     assert again.run_cycle(update=False).feature_rows == {}
-    assert f"{GONE} is {found.why}: its {file.rows} rows are removed" in caplog.text
+    assert f"{GONE} is {found.why}: {counted(file.rows, 'row')} removed" in caplog.text
     assert state.files("view", GONE) == []
     assert GONE not in state.pending_materializations()
     assert GONE not in recorded(state)

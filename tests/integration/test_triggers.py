@@ -248,7 +248,7 @@ def test_a_stream_says_what_is_unknown_once(
         for _ in range(3):
             world.flow.streams["orders"].check()
             world.run("orders")
-    assert caplog.text.count("1 rows of orders changed without triggers") == 1
+    assert caplog.text.count("1 row of orders changed without triggers") == 1
 
 
 def test_an_older_log_is_upgraded_by_a_cycle(folder: Path) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from pipelines.batch.report import CycleReport
 from pipelines.cli.audit_table import print_audit, print_live_audit
 from pipelines.cli.console import answers, print_table
+from pipelines.cli.cycle_table import print_cycle
 from pipelines.cli.decisions_table import print_decision, print_decisions
 from pipelines.cli.layout import laid_out
 from pipelines.cli.models_table import print_models
@@ -31,17 +33,17 @@ ERROR = (
     "altered after it was published (its SHA-256 differs): restore it from a backup, or make all "
     "of it anew from the change logs with `synchrochain batch --rebuild --once`"
 )
-CHECK = {
+CHECK: dict[str, Any] = {
     "at": "2026-11-27 23:28:17",
     "turn": 3,
     "server": {"run_id": "26cd6f9df1afb3cfa3ad2ae8d4316163bde87d8b", "keys": 5620, "evicts": None},
     "signs": ["it was started again"],
     "views": {
-        "user_intent": {"keys": 2686, "values": 404},
+        "user_intent": {"keys": 2686, "values": 404, "missing": 17},
         "inventory_levels": {"keys": 1800, "values": 440},
     },
 }
-CYCLE = {
+CYCLE: dict[str, Any] = {
     "cycle": 412,
     "started_at": "2026-11-27 23:28:17.273209",
     "changes": 503_590,
@@ -52,6 +54,11 @@ CYCLE = {
     "seconds": {"read": 0.285, "validate": 1.299, "publish": 0.001, "update": 2.219},
     "offsets": {"inventory": 11_857, "orders": 2480, "supply_chain": 137_695, "users": 351_558},
 }
+SCORED = {
+    "intent_transformer": {"version": 12, "labels": 1, "loss": 0.25},
+    "supply_gnn": {"error": ERROR},
+}
+SIMULATED = {"rows": CYCLE["accepted"], "total_rows": 503_590, "from": NOW, "until": NOW}
 DATABASE = {
     "changes": 12_351_558,
     "offset": 12_351_558,
@@ -199,7 +206,10 @@ REPORT: dict[str, Any] = {
 }
 PRINTED: dict[str, Callable[[], None]] = {
     "status": lambda: print_status(STATUS),
-    "batch": lambda: print_answer(CYCLE, False),
+    "batch": lambda: print_cycle(
+        CycleReport(**CYCLE, quarantined={"users": 1}, after_update=SCORED)
+    ),
+    "simulate": lambda: print_answer(SIMULATED, False),
     "models": lambda: print_models({"intent_transformer": [VERSION]}, details=True),
     "decisions": lambda: print_decisions([DECISION]),
     "decision": lambda: print_decision(DECISION),
@@ -209,7 +219,17 @@ PRINTED: dict[str, Callable[[], None]] = {
     "features": lambda: print_table("of a session", ["feature", "value"], FEATURES),
 }
 DATA: dict[str, Any] = {
-    "batch": CYCLE,
+    "batch": [
+        *("412", CYCLE["started_at"][:19], CYCLE["changes"], CYCLE["accepted"], *CYCLE["seconds"]),
+        *("user_intent", CYCLE["materialized"]["user_intent"][1][:19], "1", "rejected"),
+        *(
+            "4,486 keys compared",
+            "missing 17",
+            "intent_transformer 12 has loss 0.25 on 1 new label",
+        ),
+        f"supply_gnn is not scored: {ERROR}",
+    ],
+    "simulate": SIMULATED,
     "models": [VERSION.kind, *VERSION.aliases, VERSION.created, VERSION.metrics, GATE],
     "decisions": [DECISION["id"], *DECISION["choice"].values(), DECISION["fallbacks"][0]["why"]],
     "audit --live": [*LIVE_AUDIT.tables, TABLE.rows, TABLE.logged, TABLE.differing],
@@ -289,6 +309,14 @@ def test_a_narrow_terminal_is_shown_the_words_of_a_wide_one(
         and text.strip(",;:") not in narrow
         and not (re.fullmatch(stamp, text) and on_a_line(text, said[80]))
     ] == []
+
+
+def test_people_read_of_a_cycle_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    """Identities, turns and microseconds are in the JSON."""
+    PRINTED["batch"]()
+    printed = capsys.readouterr().out
+    internal = (CHECK["server"]["run_id"], "turn", "signs", "offsets", "273209", "137049", "[")
+    assert [text for text in internal if text in printed] == []
 
 
 def test_figures_are_to_the_right_and_long_texts_below() -> None:

@@ -37,8 +37,6 @@ def test_one_line_stays_one_line() -> None:
 
 
 LONG = "users.db of 2026-11-28 12:00:00 UTC does not exist: fill it with `synchrochain run` " * 3
-    "users.db of 2026-11-28 12:00:00 UTC does not exist: fill it with `synchrochain simulate` " * 3
-)
 
 
 @pytest.fixture
