@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.errors import DeclarationError
 from pipelines.features.views import view_named
 from pipelines.registry.signatures import CONTRACTS, NUMBERS, TEXT, TEXTS
 
@@ -27,6 +28,28 @@ OBJECTS: Final = frozenset(
 def numeric_features(view: str) -> tuple[str, ...]:
     """The features of a view that a model can take as numbers: no texts, no lists."""
     return tuple(name for name in view_named(view).features if name not in OBJECTS)
+
+
+def require(model: str, names: Iterable[str], *, objects: bool = False) -> None:
+    """Make sure that what a model's code names is declared, so that leaving it out is one line.
+
+    Args:
+        model: one of MODELS.
+        names: of features and other inputs.
+        objects: whether they are texts and lists, not numbers.
+
+    Raises:
+        DeclarationError: one of them is not, or is of another kind.
+    """
+    contract = CONTRACTS[model]
+    known = {*contract.inputs, *(feature.partition(":")[2] for feature in contract.features)}
+    wrong = [name for name in names if name not in known or (name in OBJECTS) != objects]
+    if wrong:
+        kind = "a text or a list" if objects else "a number"
+        raise DeclarationError(
+            f"{model} reads {', '.join(map(repr, wrong))} by name, and no group declares it as "
+            f"{kind}: declare it again, or change pipelines/models with it"
+        )
 
 
 def floats(values: Any) -> Floats:

@@ -149,7 +149,7 @@ def test_models_answer_with_one_document(data_dir: Path) -> None:
     assert newest["gate"] == {"verdict": None, "at": None, "against": None, "checks": {}}
     assert set(refused["gate"]["checks"]) == {"better", "drift", "fresh"}
     assert accepted["gate"]["verdict"] == "accepted"
-    assert accepted["gate"]["against"] == "1"
+    assert (accepted["gate"]["against"], accepted["gate"]["at"]) == ("1", "2026-01-31T12:00:00")
     assert accepted["feature_service"] == "supply_gnn_v1"
     assert accepted["metrics"]["mae"] == 1.5
     assert len(accepted["run_id"]) == 32

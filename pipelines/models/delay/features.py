@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.features.views import VIEWS_BY_NAME
-from pipelines.registry.columns import Columns, Floats, as_column, floats, numeric_features
+from pipelines.registry.columns import (
+    Columns,
+    Floats,
+    as_column,
+    floats,
+    numeric_features,
+    require,
+)
 
 MODES: Final = ("air", "road", "rail", "sea")
 MEASURES: Final = (
@@ -60,6 +67,7 @@ CONSTANTS: Final = (
     *("distance_km", "base_hours", "base_cost"),
 )
 """What the model reads of a route beside its features."""
+require("supply_gnn", (*_BY_NAME, *STOCK.values()))
 USUAL_LATE_RATE: Final = 0.12
 _PRIOR_DELIVERIES: Final = 4.0
 _SMALL_DELAY: Final = 0.05  # of base_hours; keeps the logarithm of no delay finite

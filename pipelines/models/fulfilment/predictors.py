@@ -26,6 +26,7 @@ from pipelines.models.fulfilment.features import (
 )
 from pipelines.models.fulfilment.scoring import score_options
 from pipelines.models.fulfilment.world import FulfilmentConfig
+from pipelines.registry.columns import require
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, Any]
@@ -40,6 +41,8 @@ NUMBERS: Final = (
     *("late_probability", "urgency", "feasible"),
 )
 """Columns that are read; `order`, `capacity_left` and `decision_hour` may be left out."""
+require("ppo_agent", NUMBERS)
+require("ppo_agent", TEXTS, objects=True)
 CAPACITY: Final = "capacity_left"
 """Share of the warehouse's packing of the day that is left, 0–1; 1 when it is not given."""
 _UNKNOWN: Final = {

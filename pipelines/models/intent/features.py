@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.registry.columns import as_columns, numeric_features
+from pipelines.registry.columns import as_columns, numeric_features, require
 
 Floats = NDArray[np.float32]
 Columns = Mapping[str, Any]
@@ -26,6 +26,8 @@ VIEW, SEARCH, ADD, REMOVE, CHECKOUT, OTHER = range(len(ACTIONS))
 PADDING: Final = -1
 PURCHASE: Final = "purchase"
 LIST_FEATURES: Final = ("actions", "product_ids", "times_on_page", "scroll_depths", "gaps")
+require("intent_transformer", LIST_FEATURES, objects=True)
+require("intent_transformer", ("event_count", "urgency_score"))
 USER_FEATURES: Final = tuple(
     name
     for view in ("user_intent", "session_events")
