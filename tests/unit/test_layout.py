@@ -70,6 +70,7 @@ DATABASE = {
 STREAM = {"changes": 12_345, "rejected": 3, "deferred": 22, "late": 1, "errors": 7}
 STATUS: dict[str, Any] = {
     "data_dir": "/srv/somebody/a_shop/data",
+    "declared_otherwise": ["user_intent", "route_conditions"],
     "databases": {
         "orders": DATABASE | {"unknown_rows": {"orders": "3 rows of orders changed"}},
         "supply_chain": DATABASE,
