@@ -9,7 +9,6 @@ from typing import Any, Final
 import redis
 from redis.exceptions import ResponseError
 
-from pipelines.printable import counted
 from pipelines.redis_server.endpoint import RedisEndpoint
 
 logger = logging.getLogger(__name__)
@@ -43,10 +42,10 @@ class ServerFacts:
         signs = []
         if before.get("run_id") and self.run_id != before["run_id"]:
             signs.append("it was started again")
-        elif (evicted := (self.evicted or 0) - (before.get("evicted") or 0)) > 0:
-            signs.append(f"it evicted {counted(evicted, 'key')}")
+        elif (self.evicted or 0) > (before.get("evicted") or 0):
+            signs.append(f"it evicted {(self.evicted or 0) - (before.get('evicted') or 0)} keys")
         if before.get("keys") and self.keys is not None and self.keys < before["keys"]:
-            signs.append(f"it holds {counted(before['keys'] - self.keys, 'key')} less")
+            signs.append(f"it holds {before['keys'] - self.keys} keys less")
         return signs
 
 

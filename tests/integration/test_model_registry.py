@@ -366,7 +366,7 @@ def _without_signature(version: ModelVersion) -> None:
         (
             _change_signature(lambda columns: columns.append({**columns[0], "name": "late"})),
             "it was trained with 'late', now gone: `synchrochain rollback supply_gnn`,"
-            " or `synchrochain train gnn`",
+            " or `synchrochain train supply_gnn`",
         ),
         (
             _change_signature(lambda columns: columns[0].update(type="double")),
