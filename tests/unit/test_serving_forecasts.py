@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from serving_shop import Linear, decision_model, delay_model, intent_model, size
 
+from pipelines.errors import DeclarationError
 from pipelines.models.delay.features import ROUTE_FEATURES, past_delays
 from pipelines.models.intent.features import INTENT_COLUMNS, before_purchase, past_urgency
-from pipelines.registry.columns import as_column, as_columns
+from pipelines.registry.columns import as_column, as_columns, require
 from pipelines.registry.signatures import CONTRACTS
 from pipelines.serving.deciding import DECISION_FEATURES, DECISION_VIEWS
 from pipelines.serving.forecasts import (
@@ -242,6 +243,15 @@ def test_each_model_is_asked_with_the_columns_of_its_contract() -> None:
     views = {n.partition(":")[0] for n in CONTRACTS["ppo_agent"].features}
     assert views == {*DECISION_VIEWS, "decision_context"}
     assert set(DECISION_FEATURES) <= decided_by
+
+
+@pytest.mark.parametrize(
+    ("names", "objects"), [(["searches_9d"], False), (["actions"], False), (["gaps", "x"], True)]
+)
+def test_what_code_names_and_nobody_declares_is_one_line(names: list[str], objects: bool) -> None:
+    """A feature that was taken away or retyped, with what to do."""
+    with pytest.raises(DeclarationError, match=rf"intent_transformer reads .*{names[-1]}' by name"):
+        require("intent_transformer", names, objects=objects)
 
 
 def test_urgency_of_the_past_stays_between_nothing_and_one() -> None:
