@@ -42,10 +42,11 @@ def print_decision(decision: Plain) -> None:
         ]
         for o in decision["alternatives"]
     ]
+    decided_at = datetime.fromisoformat(decision["decided_at"])
     answers.print(
         f"{decision['id']}: {decision['status']}: {choice['shipping_method']} from "
         f"{choice['warehouse_id']} to {order['region']}, {order['quantity']} × "
-        f"{order['product_id']} for user {order['user_id']}, {_moment(decision):%F %T} UTC",
+        f"{order['product_id']} for user {order['user_id']}, {decided_at:%F %T} UTC",
     )
     print_table("options, best first", headings, rows)
     used = [
@@ -96,7 +97,3 @@ def _fallbacks(decisions: list[Plain]) -> list[tuple[str, str, int]]:
             key = (note["what"], note["why"])
             counts[key] = counts.get(key, 0) + 1
     return [(*key, count) for key, count in counts.items()]
-
-
-def _moment(decision: Plain) -> datetime:
-    return datetime.fromisoformat(decision["decided_at"])

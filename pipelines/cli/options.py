@@ -41,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 def processor(progress: Any = None) -> BatchProcessor:
     """The batch flow of the data directory that the options and the environment name."""
     from pipelines.batch import BatchProcessor
-    from pipelines.monitoring.scoring import champions_scorer
+    from pipelines.monitoring.after_update import champions_scorer
     from pipelines.settings import BatchConfig, DataConfig, check_environment
 
     check_environment()

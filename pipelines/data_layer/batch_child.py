@@ -12,7 +12,7 @@ import threading
 from pipelines.batch import BatchProcessor
 from pipelines.data_layer.running import PATIENCE
 from pipelines.errors import SynchroChainError
-from pipelines.monitoring.scoring import champions_scorer
+from pipelines.monitoring.after_update import champions_scorer
 from pipelines.printable import set_up_output
 from pipelines.settings import BatchConfig, DataConfig
 from pipelines.stopping import end_with_parent

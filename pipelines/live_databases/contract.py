@@ -95,7 +95,7 @@ def check_connection(connection: sqlite3.Connection, where: str, metadata: sa.Me
             f"triggers was not compared to the end: run {MEND} again"
         )
     if state.unsound:
-        since = [_since(connection, found.table) for found in state.unsound]
+        since = [last_recorded(connection, found.table) or "ever" for found in state.unsound]
         tables = ", ".join(map(str, state.unsound))
         raise TriggersError(
             f"{where}: triggers are not what they should be: {tables}; changes may be missing "
@@ -179,10 +179,6 @@ def check_tables(connection: sqlite3.Connection, where: str, metadata: sa.MetaDa
                     f"{where}: table {table.name!r} has no column {column.name!r}; it has: "
                     + ", ".join(sorted(present))
                 )
-
-
-def _since(connection: sqlite3.Connection, table: str) -> str:
-    return last_recorded(connection, table) or "ever"
 
 
 def newer_format(where: str, found: int) -> ContractError:

@@ -29,7 +29,6 @@ from pipelines.live_databases.triggers import (
     NEW_INFO,
     TABLES,
     ChangeLogState,
-    TableTriggers,
     change_log_state,
     trigger_name,
     trigger_statements,
@@ -168,10 +167,7 @@ def _upgrade(connection: sqlite3.Connection, metadata: sa.MetaData, state: Chang
     """Upgrade sound tables only; one that lacks triggers is left alone, so that checks report
     it."""
     _make_log(connection)
-    sound = [t for t in metadata.sorted_tables if _is_sound(state.triggers.get(t.name))]
+    triggers = ((table, state.triggers.get(table.name)) for table in metadata.sorted_tables)
+    sound = [table for table, found in triggers if found is not None and found.sound(1)]
     _make_triggers(connection, sound)
     begin_upgraded(connection, sound)
-
-
-def _is_sound(found: TableTriggers | None) -> bool:
-    return found is not None and found.sound(1)

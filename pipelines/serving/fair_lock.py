@@ -12,16 +12,16 @@ class FairLock:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._next = 0
-        self._store_lock = 0
+        self._turn = 0
 
     def __enter__(self) -> None:
         with self._changed:
             mine = self._next
             self._next += 1
-            while self._store_lock != mine:
+            while self._turn != mine:
                 self._changed.wait()
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            self._store_lock += 1
+            self._turn += 1
             self._changed.notify_all()

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ from pipelines.feast_plugins.history.point_in_time import (
     ties,
 )
 from pipelines.feast_plugins.parquet_source import connect, literal
+from pipelines.lake.clock import EPOCH
 from pipelines.stopping import interruptible
 
 _GIVEN = "given_rows"
@@ -307,4 +308,4 @@ def _reported() -> Iterator[None]:
 
 
 def _time(microseconds: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    return EPOCH + timedelta(microseconds=microseconds)

@@ -80,7 +80,7 @@ def every_row(group: FeatureGroup) -> ir.Table:
     # States with a row at each instant are where to start from, if there are some.
     states.sort(key=lambda state: state.number is not None)
     base = states[0] if states and states[0].number is None else None
-    found = _instants(plan) if base is None else base.table
+    found = _times(plan).distinct() if base is None else base.table
     if parts:
         times = None if base is None else plan.triggers[0].table
         found = totals_at(found, plan.keys, AT, parts, times)
@@ -93,10 +93,6 @@ def every_row(group: FeatureGroup) -> ir.Table:
         found = looked_up(found, lookup, plan.name(lookup), _times(plan))
     # Lists have no rows at the times of deletions.
     return finished(plan, found, alive=base is not None and bool(base.lists))
-
-
-def _instants(plan: Plan) -> ir.Table:
-    return _times(plan).distinct()
 
 
 def _times(plan: Plan) -> ir.Table:
