@@ -47,13 +47,26 @@ def launch(
     """
     descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with open(descriptor, "ab") as log:
-        apart: dict[str, Any] = {"start_new_session": True, "umask": 0o077}
         if sys.platform == "win32":
             flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-            apart = {"creationflags": flags}
-        child = subprocess.Popen(
-            command, cwd=directory, stdin=subprocess.PIPE, stdout=log, stderr=log, **apart
-        )
+            child = subprocess.Popen(
+                command,
+                cwd=directory,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                creationflags=flags,
+            )
+        else:
+            child = subprocess.Popen(
+                command,
+                cwd=directory,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=0o077,
+            )
     _children[:] = [*(child for child in _children if child.poll() is None), child]
     assert child.stdin is not None  # a pipe, see above
     with suppress(BrokenPipeError), child.stdin:  # it has ended; its log says why
