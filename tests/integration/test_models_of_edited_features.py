@@ -84,7 +84,7 @@ def test_versions_outlive_features_that_they_do_not_read(copy: EditedCopy) -> No
         assert versions(without) == newer | {"intent_transformer": None}
         said = notes(without)["intent_transformer"]
         assert "was trained with 'searches_7d', now gone" in said
-        assert said.endswith("train intent`")
+        assert said.endswith("`synchrochain train intent_transformer`")
         assert len(said.splitlines()) == 1
         assert said.split(" does not load: ")[1] in process.replay(decided["id"])["error"]
         assert process.rollback("intent_transformer") == {"version": champions[MODELS[0]]}

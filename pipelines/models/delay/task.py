@@ -21,7 +21,7 @@ from pipelines.models.delay.evaluation import (
     metrics,
     of_predictor,
 )
-from pipelines.models.delay.features import READ_CONDITIONS
+from pipelines.models.delay.features import MORE_CONDITIONS, READ_CONDITIONS
 from pipelines.models.delay.fit_baselines import GlobalLag, RouteMean, boosting, usual
 from pipelines.models.delay.predictor import Gnn
 from pipelines.models.delay.training import Edges, FitConfig, Fitted, fit
@@ -283,7 +283,8 @@ def _outcome(data: Dataset, rounds: Sequence[_Round], config: FitConfig, *, quic
 
 def _conditions(data: Dataset, rows: NDArray[np.bool_]) -> list[tuple[str, Floats]]:
     """The features that change, as Feast serves them, for the drift check."""
-    names = ("delay_risk", "congestion", "deliveries_24h", "late_rate_24h", "mean_delay_hours_24h")
+    named = ("delay_risk", "congestion", "deliveries_24h", "late_rate_24h", "mean_delay_hours_24h")
+    names = (*named, *MORE_CONDITIONS)
     return [(name, np.asarray(data.columns[name], dtype=np.float64)[rows]) for name in names]
 
 
