@@ -134,7 +134,7 @@ def test_triggers_of_others_on_the_log_are_named_and_removed(folder: Path) -> No
     assert synchrochain("triggers", "--install").status == 0
     found = synchrochain("status", "--json")
     assert found.status == 0
-    assert "1 rows of users" in found.document["databases"]["users"]["unknown_rows"]["users"]
+    assert "1 row of users" in found.document["databases"]["users"]["unknown_rows"]["users"]
 
 
 def test_unique_columns_beside_the_key_are_named(folder: Path) -> None:
