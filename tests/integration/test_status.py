@@ -153,8 +153,8 @@ def test_trouble_is_reported(processor: BatchProcessor, capsys: pytest.CaptureFi
         "users.db is locked",
         "pending writes to the online store: user_intent",
         "away, outages: 3, the last one: no Redis at 127.0.0.1",
-        "memory, outages: 3, 1 values",
-        "stepped back 1 times",
+        "memory, outages: 3, 1 value",
+        "stepped back 1 time",
     ):
         assert part in shown
 
