@@ -82,7 +82,7 @@ def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except DeclarationError as error:
-        raise DeclarationError(f"{name}: {error}") from None
+        raise DeclarationError(f"{_where(name, error)}: {error}") from None
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigurationError(
@@ -108,8 +108,11 @@ def _one_line(name: str, error: Exception) -> str:
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, SyntaxError):
         return f"{name}, line {error.lineno}: {error.msg}"
+    return f"{_where(name, error)}: {type(error).__name__}: {said}"
+
+
+def _where(name: str, error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     file = name.replace(".", "/")
     own = [f for f in frames if f.filename.endswith((f"{file}.py", f"{file}/__init__.py"))]
-    where = f"{name}, line {own[-1].lineno}" if own else name
-    return f"{where}: {type(error).__name__}: {said}"
+    return f"{name}, line {own[-1].lineno}" if own else name

@@ -47,7 +47,15 @@ _KINDS: Final = {
     TEXTS: "texts",
 }
 _PUBLISHED: Final = ("whole", "money", "number", "text", "flag")
-_WIDTHS: Final = (agg.AT_ONCE, 2, agg.SECOND, 90 * agg.SECOND, agg.HOUR, agg.DAY, 7 * agg.DAY)
+_WIDTHS: Final = (
+    agg.AT_ONCE,
+    agg.Width(2),
+    agg.SECOND,
+    90 * agg.SECOND,
+    agg.HOUR,
+    agg.DAY,
+    7 * agg.DAY,
+)
 
 
 @dataclass(frozen=True)
@@ -367,16 +375,19 @@ def _listed(rng: Random, source: Source, widths: Sequence[int]) -> Drawn:
 
         def of(row: Row, before: Row | None) -> Any:
             if before is None:
-                return None
+                return 0.0
             return (row[source.at] - before[source.at]).total_seconds()
 
-        written = agg.last_k(gaps, size)
+        written = agg.last_k(exp.coalesce(gaps, 0.0), size)
     else:
         value = _row_value(rng, source, [kind])
-        written, text = agg.last_k(value.written, size), value.text
+        instead: Any = "" if kind == "text" else 0.0
+        given = exp.coalesce(value.written, instead)
+        written, text = agg.last_k(given, size), f"coalesce({value.text}, {instead!r})"
 
         def of(row: Row, before: Row | None) -> Any:
-            return value.of(row)
+            found = value.of(row)
+            return instead if found is None else found
 
     found = newest_values(source, of, size)
     return Drawn(written, found, f"{kind}s", f"last_k({text}, {size})")

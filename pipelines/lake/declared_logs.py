@@ -30,10 +30,11 @@ def unread(state: PipelineState) -> dict[str, int]:
     found = {}
     for log in LOGS:
         known = noted.get(log.name)
-        if known is not None and known["columns"] != _columns(log) and state.files("log", log.name):
+        if known is not None and _differs(log, known) and state.files("log", log.name):
             raise DeclarationError(
-                f"log {log.name}: it has other columns, or columns of other types, than those in"
-                " which it is published: `synchrochain batch --rebuild --once` reads it anew"
+                f"log {log.name}: it has other columns, columns of other types, or fewer texts that"
+                " are allowed, than what is published: `synchrochain batch --rebuild --once` reads"
+                " it anew"
             )
         upto = 0 if known is None else known["left"]
         if upto is not None and upto < offsets.get(log.database, 0):
@@ -69,7 +70,7 @@ def entry_of(state: PipelineState, offsets: Mapping[str, int]) -> str:
         if name not in BY_NAME
     }
     for log in LOGS:
-        found[log.name] = {"columns": _columns(log), "database": log.database, "left": None}
+        found[log.name] = _noted_of(log)
     return json.dumps(found, sort_keys=True)
 
 
@@ -83,9 +84,30 @@ def _noted(state: PipelineState) -> dict[str, Any]:
     if noted is not None:
         return noted
     # Before this note there were the shop's logs, and they were read from the beginning.
+    return {log.name: _noted_of(log) for log in SHOP_LOGS}
+
+
+def _differs(log: Log, known: Mapping[str, Any]) -> bool:
+    """Whether rows may be published that could not be read now. Plans rely on allowed texts."""
+    if known["columns"] != _columns(log):
+        return True
+    before = known.get("allowed")
+    if before is None:  # noted by an earlier version
+        return False
+    return any(
+        column.allowed and not {*before.get(column.name, ("",))} <= {*column.allowed}
+        for column in log.columns
+    )
+
+
+def _noted_of(log: Log) -> dict[str, Any]:
+    """What is noted of a log that is read."""
+    allowed = {column.name: [*column.allowed] for column in log.columns if column.allowed}
     return {
-        log.name: {"columns": _columns(log), "database": log.database, "left": None}
-        for log in SHOP_LOGS
+        "columns": _columns(log),
+        "allowed": allowed,
+        "database": log.database,
+        "left": None,
     }
 
 

@@ -9,7 +9,7 @@ databases follow from them as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,6 +37,7 @@ CHANGE_COLUMNS: Final[Mapping[str, str]] = {"seq": INTEGER, "op": TEXT, "committ
 RETENTIONS: Final = ("recent", "newest", "all")
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+_PATH: Final = re.compile(r"\w+(\.\w+)?")
 _OURS: Final = frozenset(
     {*CHANGE_COLUMNS, "key", "old_key", "reason", "retried", "row", "table_name"}
     | {"at", "by", "column_of", "deletions", "kind", "log", "member", "of", "order"}
@@ -62,6 +63,8 @@ class Column:
     path: str = ""
     allowed: tuple[str, ...] = ()
     """The texts that it may hold; empty where any may be."""
+    not_before: str | None = None
+    """Of a time: another one of the row that it must not lie before."""
 
     @property
     def source(self) -> tuple[str, str | None]:
@@ -206,6 +209,8 @@ def text(
         nullable: whether it may be null.
         path: see `Column`.
     """
+    if isinstance(one_of, str):
+        raise DeclarationError(f"{name}: one_of is a list of texts, not {one_of!r}")
     if not one_of:
         return Column(name, TEXT, nullable=nullable, path=path)
     listed = ", ".join("'" + value.replace("'", "''") + "'" for value in one_of)
@@ -238,13 +243,16 @@ def time(
     if not_before is None:
         return Column(name, TIME, nullable=nullable, path=path)
     rule = f"must not be before {not_before}"
-    return Column(name, TIME, f'"{name}" >= "{not_before}"', rule, nullable, path)
+    check = f'"{name}" >= "{not_before}"'
+    return Column(name, TIME, check, rule, nullable, path, not_before=not_before)
 
 
 def _bounded(
     name: str, type_: str, bounds: tuple[float | None, float | None], nullable: bool, path: str
 ) -> Column:
     least, most = bounds
+    if least is not None and most is not None and least > most:
+        raise DeclarationError(f"{name}: at_least {least} is above at_most {most}")
     if least is None and most is None:
         return Column(name, type_, nullable=nullable, path=path)
     if least is not None and most is not None:
@@ -257,10 +265,29 @@ def _bounded(
     return Column(name, type_, check, rule, nullable, path)
 
 
+def _check_columns(log: Log, types: Mapping[str, str], refuse: Callable[[str], None]) -> None:
+    """Columns that others depend on are there, and have values."""
+    for column in log.columns:
+        if column.not_before is not None and types.get(column.not_before) != TIME:
+            refuse(f"{column.name} must not lie before {column.not_before}, which is no time of it")
+        needed = column.name in log.key or (
+            column.name == log.event_time and (log.append_only or log.changed_at == log.event_time)
+        )
+        if needed and column.nullable:
+            refuse(f"{column.name} is nullable: keys and the times of changes have values")
+
+
 def _check(log: Log) -> None:
     def refuse(what: str) -> None:
         raise DeclarationError(f"log {log.name}: {what}")
 
+    lists: dict[str, object] = {"key": log.key, "columns": log.columns}
+    for what, given in lists.items():
+        if isinstance(given, str) or not isinstance(given, tuple | list):
+            refuse(f"its {what} is {given!r}: it must be a list, such as ('return_id',)")
+    parents: list[object] = [*log.references.values()]
+    if not all(isinstance(parent, str) for parent in parents):
+        refuse('references name logs: {"user_id": "users"}')
     names = [column.name for column in log.columns]
     types = {column.name: column.type for column in log.columns}
     for name in (log.name, log.table, *names):
@@ -268,15 +295,24 @@ def _check(log: Log) -> None:
             refuse(f"{name!r} is no name: it must be of a–z, 0–9 and _, and begin with a letter")
         if name in _OURS:
             refuse(f'{name} is a name that the flows use: take another one, with path="{name}"')
+    if log.table.startswith(("change_log", "sqlite_")) or log.name.startswith("sqlite_"):
+        refuse("a table of this name is the change log's or SQLite's own")
     for name in names:
         if names.count(name) > 1:
             refuse(f"it has two columns {name}")
+    paths = [column.path or column.name for column in log.columns]
+    for path in paths:
+        if not _PATH.fullmatch(path):
+            refuse(f'{path!r} is no path: it is "column", or "column.field" of a JSON column')
+        if paths.count(path) > 1:
+            refuse(f"two columns are read from {path}")
+    _check_columns(log, types, refuse)
     if log.database not in DATABASE_NAMES:
         refuse(f"there is no database {log.database}: there are {', '.join(DATABASE_NAMES)}")
     if log.retention not in RETENTIONS:
         refuse(f"retention {log.retention!r} is none of {', '.join(RETENTIONS)}")
-    if not log.key:
-        refuse("it needs a key")
+    if not log.key or len(set(log.key)) < len(log.key):
+        refuse("it needs a key, and each of its columns once")
     for name in (*log.key, *log.references):
         if name not in types:
             refuse(f"it has no column {name}: it has {', '.join(names)}")

@@ -46,6 +46,8 @@ def all_logs(shop: tuple[Log, ...], others: tuple[Log, ...]) -> tuple[Log, ...]:
                     f"log {log.name}: {column} refers to {parent}, which is no log: there are"
                     f" {', '.join(by_name)}"
                 )
+            if parent == log.name:
+                raise DeclarationError(f"log {log.name}: {column} refers to the log itself")
             _check_reference(log, column, by_name[parent])
     _refuse_circles(found, by_name)
     return found
@@ -91,7 +93,10 @@ def _refuse_circles(logs: tuple[Log, ...], by_name: Mapping[str, Log]) -> None:
     try:
         _ordered(logs, by_name)
     except RecursionError:
-        raise DeclarationError("logs refer to one another in a circle: leave out one way") from None
+        named = ", ".join(log.name for log in logs if log not in SHOP_LOGS)
+        raise DeclarationError(
+            f"logs refer to one another in a circle, among {named}: leave out one way"
+        ) from None
 
 
 LOGS: Final = all_logs(SHOP_LOGS, tuple(declared(Log, SHOP_LOGS)))

@@ -33,6 +33,8 @@ from pipelines.features.declare import (
     group,
     hour_of_day,
     in_hours,
+    in_seconds,
+    is_in,
     largest,
     last,
     last_k,
@@ -236,7 +238,46 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a list of none": (
         last_k(ORDERS.status, 0),
-        "shoppers.it: last_k keeps at least 1 value, not 0",
+        "shoppers.it: last_k keeps at least 1 value, a whole number of them, not 0",
+    ),
+    "a list of two and a half": (
+        last_k(ORDERS.status, 2.5),  # type: ignore[arg-type]  # the mistake that is tested
+        "shoppers.it: last_k keeps at least 1 value, a whole number of them, not 2.5",
+    ),
+    "a list with nulls": (
+        last_k(CLICKS.product_id, 3),
+        "shoppers.it: the values of last_k cannot be null, which lists do not hold online: give"
+        ' them one instead, as coalesce(…, "")',
+    ),
+    "a list of times since the row before": (
+        last_k(in_seconds(since_previous(ORDERS)), 3),
+        "shoppers.it: the values of last_k cannot be null, which lists do not hold online: give"
+        " them one instead, as coalesce(…, 0.0)",
+    ),
+    "letters for constants": (
+        count(ORDERS, where=is_in(ORDERS.status, "placed")),
+        "shoppers.it: is_in takes a list of constants, not 'placed'",
+    ),
+    "columns for constants": (
+        count(ORDERS, where=is_in(ORDERS.quantity, (ORDERS.id, 3))),  # type: ignore[arg-type]
+        "shoppers.it: is_in takes constants: compare with others by == and |",
+    ),
+    "a number of more than 64 bits": (
+        count(ORDERS, where=ORDERS.quantity < 10**30),
+        f"shoppers.it: {10**30} is too large for a whole number of 64 bits",
+    ),
+    "a width without a unit": (
+        count(ORDERS, within=7),
+        "shoppers.it: within=7 is a number of microseconds: say days(7), hours(7) or seconds(7)",
+    ),
+    "a width that is true": (
+        count(ORDERS, within=True),
+        "shoppers.it: a window of True microseconds is none: its width is above 0, as of days(7)",
+    ),
+    "a window of a thousand years": (
+        count(ORDERS, within=days(365 * 1000)),
+        "shoppers.it: a window is at most a hundred years wide: leave within out for all of"
+        " history",
     ),
     "a list of whole numbers": (
         last_k(ORDERS.quantity, 3),
@@ -307,7 +348,10 @@ def test_a_feature_that_cannot_be_meant_is_refused_in_one_line(what: str) -> Non
 
 def test_python_words_between_conditions_are_refused() -> None:
     """`and`, `or`, `not` and `if` would silently drop one of them."""
-    said = "an expression is neither true nor false: use &, | and ~, not words"
+    said = (
+        "an expression is neither true nor false: write & | ~ for and, or, not, cases(…) for if,"
+        " is_in(…) for in, and (a < x) & (x < b) for a < x < b"
+    )
     assert refused(lambda: last((ORDERS.quantity > 1) and (ORDERS.quantity < 5))) == said
     assert refused(lambda: 1 if count(ORDERS) > 1 else 0) == said
     assert refused(lambda: last(1 < ORDERS.quantity < 5)) == said

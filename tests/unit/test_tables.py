@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -83,6 +84,30 @@ CLASH = 'log returns: {0} is a name that the flows use: take another one, with p
         ({"key": ("return_id", "user_id")}, "log returns: the key of an append-only log is one"),
         ({"columns": (whole("return_id"),) * 2}, "log returns: it has two columns return_id"),
         ({"columns": (whole("return_id"), text("reason"))}, CLASH.format("reason")),
+        ({"table": "change_log"}, "log returns: a table of this name is the change log's or"),
+        ({"key": "return_id"}, "log returns: its key is 'return_id': it must be a list, such as"),
+        ({"key": ("return_id", "return_id")}, "log returns: it needs a key, and each of its"),
+        ({"references": {"user_id": shop.USERS}}, "log returns: references name logs: {"),
+        (
+            {"columns": (whole("return_id"), text("a", path='d"; x'))},
+            'log returns: \'d"; x\' is no path: it is "column", or "column.field" of a JSON',
+        ),
+        (
+            {"columns": (whole("return_id"), text("a", path="d.e"), text("b", path="d.e"))},
+            "log returns: two columns are read from d.e",
+        ),
+        (
+            {"columns": (whole("return_id", nullable=True), time("returned_at"))},
+            "log returns: return_id is nullable: keys and the times of changes have values",
+        ),
+        (
+            {"columns": (whole("return_id"), time("returned_at", nullable=True))},
+            "log returns: returned_at is nullable: keys and the times of changes have values",
+        ),
+        (
+            {"columns": (whole("return_id"), time("returned_at", not_before="sent_at"))},
+            "log returns: returned_at must not lie before sent_at, which is no time of it",
+        ),
         ({"columns": (whole("return_id"), text("kind"))}, CLASH.format("kind")),
         (
             {"columns": (whole("return_id"), time("at", path="d.at")), "event_time": "at"},
@@ -127,6 +152,10 @@ def test_names_that_hide_a_column_are_refused() -> None:
             "log returns: user_id refers to customers, which is no log: there are users, sessions,",
         ),
         (
+            [{"references": {"user_id": "returns"}}],
+            "log returns: user_id refers to the log itself",
+        ),
+        (
             [{"references": {"user_id": "inventory"}}],
             "log returns: user_id refers to inventory, whose key has several columns",
         ),
@@ -139,7 +168,7 @@ def test_names_that_hide_a_column_are_refused() -> None:
                 {"name": "a", "references": {"user_id": "b"}},
                 {"name": "b", "references": {"user_id": "a"}},
             ],
-            "logs refer to one another in a circle: leave out one way",
+            "logs refer to one another in a circle, among a, b: leave out one way",
         ),
     ],
 )
@@ -183,6 +212,45 @@ def test_live_tables_follow_from_the_declarations() -> None:
 def test_a_rule_is_said_in_sql_and_in_words(column: Any, check: str | None, rule: str) -> None:
     """Both from one declaration, so that they cannot differ."""
     assert (column.check, column.rule) == (check, rule)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: text("state", one_of="open"), "state: one_of is a list of texts, not 'open'"),
+        (lambda: whole("n", at_least=5, at_most=1), "n: at_least 5 is above at_most 1"),
+    ],
+)
+def test_a_column_that_accepts_nothing_is_refused(made: Callable[[], Any], said: str) -> None:
+    """Letters of a text are no list of texts, and no number lies between 5 and 1."""
+    with pytest.raises(DeclarationError) as error:
+        made()
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"keys": "user_id"}, "mine: its keys are a list of names, as ('user_id',), not 'user_id'"),
+        ({"entity": shop.USERS}, "mine: its entity is changes(…) of a log"),
+        ({"rows": shop.ORDERS}, "mine: its rows are facts(…), changes(…) or reports(…) of a log"),
+        ({"ttl": timedelta(days=1)}, "mine: its ttl is a width, as days(30), not datetime."),
+        ({"tags": ["a"]}, "mine: its tags are a dict of texts"),
+        ({"features": [Feature(cast("str", 3), count(ORDERS), "…")]}, "mine: its features are a"),
+        ({"keys": ("event_timestamp",)}, "mine: the key event_timestamp is called as a column of"),
+    ],
+)
+def test_a_group_of_the_wrong_parts_is_refused_by_its_name(other: Any, said: str) -> None:
+    """Not in Python's own words, which name no group."""
+    sound: dict[str, Any] = {
+        "keys": ("user_id",),
+        "rows": ORDERS,
+        "entity": USERS,
+        "features": [Feature("n", count(ORDERS), "…")],
+    }
+    with pytest.raises(DeclarationError) as error:
+        group("mine", **{**sound, **other})
+    assert str(error.value).startswith(said)
 
 
 def of_orders(name: str = "mine", rows: Any = ORDERS, value: Any = None) -> FeatureGroup:
@@ -283,7 +351,7 @@ def command(folder: Path, setting: str, *, path: str = "") -> subprocess.Complet
         (
             f"{MODULE}A = Log(name='a', database='b', key=('c',), columns=())",
             1,
-            "mine: log a: there",
+            "mine, line 5: log a: there",
         ),
         ("from pipelines.features.views import VIEWS", 1, "mine imports what is made from its"),
         ("import sys\nsys.exit(3)", 1, "mine: it ended Python while it was imported"),

@@ -8,7 +8,8 @@ the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from math import isfinite
+from typing import Any, Final
 
 from pipelines.errors import DeclarationError
 from pipelines.features.language.expressions import (
@@ -37,7 +38,14 @@ MICROSECOND: Final = 1
 SECOND: Final = 1_000_000
 HOUR: Final = 3600 * SECOND
 DAY: Final = 24 * HOUR
-AT_ONCE: Final = MICROSECOND
+WIDEST: Final = 36_525 * DAY
+
+
+class Width(int):
+    """The width of a window in microseconds, said in a unit."""
+
+
+AT_ONCE: Final = Width(MICROSECOND)
 """The window that holds the rows of the very time of the feature row."""
 
 
@@ -87,17 +95,17 @@ class RowTime(Typed):
     type: Type = INSTANT
 
 
-def seconds(count: float) -> int:
+def seconds(count: float) -> Width:
     """A width in microseconds."""
     return _width(count * SECOND)
 
 
-def hours(count: float) -> int:
+def hours(count: float) -> Width:
     """A width in microseconds."""
     return _width(count * HOUR)
 
 
-def days(count: float) -> int:
+def days(count: float) -> Width:
     """A width in microseconds."""
     return _width(count * DAY)
 
@@ -233,11 +241,17 @@ def last_k(of: Expression, k: int) -> Expression:
         DeclarationError: k is below 1, or there are no lists of such values.
     """
     value = literal(of)
-    if k < 1:
-        raise DeclarationError(f"last_k keeps at least 1 value, not {k}")
+    if type(k) is not int or k < 1:
+        raise DeclarationError(f"last_k keeps at least 1 value, a whole number of them, not {k}")
     kinds = {"text": STRINGS, "number": FLOATS}
     if value.type.kind not in kinds:
         raise DeclarationError(f"last_k keeps texts or numbers, not {value.type}s")
+    if may_be_null(value):
+        instead = '""' if value.type.kind == "text" else "0.0"
+        raise DeclarationError(
+            "the values of last_k cannot be null, which lists do not hold online: give them one"
+            f" instead, as coalesce(…, {instead})"
+        )
     found = _aggregation("last_k", _rows_of(value), kinds[value.type.kind], value, None, None)
     return replace(found, size=k)
 
@@ -272,8 +286,26 @@ def in_seconds(span: Expression) -> Expression:
     return in_units_of(span, SECOND)
 
 
-def _width(microseconds: float) -> int:
-    return round(microseconds)
+def _width(microseconds: float) -> Width:
+    if not isfinite(microseconds):
+        raise DeclarationError("a window has a width: leave within out for all of history")
+    return Width(round(microseconds))
+
+
+def _check_width(within: Any) -> None:
+    if type(within) not in (int, Width) or within < 1:
+        raise DeclarationError(
+            f"a window of {within} microseconds is none: its width is above 0, as of days(7)"
+        )
+    if within > WIDEST:
+        raise DeclarationError(
+            "a window is at most a hundred years wide: leave within out for all of history"
+        )
+    if within < SECOND and not isinstance(within, Width):
+        raise DeclarationError(
+            f"within={within} is a number of microseconds: say days({within}), hours({within}) or"
+            f" seconds({within})"
+        )
 
 
 def _ordered(operation: str, of: Expression) -> Typed:
@@ -321,8 +353,6 @@ def _aggregation(
             raise DeclarationError(f"{operation} takes a value of one row, not another feature")
         if isinstance(part, SincePrevious) and operation != "last_k":
             raise DeclarationError(f"since_previous is for last_k, not for {operation}")
-    if within is not None and (not isinstance(within, int) or within < 1):
-        raise DeclarationError(
-            f"a window of {within} microseconds is none: its width is above 0, as of days(7)"
-        )
+    if within is not None:
+        _check_width(within)
     return Aggregation(operation, rows, made, of, condition, within)

@@ -7,7 +7,7 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import wraps
@@ -28,6 +28,7 @@ from pipelines.features.language.value_types import (
 
 P = ParamSpec("P")
 Value: TypeAlias = "Expression | float | int | str | bool"
+_BEYOND: Final = 2**63
 _LARGEST: Final = 2**53  # of a whole number that a float holds exactly
 
 
@@ -91,7 +92,10 @@ class Expression:
         return id(self)
 
     def __bool__(self) -> bool:
-        raise DeclarationError("an expression is neither true nor false: use &, | and ~, not words")
+        raise DeclarationError(
+            "an expression is neither true nor false: write & | ~ for and, or, not, cases(…) for"
+            " if, is_in(…) for in, and (a < x) & (x < b) for a < x < b"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +188,8 @@ def literal(value: Any) -> Typed:
         return value
     for kind, found in ((bool, FLAG), (int, WHOLE), (float, FLOAT), (str, STRING)):
         if isinstance(value, kind):
+            if isinstance(value, int) and abs(value) >= _BEYOND:
+                raise DeclarationError(f"{value} is too large for a whole number of 64 bits")
             return Literal(value, found)
     raise DeclarationError(
         f"a {type(value).__name__} is no value: columns, aggregations and constants are"
@@ -249,9 +255,17 @@ def cases(*branches: tuple[Expression, Value], otherwise: Value) -> Expression:
 
 @deferred
 def is_in(value: Expression, allowed: Sequence[str | int]) -> Expression:
-    """Whether the value is one of some constants."""
+    """Whether the value is one of some constants.
+
+    Raises:
+        DeclarationError: what is allowed is no list of constants of the value's type.
+    """
+    if isinstance(allowed, str) or not isinstance(allowed, Collection) or not allowed:
+        raise DeclarationError(f"is_in takes a list of constants, not {allowed!r}")
     found = _alike([value, *allowed])
     constants = tuple(c.value for c in found[1:] if isinstance(c, Literal))
+    if len(constants) < len(found) - 1:
+        raise DeclarationError("is_in takes constants: compare with others by == and |")
     return Call("is_in", found[:1], FLAG, constants)
 
 

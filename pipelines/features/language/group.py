@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.errors import DeclarationError
 from pipelines.features.columns import CREATED_TIMESTAMP, EVENT_TIMESTAMP
-from pipelines.features.language.aggregations import Aggregation, AsOf
+from pipelines.features.language.aggregations import Aggregation, AsOf, Width
 from pipelines.features.language.expressions import Expression, Typed, literal, resolve, walk
 from pipelines.features.language.rows import CHANGES, Column, Rows, SincePrevious
 from pipelines.features.language.value_types import Type
@@ -125,6 +125,10 @@ def group(
     Raises:
         DeclarationError: it cannot be meant; the group and the feature are named.
     """
+    try:
+        _check_kinds(keys, rows, entity, features, ttl, tags)
+    except DeclarationError as error:
+        raise DeclarationError(f"{name}: {error}") from None
     triggers = (rows,) if isinstance(rows, (Rows, WhileKnown)) else tuple(rows)
     whole = FeatureGroup(
         name, tuple(keys), triggers, entity, {}, about, ttl, owner, dict(tags or {})
@@ -153,7 +157,30 @@ def group(
     return replace(whole, features=made)
 
 
+def _check_kinds(keys: Any, rows: Any, entity: Any, features: Any, ttl: Any, tags: Any) -> None:
+    """What Python itself would say in words that name no group."""
+    every = (rows,) if isinstance(rows, (Rows, WhileKnown)) else rows
+    of_rows = "facts(…), changes(…) or reports(…) of a log"
+    if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
+        raise DeclarationError(f"its keys are a list of names, as ('user_id',), not {keys!r}")
+    if not isinstance(every, tuple | list) or not all(
+        isinstance(r, Rows | WhileKnown) for r in every
+    ):
+        raise DeclarationError(f"its rows are {of_rows}")
+    if not isinstance(entity, Rows):
+        raise DeclarationError("its entity is changes(…) of a log")
+    if not all(isinstance(f, Feature) and isinstance(f.name, str) for f in features):
+        raise DeclarationError("its features are a list of Feature(name, value, description)")
+    if type(ttl) is not int and not isinstance(ttl, Width):
+        raise DeclarationError(f"its ttl is a width, as days(30), not {ttl!r}")
+    if tags is not None and not isinstance(tags, Mapping):
+        raise DeclarationError("its tags are a dict of texts")
+
+
 def _check(found: FeatureGroup) -> None:
+    for name in found.keys:
+        if name in (EVENT_TIMESTAMP, CREATED_TIMESTAMP):
+            raise DeclarationError(f"the key {name} is called as a column of every view")
     for name in (found.name, *found.keys):
         if not NAME.fullmatch(name):
             raise DeclarationError(
