@@ -121,6 +121,7 @@ def tickets(rng: random.Random) -> list[Row]:
                 "details": json.dumps({"urgency": rng.choice([None, 0.5, 1])}),
                 "opened_at": opened,
                 "end": rng.choice([None, at]),
+                "due_at": rng.choice([None, NOW + timedelta(days=400)]),
                 "updated_at": at,
             }
             op = "I" if step == 0 else rng.choice("UUUD")

@@ -36,6 +36,7 @@ TICKETS: Final = Log(
         number("urgency", at_least=0, at_most=1, nullable=True, path="details.urgency"),
         time("opened_at"),
         time("end", not_before="opened_at", nullable=True),
+        time("due_at", planned=True, nullable=True),
         time("updated_at"),
     ),
     references={"user_id": "users"},

@@ -197,7 +197,7 @@ def _rules(column: Column, key: bool) -> list[tuple[str, str]]:
         rules.append((f"contains({name}, chr(65533))", f"{shown}is not UTF-8'"))
     if column.check:
         rules.append((f"NOT ({column.check})", f"{shown}{column.rule}'"))
-    if column.type == TIME and column.name != "promised_at":
+    if column.type == TIME and not column.planned:
         rules.append(
             (
                 f"{name} > committed_at + INTERVAL '{CLOCK_TOLERANCE}'",

@@ -65,6 +65,8 @@ class Column:
     """The texts that it may hold; empty where any may be."""
     not_before: str | None = None
     """Of a time: another one of the row that it must not lie before."""
+    planned: bool = False
+    """Of a time: it may lie in the future, as a promise or an appointment does."""
 
     @property
     def source(self) -> tuple[str, str | None]:
@@ -230,21 +232,27 @@ def texts(name: str, *, nullable: bool = False, path: str = "") -> Column:
 
 
 def time(
-    name: str, *, not_before: str | None = None, nullable: bool = False, path: str = ""
+    name: str,
+    *,
+    not_before: str | None = None,
+    planned: bool = False,
+    nullable: bool = False,
+    path: str = "",
 ) -> Column:
     """A time stamp, UTC unless it carries an offset.
 
     Args:
         name: the column's.
         not_before: another time of the row that it must not lie before.
+        planned: it may lie in the future, as a promise or an appointment does.
         nullable: whether it may be null.
         path: see `Column`.
     """
     if not_before is None:
-        return Column(name, TIME, nullable=nullable, path=path)
+        return Column(name, TIME, nullable=nullable, path=path, planned=planned)
     rule = f"must not be before {not_before}"
     check = f'"{name}" >= "{not_before}"'
-    return Column(name, TIME, check, rule, nullable, path, not_before=not_before)
+    return Column(name, TIME, check, rule, nullable, path, (), not_before, planned)
 
 
 def _bounded(

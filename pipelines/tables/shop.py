@@ -173,7 +173,7 @@ SHIPMENTS: Final = Log(
         number("cost", at_least=0),
         number("carbon_kg", at_least=0),
         time("shipped_at"),
-        time("promised_at", not_before="shipped_at"),
+        time("promised_at", not_before="shipped_at", planned=True),
         time("delivered_at", not_before="shipped_at", nullable=True),
         text("status", one_of=SHIPMENT_STATUSES),
     ),
