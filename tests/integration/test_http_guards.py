@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from pipelines.errors import ConfigurationError, UsageError
+from pipelines.live_databases import LiveDatabases
 from pipelines.serving import connections
 from pipelines.serving.bodies import MOST_PROBLEMS, orders_in
 from pipelines.serving.http_api import create_app
@@ -35,10 +36,18 @@ JSON = {"Content-Type": "application/json"}
 ORDER = {"user_id": 1, "product_id": "P1"}
 
 
+def made(folder: Path) -> DataConfig:
+    """A data directory with live databases, and nothing in them."""
+    data = DataConfig(data_dir=folder)
+    with LiveDatabases.open(data) as databases:
+        databases.create()
+    return data
+
+
 @contextmanager
 def served(folder: Path, *names: str) -> Iterator[int]:
     """The port of a server in a directory where nothing was processed: it is alive, never ready."""
-    data = DataConfig(data_dir=folder)
+    data = made(folder)
     app = create_app(ModelOrchestrator.open(data, BatchConfig(data_dir=folder)), names)
     server = uvicorn.Server(configuration(app))
     with listen("127.0.0.1", 0) as listening:
@@ -368,7 +377,7 @@ def test_whatever_a_body_holds_it_is_orders_or_one_problem(body: Any, kind: str 
 
 def test_the_document_is_made_once(tmp_path: Path) -> None:
     """Clients that ask for it again and again hold nobody up."""
-    data = DataConfig(data_dir=tmp_path)
+    data = made(tmp_path)
     orchestrator = ModelOrchestrator.open(data, BatchConfig(data_dir=tmp_path))
     try:
         app = create_app(orchestrator)

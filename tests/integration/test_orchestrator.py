@@ -539,8 +539,10 @@ def test_other_declarations_are_said_once_and_while_they_last(
 
 def test_the_declarations_are_those_of_the_data_directory(tmp_path: Path) -> None:
     """Before there is a state none is made, and nothing differs."""
-    config = BatchConfig(data_dir=tmp_path)
-    opened = ModelOrchestrator.open(DataConfig(data_dir=tmp_path), config)
+    config, data = BatchConfig(data_dir=tmp_path), DataConfig(data_dir=tmp_path)
+    with LiveDatabases.open(data) as databases:
+        databases.create()
+    opened = ModelOrchestrator.open(data, config)
     assert opened._declared_otherwise() == ()
     assert not config.state_path.exists()
     state = PipelineState(config.state_path)
