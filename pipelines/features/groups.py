@@ -9,8 +9,7 @@ from pipelines.errors import ConfigurationError, DeclarationError
 from pipelines.extensions import declared, modules
 from pipelines.features.inventory_levels import INVENTORY_LEVELS
 from pipelines.features.language.group import FeatureGroup
-from pipelines.features.language.rows import Rows
-from pipelines.features.needs import sources_of
+from pipelines.features.language.rows import REPORTS, Rows
 from pipelines.features.route_conditions import ROUTE_CONDITIONS
 from pipelines.features.session_events import SESSION_EVENTS
 from pipelines.features.user_intent import USER_INTENT
@@ -71,12 +70,12 @@ def _check_rows(
                 f"it reads {name} at {rows.at}, and {other} at {at}: the flows know one event time"
                 " of a log"
             )
-    for source in sources_of(group):
-        if source.identity and (source.newest_before or source.lookback is None):
+    for a in group.aggregations:
+        if a.rows.kind == REPORTS and a.within is None:
             # Which report is the last one may have been corrected at any time since.
             raise DeclarationError(
-                f"it looks back at reports of {source.log} without a limit: give each aggregation"
-                " over them a window, within=…"
+                f"it looks back at reports of {a.rows.log.name} without a limit: give each"
+                " aggregation over them a window, within=…"
             )
     for lookup in group.lookups:
         if lookup.column.rows.log.name in read:

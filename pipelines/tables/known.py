@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
 from pipelines.errors import DeclarationError
@@ -49,7 +50,7 @@ def all_logs(shop: tuple[Log, ...], others: tuple[Log, ...]) -> tuple[Log, ...]:
             if parent == log.name:
                 raise DeclarationError(f"log {log.name}: {column} refers to the log itself")
             _check_reference(log, column, by_name[parent])
-    _refuse_circles(found, by_name)
+    _refuse_circles(found)
     return found
 
 
@@ -60,7 +61,17 @@ def logs_of(database: str) -> tuple[Log, ...]:
 
 def parents_first() -> tuple[Log, ...]:
     """All logs, each after the logs that it refers to."""
-    return _ordered(LOGS, BY_NAME)
+    ordered: list[Log] = []
+
+    def place(log: Log) -> None:
+        for parent in log.references.values():
+            place(BY_NAME[parent])
+        if log not in ordered:
+            ordered.append(log)
+
+    for log in LOGS:
+        place(log)
+    return tuple(ordered)
 
 
 def _check_reference(log: Log, column: str, parent: Log) -> None:
@@ -75,25 +86,11 @@ def _check_reference(log: Log, column: str, parent: Log) -> None:
         )
 
 
-def _ordered(logs: tuple[Log, ...], by_name: Mapping[str, Log]) -> tuple[Log, ...]:
-    ordered: list[Log] = []
-
-    def place(log: Log) -> None:
-        for parent in log.references.values():
-            place(by_name[parent])
-        if log not in ordered:
-            ordered.append(log)
-
-    for log in logs:
-        place(log)
-    return tuple(ordered)
-
-
-def _refuse_circles(logs: tuple[Log, ...], by_name: Mapping[str, Log]) -> None:
+def _refuse_circles(logs: tuple[Log, ...]) -> None:
     try:
-        _ordered(logs, by_name)
-    except RecursionError:
-        named = ", ".join(log.name for log in logs if log not in SHOP_LOGS)
+        TopologicalSorter({log.name: set(log.references.values()) for log in logs}).prepare()
+    except CycleError as error:
+        named = ", ".join(sorted(set(error.args[1])))
         raise DeclarationError(
             f"logs refer to one another in a circle, among {named}: leave out one way"
         ) from None

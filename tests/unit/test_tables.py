@@ -26,7 +26,7 @@ from pipelines.features.declare import (
 from pipelines.features.groups import OWN, all_groups
 from pipelines.features.language.group import FeatureGroup
 from pipelines.features.language.rows import Rows
-from pipelines.features.shop_rows import INVENTORY, ORDERS, USERS
+from pipelines.features.shop_rows import DELIVERIES, INVENTORY, ORDERS, ROUTES, USERS
 from pipelines.live_databases import METADATA
 from pipelines.settings import PROJECT_ROOT
 from pipelines.tables import shop
@@ -265,6 +265,16 @@ def of_orders(name: str = "mine", rows: Any = ORDERS, value: Any = None) -> Feat
         (
             lambda: of_orders(rows=facts(returns()), value=count(facts(returns()))),
             "mine: the log returns is in no module that SYNCHROCHAIN_FEATURES names",
+        ),
+        (
+            lambda: group(
+                "mine",
+                keys=("route_id",),
+                rows=ROUTES,
+                entity=ROUTES,
+                features=(Feature("n", last(DELIVERIES.cost), "…"),),
+            ),
+            "mine: it looks back at reports of shipments without a limit: give each aggregation",
         ),
         (
             lambda: of_orders(value=last(changes(shop.ORDERS).status)),
